@@ -1,0 +1,28 @@
+"""The geometry of neural networks' decision boundaries, in JAX.
+
+Modules load when first named, so that `import dmm_jax` is quick and brings in
+neither neural-tangents (only `nngp` needs it) nor matplotlib (only `plots`).
+"""
+
+import importlib
+
+__version__ = '0.1.0'
+
+__all__ = (
+  'boundary',
+  'data',
+  'margins',
+  'models',
+  'nngp',
+  'norms',
+  'parallel',
+  'plots',
+  'random_nets',
+  'records',
+)
+
+
+def __getattr__(name):
+  if name in __all__:
+    return importlib.import_module(f'{__name__}.{name}')
+  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,0 +1,147 @@
+"""DeepFool: iterated linearisation."""
+
+import jax
+import jax.numpy as jnp
+
+from dmm_jax import norms
+from dmm_jax.boundary import point as point_lib
+from dmm_jax.boundary.point import Status
+
+
+def nearest_linear(linear, low, high, *, norm, overshoot=0.0, least_gap=0.0):
+  """Returns the smallest step that closes the nearest target's gap.
+
+  Args:
+    linear: a `point.Linear`.
+    low, high: what a step may be at least and at most, as the input.
+    norm: 1, 2 or inf.
+    overshoot: how much more than the gap is closed, as a fraction of it.
+    least_gap: and of which at least this much.
+
+  Returns:
+    `(step, distance, index)`; a step of zeros and inf where no gradient leads
+    anywhere.
+  """
+  sizes = jax.vmap(lambda g: norms.norm(g, norms.dual(norm)))(linear.gradients)
+  reach = linear.gaps / jnp.where(sizes > 0, sizes, 1.0)
+  reach = jnp.where(sizes > 0, reach, jnp.inf)
+  i = jnp.argmin(reach)
+  gap = linear.gaps[i]
+  gap = gap + overshoot * jnp.maximum(gap, least_gap)
+  step = norms.smallest_step(-linear.gradients[i], gap, low, high, norm=norm)
+  return step, reach[i], i
+
+
+def within(project, step, gradient, low, high):
+  """Brings a step back into a linear subspace, then into the box.
+
+  Keeps what the step promises, `gradient . step`, where the box leaves room;
+  shrinking towards zero keeps it in both the subspace and the box.
+  """
+  if project is None:
+    return step
+  inside = project(step)
+  promise, kept = jnp.sum(gradient * step), jnp.sum(gradient * inside)
+  inside = inside * jnp.where(
+    kept > 0, promise / jnp.where(kept > 0, kept, 1), 0
+  )
+  room = jnp.where(inside > 0, high, -low)
+  size = jnp.abs(inside)
+  fits = jnp.where(size > 0, room / jnp.where(size > 0, size, 1.0), jnp.inf)
+  return inside * jnp.minimum(1.0, jnp.min(fits))
+
+
+def search(
+  logits_fn: point_lib.LogitsFn,
+  x: jax.Array,
+  label: jax.Array,
+  *,
+  norm: float,
+  low: jax.Array,
+  high: jax.Array,
+  project=None,
+  targets: jax.Array,
+  max_gradients: int,
+  overshoot: float = 0.02,
+) -> point_lib.Segment:
+  """Follows linearised boundaries until the class changes.
+
+  Each round linearises the margins over all `targets`, steps onto the nearest
+  linearised boundary within the box, and `overshoot` beyond it. It finds a
+  boundary point, not the nearest one: where the margin curves, expect 5 to
+  30 % more than the least distance.
+
+  Source: Moosavi-Dezfooli, Fawzi, Frossard (2016), "DeepFool: a simple and
+  accurate method to fool deep neural networks",
+  https://arxiv.org/abs/1511.04599. Deviations: steps are exact projections
+  within the box instead of clipped ones; the overshoot is part of each step
+  and at least 0.1 % of the first gap, so that rounding cannot stall it; the
+  caller refines the last segment.
+
+  Args:
+    logits_fn: one input -> logits `[k]`.
+    x: one input, any shape, with the label's margin positive.
+    label: its class.
+    norm: 1, 2 or inf.
+    low, high: the box, as `x`.
+    project: linear map onto the subspace of allowed perturbations, or None.
+    targets: the classes to aim at `[t]`.
+    max_gradients: budget; each round takes `t`.
+    overshoot: as a fraction of the gap.
+
+  Returns:
+    The last `Segment`.
+  """
+  rows = len(targets)
+  look = lambda p: point_lib.linearize(logits_fn, p, label, targets)
+
+  def step_from(p, linear, least_gap):
+    if project is not None:
+      linear = linear._replace(gradients=jax.vmap(project)(linear.gradients))
+    step, reach, i = nearest_linear(
+      linear,
+      low - p,
+      high - p,
+      norm=norm,
+      overshoot=overshoot,
+      least_gap=least_gap,
+    )
+    step = within(project, step, -linear.gradients[i], low - p, high - p)
+    return jnp.clip(p + step, low, high), reach
+
+  first = look(x)
+  least_gap = 0.05 * jnp.min(first.gaps)
+
+  def searching(s):
+    segment, _ = s
+    budget = segment.gradients + rows <= max_gradients
+    return (segment.status == Status.NOT_FOUND) & budget
+
+  def advance(s):
+    segment, linear = s
+    new, reach = step_from(segment.outer, linear, least_gap)
+    ahead = look(new)
+    status = jnp.select(
+      [~jnp.isfinite(ahead.margin) | jnp.isnan(reach), jnp.isinf(reach)],
+      [Status.NON_FINITE, Status.ZERO_GRADIENT],
+      jnp.where(ahead.margin < 0, Status.FOUND, Status.NOT_FOUND),
+    )
+    segment = point_lib.Segment(
+      segment.outer,
+      new,
+      segment.margin_outer,
+      ahead.margin,
+      status,
+      segment.gradients + rows,
+      segment.forwards,
+    )
+    return segment, ahead
+
+  zero = jnp.zeros((), jnp.int32)
+  status = jnp.where(
+    jnp.isfinite(first.margin), Status.NOT_FOUND, Status.NON_FINITE
+  )
+  start = point_lib.Segment(
+    x, x, first.margin, first.margin, status, zero + rows, zero
+  )
+  return jax.lax.while_loop(searching, advance, (start, first))[0]

@@ -1,0 +1,24 @@
+"""Packaging; requirements.txt is the one list of dependencies."""
+
+import pathlib
+import re
+
+import setuptools
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(
+  r"__version__ = '(.+)'", (ROOT / 'dmm_jax/__init__.py').read_text()
+).group(1)
+
+setuptools.setup(
+  name='dmm_jax',
+  version=VERSION,
+  description="The geometry of neural networks' decision boundaries, in JAX",
+  long_description=(ROOT / 'README.md').read_text(),
+  long_description_content_type='text/markdown',
+  license='Apache-2.0',
+  packages=setuptools.find_packages(include=['dmm_jax', 'dmm_jax.*']),
+  python_requires='>=3.11',
+  install_requires=(ROOT / 'requirements.txt').read_text().split(),
+  extras_require={'test': ['pytest>=8', 'ruff>=0.12']},
+)

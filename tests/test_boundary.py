@@ -1,0 +1,338 @@
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dmm_jax import boundary
+from dmm_jax import margins
+from dmm_jax import norms
+from dmm_jax.boundary import rays
+from dmm_jax.boundary.point import Segment
+from dmm_jax.boundary.point import Status
+
+NORMS = (1, 2, np.inf)
+SEARCHES = ('portfolio', 'fast', 'deepfool', 'ray')
+
+
+def linear_network(num_classes=4, shape=(5,), seed=0):
+  rng = np.random.default_rng(seed)
+  size = int(np.prod(shape))
+  weights = rng.normal(size=(num_classes, size)).astype(np.float32)
+  bias = rng.normal(size=num_classes).astype(np.float32)
+  logits_fn = lambda x: jnp.asarray(weights) @ x.ravel() + jnp.asarray(bias)
+  return logits_fn, weights, bias
+
+
+def linear_distance(weights, bias, x, p):
+  logits = weights @ x.ravel() + bias
+  label = logits.argmax()
+  others = np.delete(np.arange(len(bias)), label)
+  reach = [
+    (logits[label] - logits[c])
+    / np.linalg.norm(weights[label] - weights[c], norms.dual(p))
+    for c in others
+  ]
+  return label, others[np.argmin(reach)], np.min(reach)
+
+
+@pytest.mark.parametrize('method', (*SEARCHES, 'linear'))
+@pytest.mark.parametrize('p', NORMS)
+def test_linear_network_has_closed_form(method, p):
+  logits_fn, weights, bias = linear_network(shape=(2, 3, 1))
+  xs = np.random.default_rng(1).normal(size=(8, 2, 3, 1)).astype(np.float32)
+  labels, targets, want = zip(
+    *(linear_distance(weights, bias, x, p) for x in xs), strict=True
+  )
+  labels, targets = np.array(labels), np.array(targets)
+  found = boundary.measure(logits_fn, xs, labels, norm=p, method=method)
+  np.testing.assert_allclose(found.distance, want, rtol=2e-4)
+  assert np.all(found.distance >= np.array(want) * (1 - 1e-5))
+  np.testing.assert_array_equal(found.target, targets)
+  if method == 'linear':
+    assert np.all(found.status == Status.ESTIMATE)
+    return
+  assert np.all(found.status == Status.FOUND)
+  reached = jax.vmap(lambda v: jnp.argmax(logits_fn(v)))(found.point)
+  np.testing.assert_array_equal(reached, targets)
+  rows = weights[labels] - weights[targets]
+  rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+  np.testing.assert_allclose(found.normal.reshape(8, 6), rows, atol=1e-5)
+
+
+@pytest.mark.parametrize('method', SEARCHES)
+def test_one_example_under_jit_and_without(method):
+  logits_fn, weights, bias = linear_network()
+  x = np.random.default_rng(0).normal(size=5).astype(np.float32)
+  label, _, want = linear_distance(weights, bias, x, 2)
+  solve = functools.partial(boundary.nearest_point, logits_fn, method=method)
+  for fn in (solve, jax.jit(solve)):
+    np.testing.assert_allclose(
+      fn(jnp.asarray(x), label).distance, want, rtol=2e-4
+    )
+
+
+def sphere_network(x):
+  """Class 0 inside the unit sphere, class 1 outside."""
+  return jnp.stack([1 - jnp.sum(x**2), jnp.zeros((), x.dtype)])
+
+
+@pytest.mark.parametrize('method', ('portfolio', 'fast', 'deepfool'))
+def test_sphere_has_closed_form(method):
+  solve = functools.partial(
+    boundary.nearest_point, sphere_network, method=method
+  )
+  for radius in (0.3, 0.8, 1.7, 3.0):
+    x = radius * jnp.array([0.6, 0.0, -0.8])
+    label = int(radius > 1)
+    found = solve(x, label)
+    np.testing.assert_allclose(found.distance, abs(radius - 1), rtol=2e-4)
+    outwards = jnp.array([0.6, 0.0, -0.8]) * (1 if label else -1)
+    np.testing.assert_allclose(found.normal, outwards, atol=1e-3)
+    np.testing.assert_allclose(jnp.linalg.norm(found.point), 1, rtol=1e-3)
+
+
+@pytest.mark.parametrize('method', SEARCHES)
+@pytest.mark.parametrize('p', NORMS)
+def test_points_stay_in_the_box(method, p):
+  logits_fn, *_ = linear_network(shape=(8,), num_classes=2, seed=3)
+  x = jnp.linspace(0.0, 1.0, 8)
+  label = int(jnp.argmax(logits_fn(x)))
+  free = boundary.nearest_point(logits_fn, x, label, norm=p, method=method)
+  boxed = boundary.nearest_point(
+    logits_fn, x, label, norm=p, bounds=(0.0, 1.0), method=method
+  )
+  assert boxed.status == Status.FOUND
+  assert jnp.all((boxed.point >= 0) & (boxed.point <= 1))
+  assert boxed.distance >= free.distance * (1 - 1e-4)
+  step = norms.smallest_step(
+    jax.grad(lambda v: margins.margin(logits_fn(v), 1 - label))(x),
+    margins.margin(logits_fn(x), label),
+    -x,
+    1 - x,
+    norm=p,
+  )
+  if method != 'ray':  # A ray in a box need not end in the box's solution.
+    np.testing.assert_allclose(boxed.distance, norms.norm(step, p), rtol=3e-4)
+
+
+def test_box_that_holds_no_boundary():
+  logits_fn = lambda x: jnp.stack([jnp.sum(x) + 1, jnp.zeros(())])
+  for method in SEARCHES:
+    found = boundary.nearest_point(
+      logits_fn, jnp.ones(3), 0, bounds=(0.0, 1.0), method=method
+    )
+    assert found.status == Status.NOT_FOUND and jnp.isinf(found.distance)
+    np.testing.assert_array_equal(found.point, jnp.ones(3))
+    assert found.target == -1 and not jnp.any(found.normal)
+
+
+@pytest.mark.parametrize('p', NORMS)
+def test_projected_search_stays_in_its_subspace(p):
+  logits_fn, weights, bias = linear_network(shape=(6,), num_classes=2)
+  basis = np.linalg.qr(np.random.default_rng(5).normal(size=(6, 2)))[0]
+  project = lambda v: jnp.asarray(basis @ basis.T, v.dtype) @ v
+  x = jnp.ones(6)
+  label = int(jnp.argmax(logits_fn(x)))
+  found = boundary.nearest_point(logits_fn, x, label, norm=p, project=project)
+  step = found.point - x
+  np.testing.assert_allclose(project(step), step, atol=1e-4)
+  if p == 2:
+    gradient = basis.T @ (weights[0] - weights[1])
+    gap = abs((weights[0] - weights[1]) @ np.ones(6) + bias[0] - bias[1])
+    np.testing.assert_allclose(
+      found.distance, gap / np.linalg.norm(gradient), rtol=3e-4
+    )
+
+
+def status_of(logits_fn, x=None, label=0, **options):
+  x = jnp.ones(3) if x is None else x
+  return boundary.nearest_point(logits_fn, x, label, **options)
+
+
+@pytest.mark.parametrize('method', (*SEARCHES, 'linear'))
+def test_inputs_that_need_no_search(method):
+  logits_fn, *_ = linear_network(shape=(3,))
+  wrong = (int(jnp.argmax(logits_fn(jnp.ones(3)))) + 1) % 4
+  found = status_of(logits_fn, label=wrong, method=method)
+  assert found.status == Status.MISCLASSIFIED and found.distance == 0
+  np.testing.assert_array_equal(found.point, jnp.ones(3))
+
+  constant = status_of(
+    lambda x: jnp.array([1.0, 0.0]) + 0 * x[:2], method=method
+  )
+  assert constant.status == Status.ZERO_GRADIENT
+  assert jnp.isinf(constant.distance) and constant.target == -1
+
+  broken = status_of(lambda x: jnp.array([1.0, jnp.nan]) * x[0], method=method)
+  assert broken.status == Status.NON_FINITE and jnp.isinf(broken.distance)
+
+
+@pytest.mark.parametrize('method', SEARCHES)
+def test_nan_met_on_the_way_is_no_boundary(method):
+  trap = lambda x: jnp.where(x[0] < 0.5, jnp.nan, x[0])
+  found = status_of(lambda x: jnp.stack([trap(x), 0 * x[0]]), method=method)
+  assert jnp.isinf(found.distance)
+  assert found.status in (Status.NON_FINITE, Status.NOT_FOUND)
+
+
+def relu_network(widths=(6, 16, 16, 5), seed=0):
+  keys = jax.random.split(jax.random.key(seed), len(widths) - 1)
+  sizes = zip(keys, widths[:-1], widths[1:], strict=True)
+  layers = [jax.random.normal(k, (m, n)) * (2 / m) ** 0.5 for k, m, n in sizes]
+
+  def logits_fn(x):
+    for w in layers[:-1]:
+      x = jax.nn.relu(x @ w)
+    return x @ layers[-1]
+
+  return logits_fn
+
+
+@pytest.mark.parametrize('p', NORMS)
+def test_portfolio_is_the_best_and_never_below_sampling(p):
+  logits_fn = relu_network()
+  xs = jax.random.normal(jax.random.key(1), (20, 6))
+  results = {
+    m: boundary.measure(logits_fn, xs, norm=p, method=m) for m in SEARCHES
+  }
+  for result in results.values():
+    assert np.all(results['portfolio'].distance <= result.distance * (1 + 1e-6))
+    flipped = jax.vmap(lambda v: jnp.argmax(logits_fn(v)))
+    found = result.status == Status.FOUND
+    assert np.all(flipped(result.point)[found] != flipped(xs)[found])
+    distance = jax.vmap(lambda v: norms.norm(v, p))(result.point - xs)
+    np.testing.assert_allclose(
+      distance[found], result.distance[found], rtol=1e-5
+    )
+
+
+def test_invariances():
+  logits_fn = relu_network()
+  xs = jax.random.normal(jax.random.key(2), (9, 6))
+  base = boundary.measure(logits_fn, xs, method='fast')
+  scaled = boundary.measure(lambda x: 37.0 * logits_fn(x), xs, method='fast')
+  np.testing.assert_allclose(base.distance, scaled.distance, rtol=1e-3)
+  order = jnp.array([3, 1, 0, 4, 2])
+  mixed = boundary.measure(lambda x: logits_fn(x)[order], xs, method='fast')
+  np.testing.assert_allclose(base.distance, mixed.distance, rtol=1e-3)
+  np.testing.assert_array_equal(base.target, order[mixed.target])
+  alone = boundary.measure(logits_fn, xs, method='fast', batch_size=1)
+  np.testing.assert_allclose(base.distance, alone.distance, rtol=1e-4)
+
+
+def test_measure_keeps_order_and_counts():
+  logits_fn, weights, bias = linear_network()
+  xs = np.random.default_rng(0).normal(size=(37, 5)).astype(np.float32)
+  found = boundary.measure(logits_fn, xs, batch_size=8)
+  want = [linear_distance(weights, bias, x, 2)[2] for x in xs]
+  np.testing.assert_allclose(found.distance, want, rtol=2e-4)
+  assert (
+    isinstance(found.distance, np.ndarray) and found.point.shape == xs.shape
+  )
+  empty = boundary.measure(logits_fn, xs[:0])
+  assert empty.distance.shape == (0,) and empty.point.shape == (0, 5)
+
+
+def test_measure_compiles_once_for_one_network():
+  traces = []
+
+  def logits_fn(x):
+    traces.append(x)
+    return jnp.stack([x[0], x[1]])
+
+  xs = np.random.default_rng(0).normal(size=(16, 2)).astype(np.float32)
+  boundary.measure(logits_fn, xs, method='fast', batch_size=8)
+  first = len(traces)
+  boundary.measure(logits_fn, xs, method='fast', batch_size=8)
+  # What is traced again is the shape check alone, not the search.
+  assert len(traces) - first <= 1 < first
+
+
+def test_measure_refuses_bad_input():
+  logits_fn, *_ = linear_network()
+  xs = np.zeros((3, 5), np.float32)
+  measure = functools.partial(boundary.measure, logits_fn)
+  with pytest.raises(ValueError, match='norm must be'):
+    measure(xs, norm=3)
+  with pytest.raises(ValueError, match='method must be'):
+    measure(xs, method='magic')
+  with pytest.raises(TypeError, match='floating point'):
+    measure(xs.astype(int))
+  with pytest.raises(ValueError, match='as many labels'):
+    measure(xs, np.zeros(2, int))
+  with pytest.raises(ValueError, match=r'\[0, 4\)'):
+    measure(xs, np.full(3, 4))
+  with pytest.raises(TypeError, match='labels must be integers'):
+    measure(xs, np.zeros(3))
+  with pytest.raises(ValueError, match='3 of 3 inputs lie outside'):
+    measure(xs - 1, bounds=(0.0, 1.0))
+  with pytest.raises(ValueError, match='k >= 2'):
+    boundary.measure(lambda x: x[:1], xs)
+
+
+def test_thousand_classes():
+  logits_fn, weights, bias = linear_network(num_classes=1000, shape=(4,))
+  xs = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+  found = boundary.measure(logits_fn, xs, max_gradients=400)
+  want = [linear_distance(weights, bias, x, 2)[2] for x in xs]
+  # Only the nine classes of largest logit are aimed at.
+  assert np.all(found.distance >= np.array(want) * (1 - 1e-4))
+  assert np.all(found.status == Status.FOUND)
+
+
+@pytest.mark.parametrize('tolerance', [1e-2, 1e-4, 1e-6])
+def test_pull_back_brackets_the_root(tolerance):
+  for margin_fn, root in (
+    (lambda p: 0.3 - p[0], 0.3),
+    (lambda p: jnp.where(p[0] < 0.7, 1.0, -1e-3), 0.7),
+    (lambda p: jnp.cos(p[0] * jnp.pi) ** 3, 0.5),
+    (lambda p: jnp.exp(-20 * p[0]) - 1e-6, 6 * np.log(10) / 20),
+  ):
+    ends = jnp.zeros(1), jnp.ones(1)
+    segment = Segment(*ends, margin_fn(ends[0]), margin_fn(ends[1]), 0, 0, 0)
+    outer, margin, forwards = rays.pull_back(
+      margin_fn, segment, tolerance=tolerance
+    )
+    assert margin < 0 and margin == margin_fn(outer)
+    assert root - 1e-6 <= outer[0] <= root + tolerance + 1e-6
+    assert forwards <= 40
+
+
+def test_pull_back_on_a_linear_piece_takes_two_evaluations():
+  ends = jnp.zeros(1), jnp.ones(1)
+  segment = Segment(*ends, jnp.float32(0.2), jnp.float32(-0.8), 0, 0, 0)
+  *_, forwards = rays.pull_back(lambda p: 0.2 - p[0], segment, tolerance=1e-4)
+  assert forwards <= 3
+
+
+def test_first_crossing():
+  slabs = lambda x: jnp.stack([jnp.cos(x[0]), jnp.zeros(())])
+  look = functools.partial(
+    boundary.first_crossing, slabs, jnp.zeros(2), max_distance=5.0
+  )
+  found = look(jnp.array([3.0, 0.0]), 0)
+  np.testing.assert_allclose(found.distance, np.pi / 2, rtol=1e-4)
+  assert found.found and slabs(found.point)[0] < 0
+  assert not look(jnp.array([0.0, 1.0]), 0).found
+  assert jnp.isinf(look(jnp.zeros(2), 0).distance)
+  assert look(jnp.array([1.0, 0.0]), 1).distance == 0
+  # The stated limit: a region thinner than the probes' spacing is missed.
+  thin = boundary.first_crossing(
+    lambda x: jnp.stack([jnp.abs(x[0] - 0.51) - 0.001, jnp.zeros(())]),
+    jnp.zeros(1),
+    jnp.ones(1),
+    0,
+    max_distance=1.0,
+    num_probes=4,
+  )
+  assert not thin.found
+
+
+def test_margins():
+  logits = jnp.array([1.0, 4.0, 2.0])
+  assert margins.margin(logits, 1) == 2 and margins.runner_up(logits, 1) == 2
+  assert margins.margin(logits, 0) == -3 and margins.runner_up(logits, 0) == 1
+  chex.assert_shape(margins.margin(logits, 0), ())
