@@ -1,8 +1,12 @@
 """l^p norms of a perturbation, and the smallest step onto a hyperplane.
 
 A norm is named by its exponent: 1, 2, `np.inf`, or any p >= 1 where a function
-says so. Arrays of any shape count as one vector.
+says so. A traced exponent, always one of 1, 2 and inf, chooses at run time:
+several norms then share one compiled program. Arrays of any shape count as one
+vector.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +15,27 @@ import numpy as np
 SEARCHABLE = (1, 2, np.inf)
 
 
-def check(norm: float) -> float:
-  """Returns `norm` if boundary searches support it, else raises ValueError."""
-  if norm not in SEARCHABLE:
+def check(norm: float) -> None:
+  """Raises ValueError for a norm that boundary searches do not support."""
+  if not isinstance(norm, jax.Array) and norm not in SEARCHABLE:
     raise ValueError(f'norm must be 1, 2 or inf, got {norm!r}')
-  return norm
+
+
+def _choose(branch, p, *args):
+  """Calls `branch(*args, p)` with the traced `p` made static."""
+  index = jnp.where(p == 1, 0, jnp.where(p == 2, 1, 2))
+  branches = [functools.partial(_swap, branch, q) for q in SEARCHABLE]
+  return jax.lax.switch(index, branches, *args)
+
+
+def _swap(branch, p, *args):
+  return branch(*args, p)
 
 
 def norm(v: jax.Array, p: float) -> jax.Array:
   """Returns the l^p norm, p >= 1, of all entries of `v`; 0 if it is empty."""
+  if isinstance(p, jax.Array):
+    return _choose(norm, p, v)
   a = jnp.abs(v).ravel()
   if p == np.inf:
     return jnp.max(a, initial=0.0)
@@ -33,6 +49,8 @@ def norm(v: jax.Array, p: float) -> jax.Array:
 
 def dual(p: float) -> float:
   """Returns q with 1/p + 1/q = 1, the norm that gradients are measured in."""
+  if isinstance(p, jax.Array):
+    return jnp.where(p == 1, jnp.inf, jnp.where(p == 2, 2.0, 1.0))
   if p < 1:
     raise ValueError(f'l^p norms need p >= 1, got {p!r}')
   if p == 1:
@@ -73,9 +91,15 @@ def smallest_step(
   size = jnp.abs(gradient)
   room = jnp.where(gradient > 0, high, -jnp.asarray(low))
   room = jnp.where(size > 0, room, 0.0)
-  fill = {1: _fill_steepest, 2: _fill_l2, np.inf: _fill_level}[norm]
-  amount = fill(size.ravel(), room.ravel(), gap).reshape(gradient.shape)
-  return jnp.sign(gradient) * amount
+  fill = _choose if isinstance(norm, jax.Array) else _swap
+  amount = fill(_fill, norm, size.ravel(), room.ravel(), gap)
+  return jnp.sign(gradient) * amount.reshape(gradient.shape)
+
+
+def _fill(size, room, gap, p):
+  return {1: _fill_steepest, 2: _fill_l2, np.inf: _fill_level}[p](
+    size, room, gap
+  )
 
 
 def _fill_level(size, room, gap):

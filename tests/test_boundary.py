@@ -283,6 +283,14 @@ def test_thousand_classes():
   assert np.all(found.status == Status.FOUND)
 
 
+def unit_segment(margin_fn):
+  """The segment from 0 to 1, for a network whose class 0 has this margin."""
+  logits_fn = lambda p: jnp.stack([margin_fn(p), jnp.zeros(())])
+  ends = jnp.zeros(1), jnp.ones(1)
+  start, end = (margins.lead(logits_fn(p), 0) for p in ends)
+  return logits_fn, Segment(*ends, start, end, 1, Status.FOUND, 0, 0)
+
+
 @pytest.mark.parametrize('tolerance', [1e-2, 1e-4, 1e-6])
 def test_pull_back_brackets_the_root(tolerance):
   for margin_fn, root in (
@@ -291,21 +299,20 @@ def test_pull_back_brackets_the_root(tolerance):
     (lambda p: jnp.cos(p[0] * jnp.pi) ** 3, 0.5),
     (lambda p: jnp.exp(-20 * p[0]) - 1e-6, 6 * np.log(10) / 20),
   ):
-    ends = jnp.zeros(1), jnp.ones(1)
-    segment = Segment(*ends, margin_fn(ends[0]), margin_fn(ends[1]), 0, 0, 0)
-    outer, margin, forwards = rays.pull_back(
-      margin_fn, segment, tolerance=tolerance
+    logits_fn, segment = unit_segment(margin_fn)
+    outer, margin, target, forwards = rays.pull_back(
+      logits_fn, 0, segment, tolerance=tolerance
     )
-    assert margin < 0 and margin == margin_fn(outer)
-    assert root - 1e-6 <= outer[0] <= root + tolerance + 1e-6
+    assert margin < 0 and target == 1
+    np.testing.assert_allclose(margin, margin_fn(outer), rtol=1e-5)
+    assert root - 2e-6 <= outer[0] <= root + tolerance + 3e-6
     assert forwards <= 40
 
 
 def test_pull_back_on_a_linear_piece_takes_two_evaluations():
-  ends = jnp.zeros(1), jnp.ones(1)
-  segment = Segment(*ends, jnp.float32(0.2), jnp.float32(-0.8), 0, 0, 0)
-  *_, forwards = rays.pull_back(lambda p: 0.2 - p[0], segment, tolerance=1e-4)
-  assert forwards <= 3
+  logits_fn, segment = unit_segment(lambda p: 0.2 - p[0])
+  *_, forwards = rays.pull_back(logits_fn, 0, segment, tolerance=1e-4)
+  assert forwards == 2
 
 
 def test_first_crossing():

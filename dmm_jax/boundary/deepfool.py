@@ -122,15 +122,16 @@ def search(
     new, reach = step_from(segment.outer, linear, least_gap)
     ahead = look(new)
     status = jnp.select(
-      [~jnp.isfinite(ahead.margin) | jnp.isnan(reach), jnp.isinf(reach)],
+      [~jnp.isfinite(ahead.lead) | jnp.isnan(reach), jnp.isinf(reach)],
       [Status.NON_FINITE, Status.ZERO_GRADIENT],
-      jnp.where(ahead.margin < 0, Status.FOUND, Status.NOT_FOUND),
+      jnp.where(ahead.lead < 0, Status.FOUND, Status.NOT_FOUND),
     )
     segment = point_lib.Segment(
       segment.outer,
       new,
-      segment.margin_outer,
-      ahead.margin,
+      segment.lead_outer,
+      ahead.lead,
+      ahead.rival,
       status,
       segment.gradients + rows,
       segment.forwards,
@@ -139,9 +140,9 @@ def search(
 
   zero = jnp.zeros((), jnp.int32)
   status = jnp.where(
-    jnp.isfinite(first.margin), Status.NOT_FOUND, Status.NON_FINITE
+    jnp.isfinite(first.lead), Status.NOT_FOUND, Status.NON_FINITE
   )
   start = point_lib.Segment(
-    x, x, first.margin, first.margin, status, zero + rows, zero
+    x, x, first.lead, first.lead, first.rival, status, zero + rows, zero
   )
   return jax.lax.while_loop(searching, advance, (start, first))[0]

@@ -43,7 +43,7 @@ def nearest_point(
     logits_fn: one input -> logits `[k]`, k >= 2, of the dtype of the input.
     x: one input, any shape, floating point.
     label: its class; an input of another class is at distance 0.
-    norm: 1, 2 or inf.
+    norm: 1, 2 or inf; may be traced (see `norms`).
     bounds: None, or `(low, high)`, numbers or arrays as `x`: the box that the
       point has to stay in. `x` is taken to lie in it.
     project: linear, symmetric, idempotent map `v -> v` onto the subspace that
@@ -157,7 +157,7 @@ def _solve(
     return _pack(
       distance,
       x + step,
-      jnp.full_like(linear.margin, jnp.nan),
+      jnp.full_like(linear.lead, jnp.nan),
       targets[i],
       jnp.where(jnp.isfinite(reach), Status.ESTIMATE, Status.ZERO_GRADIENT),
       len(targets),
@@ -175,19 +175,18 @@ def _solve(
     num_probes=64,
     rtol=rtol,
   )
-  ahead = logits_fn(crossing.point)
   return _pack(
     crossing.distance,
     crossing.point,
-    margins.margin(ahead, label),
-    margins.runner_up(ahead, label),
+    crossing.margin,
+    crossing.target,
     jnp.where(
       crossing.found,
       Status.FOUND,
       jnp.where(jnp.isfinite(reach), Status.NOT_FOUND, Status.ZERO_GRADIENT),
     ),
     len(targets),
-    crossing.forwards + 1,
+    crossing.forwards,
   )
 
 
@@ -199,21 +198,21 @@ def _refine(segment, logits_fn, x, label, norm, rtol):
   tolerance = rtol * total / jnp.where(length > 0, length, 1.0)
   tolerance = jnp.where(found, tolerance, jnp.inf)
   segment = segment._replace(
-    margin_inner=jnp.where(found, segment.margin_inner, 1.0),
-    margin_outer=jnp.where(found, segment.margin_outer, -1.0),
+    lead_inner=jnp.where(found, segment.lead_inner, 1.0),
+    lead_outer=jnp.where(found, segment.lead_outer, -1.0),
   )
-  point, margin, forwards = rays.pull_back(
-    lambda p: margins.margin(logits_fn(p), label), segment, tolerance=tolerance
+  point, margin, target, forwards = rays.pull_back(
+    logits_fn, label, segment, tolerance=tolerance
   )
   distance = jnp.where(found, norms.norm(point - x, norm), jnp.inf)
   return _pack(
     distance,
     point,
     margin,
-    margins.runner_up(logits_fn(point), label),
+    target,
     segment.status,
     segment.gradients,
-    segment.forwards + forwards + 1,
+    segment.forwards + forwards,
   )
 
 

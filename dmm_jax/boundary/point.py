@@ -34,7 +34,7 @@ class BoundaryPoint(NamedTuple):
     target: the class on the far side; -1 where none was found.
     normal: unit l2 gradient, at `point`, of the label's margin, pointing back
       into the label's region; zeros where there is none.
-    margin: the label's margin at `point`, in logits: at most 0 where found.
+    margin: the label's margin at `point`, in logits: negative where found.
     status: a `Status`.
     gradients: value-and-gradient evaluations used, one for each class's row.
     forwards: forward-only evaluations used.
@@ -55,15 +55,17 @@ class Segment(NamedTuple):
 
   Attributes:
     inner, outer: its ends, on the label's side and beyond, as `x`.
-    margin_inner, margin_outer: the label's margin there.
+    lead_inner, lead_outer: the label's lead there (`margins.lead`).
+    target: the class that leads the label at the outer end.
     status: FOUND if `outer` is beyond the boundary, else why it is not.
     gradients, forwards: as in `BoundaryPoint`.
   """
 
   inner: jax.Array
   outer: jax.Array
-  margin_inner: jax.Array
-  margin_outer: jax.Array
+  lead_inner: jax.Array
+  lead_outer: jax.Array
+  target: jax.Array
   status: jax.Array
   gradients: jax.Array
   forwards: jax.Array
@@ -73,12 +75,14 @@ class Linear(NamedTuple):
   """The network to first order: margins of a label over `t` targets.
 
   Attributes:
-    margin: of the label over all other classes; < 0 beyond the boundary.
+    lead: of the label over all other classes; < 0 beyond the boundary.
+    rival: the class of these with the largest logit.
     gaps: logit of the label minus that of each target `[t]`.
     gradients: of the gaps `[t, ...]`.
   """
 
-  margin: jax.Array
+  lead: jax.Array
+  rival: jax.Array
   gaps: jax.Array
   gradients: jax.Array
 
@@ -100,7 +104,7 @@ def linearize(logits_fn: LogitsFn, x, label, targets) -> Linear:
   else:
     gradients = jax.vmap(lambda row: pull_back(row)[0])(rows)
   gaps = logits[label] - logits[targets]
-  margin = margins.margin(logits, label)
   # A NaN that stands in no target's logit must not pass unseen.
-  margin = jnp.where(jnp.all(jnp.isfinite(logits)), margin, jnp.nan)
-  return Linear(margin, gaps, gradients)
+  finite = jnp.all(jnp.isfinite(logits))
+  lead = jnp.where(finite, margins.lead(logits, label), jnp.nan)
+  return Linear(lead, margins.runner_up(logits, label), gaps, gradients)

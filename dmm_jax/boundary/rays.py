@@ -9,6 +9,7 @@ import numpy as np
 from dmm_jax import margins
 from dmm_jax import norms
 from dmm_jax.boundary import point as point_lib
+from dmm_jax.boundary.point import Status
 
 
 class Crossing(NamedTuple):
@@ -18,16 +19,20 @@ class Crossing(NamedTuple):
     distance: from the start, in the norm asked for; inf if not found.
     point: the crossing, on its far side; the start itself if not found.
     found: whether the class changed within reach.
+    target: the class there; meaningless if not found.
+    margin: the label's margin there, in logits; likewise.
     forwards: forward evaluations used.
   """
 
   distance: jax.Array
   point: jax.Array
   found: jax.Array
+  target: jax.Array
+  margin: jax.Array
   forwards: jax.Array
 
 
-def pull_back(margin_fn, segment, *, tolerance, max_forwards=40):
+def pull_back(logits_fn, label, segment, *, tolerance, max_forwards=40):
   """Moves the outer end of a crossing segment inwards, onto the boundary.
 
   Chandrupatla's bracketed root finder, started with a secant step: inverse
@@ -41,19 +46,17 @@ def pull_back(margin_fn, segment, *, tolerance, max_forwards=40):
   a linear piece two evaluations then finish.
 
   Args:
-    margin_fn: a point -> the label's margin there.
-    segment: a `Segment`, crossing (`margin_inner` >= 0 > `margin_outer`).
+    logits_fn: one input -> logits `[k]`.
+    label: the class at the inner end.
+    segment: a `Segment`, crossing (`lead_inner` >= 0 > `lead_outer`).
     tolerance: as a fraction of the segment's length; > 0.
     max_forwards: evaluations at most.
 
   Returns:
-    `(outer, margin_outer, forwards)`: a point with margin < 0, at most
-    `tolerance` segment lengths beyond a crossing.
+    `(outer, margin, target, forwards)`: a point with margin < 0, at most
+    `tolerance` segment lengths beyond a crossing, and the class that leads the
+    label there.
   """
-
-  def at(t):
-    p = segment.inner + t * (segment.outer - segment.inner)
-    return p, margin_fn(p)
 
   def unfinished(s):
     wide = jnp.abs(s['b'] - s['a']) > tolerance
@@ -61,7 +64,9 @@ def pull_back(margin_fn, segment, *, tolerance, max_forwards=40):
 
   def step(s):
     t = s['a'] + s['t'] * (s['b'] - s['a'])
-    p, f = at(t)
+    p = segment.inner + t * (segment.outer - segment.inner)
+    logits = logits_fn(p)
+    f = margins.lead(logits, label)
     beyond = f < 0
     same = beyond == (s['fa'] < 0)
     c, fc = jnp.where(same, s['a'], s['b']), jnp.where(same, s['fa'], s['fb'])
@@ -73,11 +78,12 @@ def pull_back(margin_fn, segment, *, tolerance, max_forwards=40):
       fb=fb,
       t=_next_fraction(t, b, c, f, fb, fc, tolerance),
       outer=jnp.where(beyond, p, s['outer']),
-      margin=jnp.where(beyond, f, s['margin']),
+      margin=jnp.where(beyond, margins.margin(logits, label), s['margin']),
+      target=jnp.where(beyond, margins.runner_up(logits, label), s['target']),
       forwards=s['forwards'] + 1,
     )
 
-  fa, fb = segment.margin_inner, segment.margin_outer
+  fa, fb = segment.lead_inner, segment.lead_outer
   secant = jnp.where(fa > fb, fa / jnp.where(fa > fb, fa - fb, 1.0), 0.5)
   zero = jnp.zeros_like(fa)
   start = dict(
@@ -88,10 +94,11 @@ def pull_back(margin_fn, segment, *, tolerance, max_forwards=40):
     t=jnp.clip(secant, tolerance / 2, 1 - tolerance / 2),
     outer=segment.outer,
     margin=fb,
+    target=segment.target,
     forwards=jnp.zeros((), jnp.int32),
   )
   end = jax.lax.while_loop(unfinished, step, start)
-  return end['outer'], end['margin'], end['forwards']
+  return end['outer'], end['margin'], end['target'], end['forwards']
 
 
 def _next_fraction(a, b, c, fa, fb, fc, tolerance):
@@ -141,27 +148,31 @@ def first_crossing(
   """
   size = norms.norm(direction, norm)
   unit = direction / jnp.where(size > 0, size, 1.0)
-  margin_fn = lambda p: margins.margin(logits_fn(p), label)
   along = lambda t: jnp.clip(x + t * unit, *bounds)
-  reach = jnp.arange(num_probes + 1, dtype=x.dtype) * (
-    max_distance / num_probes
-  )
-  seen = jax.vmap(lambda t: margin_fn(along(t)))(reach)
-  beyond = seen < 0
-  i = jnp.argmax(beyond)
+  spacing = max_distance / num_probes
+  reach = jnp.arange(num_probes + 1, dtype=x.dtype) * spacing
+  logits = jax.vmap(lambda t: logits_fn(along(t)))(reach)
+  seen = jax.vmap(lambda row: margins.lead(row, label))(logits)
+  i = jnp.argmax(seen < 0)
   before = jnp.maximum(i - 1, 0)
+  found = (seen[i] < 0) & (size > 0)
   segment = point_lib.Segment(
-    along(reach[before]), along(reach[i]), seen[before], seen[i], 0, 0, 0
-  )
-  found = beyond[i] & (size > 0)
-  segment = segment._replace(
-    margin_inner=jnp.where(found, seen[before], 1.0),
-    margin_outer=jnp.where(found, seen[i], -1.0),
+    inner=along(reach[before]),
+    outer=along(reach[i]),
+    lead_inner=jnp.where(found, seen[before], 1.0),
+    lead_outer=jnp.where(found, seen[i], -1.0),
+    target=margins.runner_up(logits[i], label),
+    status=jnp.where(found, Status.FOUND, Status.NOT_FOUND),
+    gradients=0,
+    forwards=0,
   )
   # A search that is not needed ends at once: its tolerance is infinite.
-  needed = found & (i > 0)
-  tolerance = jnp.where(needed, rtol * jnp.maximum(i, 1), jnp.inf)
-  crossing, _, forwards = pull_back(margin_fn, segment, tolerance=tolerance)
+  tolerance = jnp.where(found & (i > 0), rtol * jnp.maximum(i, 1), jnp.inf)
+  crossing, margin, target, forwards = pull_back(
+    logits_fn, label, segment, tolerance=tolerance
+  )
   crossing = jnp.where(found, crossing, x)
   distance = jnp.where(found, norms.norm(crossing - x, norm), jnp.inf)
-  return Crossing(distance, crossing, found, forwards + num_probes + 1)
+  return Crossing(
+    distance, crossing, found, target, margin, forwards + num_probes + 1
+  )

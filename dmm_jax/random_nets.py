@@ -1,0 +1,133 @@
+"""Random networks by the thousand: their architectures and distances."""
+
+from collections.abc import Callable
+import functools
+from typing import NamedTuple
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from dmm_jax import boundary
+from dmm_jax import margins
+from dmm_jax import models
+from dmm_jax import norms
+
+
+class Architecture(NamedTuple):
+  """A family of random networks with two logits.
+
+  Attributes:
+    module: width -> Flax module; width 0 is De Palma et al.'s own.
+    infinite: the name in `nngp` of its infinitely wide form, or None.
+    min_size: the least side of its input images.
+  """
+
+  module: Callable[[int], nn.Module]
+  infinite: str | None
+  min_size: int
+
+
+def _resnet(width, pre_activation):
+  return models.ResNet(width or 32, pre_activation=pre_activation)
+
+
+# De Palma, Kiani, Lloyd (2021), https://arxiv.org/abs/2004.05923, in the form
+# of the code they released; the pre-activation ResNet is ours.
+ARCHITECTURES = {
+  'fully_connected': Architecture(
+    lambda width: models.FullyConnected((width or 100,) * 2),
+    'fully_connected',
+    1,
+  ),
+  'convolutional': Architecture(
+    lambda width: models.Convolutional((width or 128,) * 4), 'convolutional', 3
+  ),
+  'lenet': Architecture(
+    lambda width: models.LeNet(width or 128, 4 * (width or 128)), 'lenet', 4
+  ),
+  'resnet': Architecture(
+    lambda width: _resnet(width, pre_activation=True), 'resnet', 4
+  ),
+  'resnet20': Architecture(
+    lambda width: _resnet(width, pre_activation=False), None, 4
+  ),
+}
+
+
+class Distances(NamedTuple):
+  """Distances of one input from one network's boundary, by norm `[p]`.
+
+  Attributes:
+    margin: of the network's own class, in logits; scalar.
+    estimate: |margin| / ||its gradient||_q, one gradient's worth.
+    distance: what the boundary search found; inf where nothing.
+    input_norm: ||x||_p.
+    status: a `boundary.Status`.
+    gradients, forwards: evaluations that the search used.
+  """
+
+  margin: jax.Array
+  estimate: jax.Array
+  distance: jax.Array
+  input_norm: jax.Array
+  status: jax.Array
+  gradients: jax.Array
+  forwards: jax.Array
+
+
+def sampler(
+  module: nn.Module,
+  *,
+  exponents: tuple[float, ...],
+  bounds: tuple | None,
+  method: str,
+  max_gradients: int = 50,
+) -> Callable:
+  """Returns `(key, xs [m, ...]) -> Distances [m, p]` of one random network.
+
+  Draws the network's weights from `key` and measures every input of `xs`
+  against the class that the network itself gives it. Its weights exist only
+  while it is measured: map it over keys for as many networks as you like.
+  Inputs of one network are correlated; for independent distances give each
+  network one input.
+
+  Args:
+    module: a Flax module that returns `(logits, codes)`.
+    exponents: exponents of the norms to measure.
+    bounds, method, max_gradients: as for `boundary.nearest_point`.
+  """
+
+  def distances(logits_fn, x):
+    logits = logits_fn(x)
+    label = jnp.argmax(logits)
+
+    def one(p):
+      look = functools.partial(
+        boundary.nearest_point, logits_fn, x, label, norm=p, with_normal=False
+      )
+      # Without a box: this is the ratio that the infinite-width law is about.
+      estimate = look(method='linear')
+      found = estimate
+      if method != 'linear' or bounds is not None:
+        found = look(method=method, bounds=bounds, max_gradients=max_gradients)
+      return estimate.distance, found, norms.norm(x, p)
+
+    # One program serves all norms: compiling takes longer than running here.
+    estimate, found, input_norm = jax.lax.map(one, jnp.array(exponents))
+    return Distances(
+      jnp.abs(margins.margin(logits, label)),
+      estimate,
+      found.distance,
+      input_norm,
+      found.status,
+      found.gradients,
+      found.forwards,
+    )
+
+  def sample(key, xs):
+    params = module.init(key, xs[0])
+    logits_fn = lambda x: module.apply(params, x)[0]
+    return jax.vmap(lambda x: distances(logits_fn, x))(xs)
+
+  return sample
