@@ -301,22 +301,47 @@ def distance_scale(
   Returns:
     s in input units; inf if the gradient is zero.
   """
-  sigma = math.sqrt(output_variance(kernel_fn, x))
-  drawn = bounds is not None or norm not in (2, np.inf)
-  if drawn and np.size(x) <= EXACT_SIZE:
+  if np.size(x) <= EXACT_SIZE and num_probes is None:
     root = _square_root(gradient_covariance(kernel_fn, x))
   else:
-    variance = gradient_variance(
-      kernel_fn, x, num_probes=num_probes, seed=seed
-    ).ravel()
-    root = np.sqrt(variance)
-  if not drawn:
-    total = np.sqrt(np.sum(variance))
-    mean_abs = math.sqrt(2 / math.pi) * np.sum(root)
-    return _ratio(sigma, total if norm == 2 else mean_abs)
+    variance = gradient_variance(kernel_fn, x, num_probes=num_probes, seed=seed)
+    root = np.sqrt(variance.ravel())
+  return scale_of_gradient(
+    math.sqrt(output_variance(kernel_fn, x)),
+    root,
+    x,
+    norm,
+    bounds=bounds,
+    num_draws=num_draws,
+    seed=seed,
+  )
+
+
+def scale_of_gradient(
+  sigma: float,
+  root: np.ndarray,
+  x,
+  norm: float,
+  *,
+  bounds: tuple[float, float] | None = None,
+  num_draws: int = 1000,
+  seed: int = 0,
+) -> float:
+  """Returns `distance_scale` for f(x) ~ N(0, sigma^2) and a given gradient law.
+
+  Args:
+    sigma: standard deviation of the output.
+    root: standard deviations of the gradient's entries `[n]` if independent,
+      or a symmetric square root of their covariance `[n, n]`.
+    x, norm, bounds, num_draws, seed: as for `distance_scale`.
+  """
+  if bounds is None and norm in (2, np.inf):
+    deviations = root if root.ndim == 1 else np.linalg.norm(root, axis=1)
+    mean_abs = math.sqrt(2 / math.pi) * np.sum(deviations)
+    return _ratio(sigma, np.linalg.norm(root) if norm == 2 else mean_abs)
   rng = np.random.default_rng(seed)
   noise = rng.standard_normal((num_draws, np.size(x)))
-  gradients = noise @ root if root.ndim == 2 else noise * root
+  gradients = noise * root if root.ndim == 1 else noise @ root
   if bounds is None:
     size = np.linalg.norm(gradients, norms.dual(norm), axis=1)
     return _ratio(sigma, np.mean(size))

@@ -1,0 +1,215 @@
+"""The run directory: what a run was asked, what it found, how it can go on.
+
+  flags.txt       one --name=value a line; `--flagfile` runs it again
+  run.json        command, versions, devices, git commit, started, finished
+  metrics.jsonl   one JSON object a step, appended
+  chunks/         finished parts of a run that is still under way
+  results.npz     columns, one row an example
+  summary.json    the few numbers that matter, each with n and its interval
+  figures/        drawn from the files above
+
+Whole files are written aside and renamed, so that a run killed at any moment
+leaves no half of one.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import jax
+import numpy as np
+
+_PACKAGES = ('dmm_jax', 'jax', 'jaxlib', 'flax', 'numpy', 'scipy')
+
+
+class RunError(ValueError):
+  """A run directory that this run must not write into."""
+
+
+def open_run(workdir: str, config, experiment: str) -> pathlib.Path:
+  """Makes a run directory, or opens the one that the same flags made.
+
+  Args:
+    workdir: where; parents are made as needed.
+    config: a dataclass; each field is a flag.
+    experiment: the module that `python -m` runs.
+
+  Raises:
+    RunError: if `workdir` holds something else, or a run with other flags, or
+      cannot be written. Nothing is changed then.
+  """
+  run_dir = pathlib.Path(workdir)
+  asked = flag_values(config)
+  if run_dir.exists() and not run_dir.is_dir():
+    raise RunError(f'--workdir={workdir} is a file, not a directory')
+  flags_file = run_dir / 'flags.txt'
+  if flags_file.exists():
+    _refuse_other_flags(flags_file, asked)
+  elif run_dir.exists() and any(run_dir.iterdir()):
+    found = ', '.join(sorted(p.name for p in run_dir.iterdir())[:5])
+    raise RunError(
+      f'--workdir={workdir} is not empty and holds no run (it has {found}); '
+      'choose a new or an empty directory'
+    )
+  try:
+    run_dir.mkdir(parents=True, exist_ok=True)
+    for part in run_dir.rglob('.*.part'):  # Left by a killed run.
+      part.unlink()
+    lines = [f'--{name}={value}' for name, value in asked.items()]
+    write_text(flags_file, '\n'.join(lines) + '\n')
+    write_json(run_dir / 'run.json', _circumstances(experiment, asked))
+  except OSError as error:
+    raise RunError(f'--workdir={workdir} cannot be written: {error}') from error
+  return run_dir
+
+
+def finish_run(run_dir: pathlib.Path) -> None:
+  """Marks the run as finished, and drops its chunks."""
+  run = read_json(run_dir / 'run.json')
+  write_json(run_dir / 'run.json', {**run, 'finished': _now()})
+  shutil.rmtree(run_dir / 'chunks', ignore_errors=True)
+
+
+def flag_values(config) -> dict[str, str]:
+  """Returns every field of a config as its flag's text."""
+  return {
+    field.name: _flag_text(getattr(config, field.name))
+    for field in dataclasses.fields(config)
+  }
+
+
+def _flag_text(value):
+  if isinstance(value, bool):
+    return str(value).lower()
+  if isinstance(value, tuple):
+    return ','.join(_flag_text(v) for v in value)
+  return str(value)
+
+
+def _refuse_other_flags(flags_file, asked):
+  lines = flags_file.read_text().splitlines()
+  there = dict(line[2:].split('=', 1) for line in lines if '=' in line)
+  names = sorted((there.keys() | asked.keys()) - {'workdir'})
+  other = [
+    f'--{name}={there.get(name, "(absent)")} there, '
+    f'{asked.get(name, "(absent)")} now'
+    for name in names
+    if there.get(name) != asked.get(name)
+  ]
+  if other:
+    raise RunError(
+      f'--workdir={flags_file.parent} holds a run with other flags:\n  '
+      + '\n  '.join(other)
+      + '\nchoose another --workdir, or give the flags of that run '
+      f'(--flagfile={flags_file})'
+    )
+
+
+def _circumstances(experiment, asked):
+  versions = {}
+  for package in _PACKAGES:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      versions[package] = importlib.metadata.version(package)
+  devices = jax.devices()
+  return {
+    'experiment': experiment,
+    'flags': asked,
+    'command': sys.argv,
+    'git': _git('rev-parse', 'HEAD'),
+    'git_dirty': bool(_git('status', '--porcelain', '--untracked-files=no')),
+    'python': sys.version.split()[0],
+    'versions': versions,
+    'devices': {'kind': devices[0].device_kind, 'count': len(devices)},
+    'started': _now(),
+  }
+
+
+def _git(*args):
+  """What git says of the checkout that this file lies in; None outside one."""
+  try:
+    here = pathlib.Path(__file__).parent
+    out = subprocess.run(
+      ['git', '-C', str(here), *args],
+      capture_output=True,
+      text=True,
+      check=True,
+    )
+  except (OSError, subprocess.CalledProcessError):
+    return None
+  return out.stdout.strip()
+
+
+def _now():
+  return datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
+
+
+@contextlib.contextmanager
+def _replacing(path: pathlib.Path):
+  """Yields a file beside `path` that takes its place once it is complete."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  aside = path.with_name(f'.{path.name}.part')
+  with open(aside, 'wb') as file:
+    yield file
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(aside, path)
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+  with _replacing(path) as file:
+    file.write(text.encode())
+
+
+def write_json(path: pathlib.Path, value) -> None:
+  write_text(path, json.dumps(value, indent=2) + '\n')
+
+
+def read_json(path: pathlib.Path):
+  return json.loads(pathlib.Path(path).read_text())
+
+
+def log(run_dir: pathlib.Path, **metrics) -> None:
+  """Appends one line to metrics.jsonl."""
+  with open(run_dir / 'metrics.jsonl', 'a') as file:
+    file.write(json.dumps(metrics) + '\n')
+
+
+def save_columns(path: pathlib.Path, columns: dict[str, np.ndarray]) -> None:
+  """Writes columns of equal length; the same ones give the same bytes."""
+  lengths = {name: len(column) for name, column in columns.items()}
+  if len(set(lengths.values())) > 1:
+    raise ValueError(f'columns differ in length: {lengths}')
+  with _replacing(path) as file:
+    np.savez_compressed(file, **columns)
+
+
+def load_columns(path: pathlib.Path) -> dict[str, np.ndarray]:
+  with np.load(path) as file:
+    return dict(file)
+
+
+def save_chunk(run_dir, name: str, columns: dict[str, np.ndarray]) -> None:
+  """Keeps a finished part of a run."""
+  save_columns(run_dir / 'chunks' / f'{name}.npz', columns)
+
+
+def load_chunk(run_dir, name: str) -> dict[str, np.ndarray] | None:
+  """Returns a finished part, or None if there is none that can be read."""
+  path = run_dir / 'chunks' / f'{name}.npz'
+  try:
+    return load_columns(path)
+  except (FileNotFoundError, EOFError, ValueError, zipfile.BadZipFile):
+    return None
+
+
+def concatenate(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+  """Joins parts with the same columns, one below the other."""
+  return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
