@@ -10,6 +10,7 @@ Known to stay broken: `nt.empirical_ntk_fn(implementation=3)`.
 
 import sys
 import types
+import warnings
 
 import jax
 import jax.extend
@@ -63,6 +64,10 @@ def _restore_rest():
 
 _restore_core()
 _restore_rest()
+
+# It cannot see that the branches of a residual block end in weights of their
+# own, and says so at every call.
+warnings.filterwarnings('ignore', message='`FanIn` layers assume independent')
 
 import neural_tangents as nt  # noqa: E402
 from neural_tangents import stax  # noqa: E402

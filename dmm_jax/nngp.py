@@ -18,7 +18,6 @@ host: call these functions outside `jit`.
 from collections.abc import Callable
 import functools
 import math
-import warnings
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +27,7 @@ from scipy import special
 from scipy import stats
 
 from dmm_jax import norms
+from dmm_jax import pooled_kernel
 from dmm_jax._neural_tangents import stax
 
 SQRT_2 = math.sqrt(2.0)
@@ -94,7 +94,7 @@ def lenet(
   """Returns the triple of De Palma et al.'s LeNet: 4 convolutions, 2 dense.
 
   Average pooling, 2x2, follows the second and the fourth convolution. Inputs
-  are `[h, w, c]` with h, w >= 4. The cost of its kernel grows as (h w)^2.
+  are `[h, w, c]` with h, w >= 4. Its NNGP kernel is our own (`pooled_kernel`).
   """
   conv = lambda: _conv(width, sigma_w, sigma_b)
   dense = functools.partial(_dense, sigma_w=sigma_w, sigma_b=sigma_b)
@@ -102,9 +102,16 @@ def lenet(
   pool = lambda: stax.AvgPool((2, 2), strides=(2, 2))
   stage = lambda: [conv(), act(), conv(), act(), pool()]
   head = [dense(dense_width), act(), dense(dense_width), act(), dense(1)]
-  # Averaging shortens no difference of features by less than their mean does.
+  # Averaging lengthens no difference of features, so pooling adds no gain.
   gain = _gain(6, sigma_w, activation)
-  return _triple([*stage(), *stage(), stax.Flatten(), *head], gain)
+  fast = pooled_kernel.kernel_fn(
+    convs=(2, 2),
+    dense=2,
+    sigma_w=sigma_w,
+    sigma_b=sigma_b,
+    expect=pooled_kernel.EXPECT[activation],
+  )
+  return _triple([*stage(), *stage(), stax.Flatten(), *head], gain, fast)
 
 
 def resnet(
@@ -134,17 +141,9 @@ def resnet(
       )
       skip = stax.Identity() if stride == 1 else conv(size=1, stride=2)
       branch = stax.serial(act(), conv(stride=stride), act(), conv())
-      layers += [stax.FanOut(2), stax.parallel(branch, skip), _fan_in_sum()]
+      layers += [stax.FanOut(2), stax.parallel(branch, skip), stax.FanInSum()]
   layers += [act(), stax.Flatten(), _dense(1, sigma_w, sigma_b)]
   return _triple(layers, None)
-
-
-def _fan_in_sum():
-  with warnings.catch_warnings():
-    # It asks for independent branches: every branch here ends in its own
-    # weights, so it is independent of the skip.
-    warnings.filterwarnings('ignore', message='`FanIn` layers assume')
-    return stax.FanInSum()
 
 
 def _activation(name):
@@ -175,11 +174,13 @@ def _gain(depth, sigma_w, activation):
   return sigma_w**2 * (sigma_w**2 * _ACTIVATION_GAIN[activation]) ** depth
 
 
-def _triple(layers, gain):
+def _triple(layers, gain, fast=None):
   init_fn, apply_fn, full_kernel_fn = stax.serial(*layers)
 
   def kernel_fn(xs1, xs2=None, get='nngp', **options):
     """Returns the kernel `[n1, n2]` between the rows of `xs1` and `xs2`."""
+    if fast is not None and get == 'nngp' and not options:
+      return fast(xs1, xs2)
     return full_kernel_fn(xs1, xs2, get, **options)
 
   kernel_fn.gain = gain
@@ -209,7 +210,7 @@ def _pair(kernel_fn):
     return jax.grad(along)(x)
 
   def rows(x, vs):
-    # In parts: pooled kernels hold (pixels)^2 numbers for each row.
+    # In parts: kernels of large images take much memory for each row.
     return jax.lax.map(lambda v: covariance_times(x, v), vs, batch_size=4)
 
   return jax.jit(k), jax.jit(rows)
@@ -403,7 +404,15 @@ def distance_quantile(scales, probability: float) -> float:
   )
 
 
-def flip_bound(kernel_fn: Callable, x, radius, norm: float, *, gain=None):
+def flip_bound(
+  kernel_fn: Callable,
+  x,
+  radius,
+  norm: float,
+  *,
+  gain: float | None = None,
+  variance: float | None = None,
+):
   """Bounds the probability that the boundary lies within `radius` of x.
 
   Holds at every n, not only asymptotically. With M as in `gain` below, lambda
@@ -436,6 +445,7 @@ def flip_bound(kernel_fn: Callable, x, radius, norm: float, *, gain=None):
       g)^depth, with g = 1/2 for ReLU and 4/pi for erf, or else n times the
       largest entry of C at x, which is exact for ReLU without pooling, where C
       is diagonal and the same everywhere.
+    variance: K(x, x), if it is at hand.
 
   Returns:
     The bound, as `radius`.
@@ -445,7 +455,9 @@ def flip_bound(kernel_fn: Callable, x, radius, norm: float, *, gain=None):
   gain = getattr(kernel_fn, 'gain', None) if gain is None else gain
   if gain is None:
     gain = n * float(np.max(gradient_variance(kernel_fn, x, num_probes=32)))
-  per_unit = math.sqrt(gain / n / output_variance(kernel_fn, x))
+  if variance is None:
+    variance = output_variance(kernel_fn, x)
+  per_unit = math.sqrt(gain / n / variance)
   widest = radius * n ** max(0.0, 0.5 - 1 / norm)
   room = 1 - per_unit * widest
   slope = math.sqrt(2 / math.pi) * per_unit * _mean_dual_norm(n, norm)

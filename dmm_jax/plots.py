@@ -3,7 +3,9 @@
 import pathlib
 
 from matplotlib import figure as figure_lib
+from matplotlib import ticker
 import numpy as np
+from scipy import stats
 
 from dmm_jax import records
 
@@ -82,7 +84,15 @@ def _log_n(ax, summary):
   ax.set(xscale='log', xlabel='input dimension n (pixels x channels)')
   shown = n if len(n) <= 6 else n[:: -(-len(n) // 6)]
   ax.set_xticks(shown, [str(v) for v in shown])
-  ax.minorticks_off()
+  ax.xaxis.set_minor_locator(ticker.NullLocator())
+
+
+def _log_values(ax):
+  """A logarithmic y axis with numbers on it even within one decade."""
+  ax.set_yscale('log')
+  ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+  ax.yaxis.set_major_formatter(ticker.StrMethodFormatter('{x:g}'))
+  ax.yaxis.set_minor_locator(ticker.NullLocator())
 
 
 def _legend(figure, ax, **options):
@@ -129,7 +139,8 @@ def _distance(summary):
         ms=6,
         label='resnet20, released by De Palma et al.',
       )
-    ax.set(yscale='log', title=f'${_NORMS[norm]}$')
+    ax.set_title(f'${_NORMS[norm]}$')
+    _log_values(ax)
     _log_n(ax, summary)
   first = next(iter(axes.values()))
   first.set_ylabel(
@@ -179,7 +190,8 @@ def _relative(summary):
         ls=':',
         label=r'slope of $1/\sqrt{n\,\ln n}$',
       )
-    ax.set(yscale='log', title=f'${_NORMS[norm]}$')
+    ax.set_title(f'${_NORMS[norm]}$')
+    _log_values(ax)
     _log_n(ax, summary)
   first = next(iter(axes.values()))
   first.set_ylabel(r'median of $d_p(x)\,/\,\|x\|_p$')
@@ -242,8 +254,6 @@ def _law(summary, results, bounds):
           label='flip bound: no distribution may exceed it',
         )
       else:
-        from scipy import stats
-
         ax.plot(
           grid,
           stats.halfnorm.cdf(grid),

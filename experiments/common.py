@@ -1,5 +1,7 @@
 """What every experiment script needs: flags, presets, tables, intervals."""
 
+import concurrent.futures
+import contextlib
 import dataclasses
 import os
 import sys
@@ -117,6 +119,16 @@ def _set_up_jax():
     'XLA_FLAGS', ''
   ):
     jax.config.update('jax_num_cpu_devices', os.cpu_count())
+
+
+@contextlib.contextmanager
+def workers(num):
+  """A pool of threads that an error or Ctrl-C ends without waiting its turn."""
+  pool = concurrent.futures.ThreadPoolExecutor(num)
+  try:
+    yield pool
+  finally:
+    pool.shutdown(cancel_futures=True)
 
 
 def bootstrap(

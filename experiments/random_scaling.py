@@ -148,14 +148,13 @@ def run(config: Config) -> dict:
   run_dir = records.open_run(
     config.workdir, config, 'experiments.random_scaling'
   )
-  results = measure(config, run_dir)
-  predictions, bounds = predict(config, run_dir)
-  draws = draw_infinite(config, run_dir)
-  summary = summarize(config, results, predictions, bounds, draws)
+  if not (run_dir / 'results.npz').exists():
+    collect(config, run_dir)
+  summary = summarize(config, run_dir)
   records.write_json(run_dir / 'summary.json', summary)
   figures = plots.random_scaling(run_dir)
   records.finish_run(run_dir)
-  report(config, summary)
+  report(summary)
   print(f'\nfigures: {", ".join(map(str, figures))}')
   return summary
 
@@ -173,38 +172,69 @@ def check_sizes(config):
 # --- Measuring -------------------------------------------------------------
 
 
-def measure(config, run_dir):
-  """Writes results.npz: one row a (network, image, norm)."""
-  path = run_dir / 'results.npz'
-  if path.exists():
-    return records.load_columns(path)
+def collect(config, run_dir):
+  """Measures and predicts, unit by unit, and writes the columns.
+
+  results.npz: one row a (network, image, norm); predictions.npz: the law's
+  scale by image; bounds.npz: law and flip bound by radius; infinite.npz: draws
+  of infinitely wide networks. results.npz comes last: it ends the work.
+  """
   units = [(a, s) for a in config.architectures for s in config.sizes]
-  parts = []
-  with tqdm.tqdm(
-    total=len(units) * config.num_networks, unit='network', smoothing=0.05
-  ) as bar:
-    for name, size in units:
-      bar.set_description(f'{name} {size}x{size}')
-      parts += measure_unit(config, run_dir, name, size, bar)
-  results = records.concatenate(parts)
-  records.save_columns(path, results)
-  return results
+  known = [u for u in units if random_nets.ARCHITECTURES[u[0]].infinite]
+  drawn = [
+    size
+    for size in config.sizes
+    if 'fully_connected' in config.architectures
+    and config.infinite_draws
+    and config.channels * size**2 <= 1500
+  ]
+  steps = len(units) * len(chunk_starts(config)) + len(known) + len(drawn)
+  # Two threads: one unit compiles, on one core, while another one runs.
+  with (
+    tqdm.tqdm(total=steps, unit='step', smoothing=0.05) as bar,
+    common.workers(2) as pool,
+  ):
+    jobs = {
+      'predictions': [
+        pool.submit(predict_unit, config, run_dir, *u, bar) for u in known
+      ],
+      'infinite': [
+        pool.submit(draw_unit, config, run_dir, s, bar) for s in drawn
+      ],
+      'results': [
+        pool.submit(measure_unit, config, run_dir, *u, bar) for u in units
+      ],
+    }
+    tables = {
+      name: [job.result() for job in group] for name, group in jobs.items()
+    }
+  tables['bounds'] = [bounds for _, bounds in tables['predictions']]
+  tables['predictions'] = [scales for scales, _ in tables['predictions']]
+  for name in ('predictions', 'bounds', 'infinite', 'results'):
+    if tables[name]:
+      table = records.concatenate(tables[name])
+      records.save_columns(run_dir / f'{name}.npz', table)
+
+
+def chunk_starts(config):
+  return range(0, config.num_networks, config.batch_size)
 
 
 def measure_unit(config, run_dir, name, size, bar):
   """One architecture at one size, chunk by chunk."""
-  starts = range(0, config.num_networks, config.batch_size)
+  starts = chunk_starts(config)
   label = lambda start: f'{name}-{size}-{start:06d}'
   parts = []
-  for start in starts:
-    part = records.load_chunk(run_dir, label(start))
+  while len(parts) < len(starts):
+    part = records.load_chunk(run_dir, label(starts[len(parts)]))
     if part is None:
       break
     parts.append(part)
-    bar.update(part['network'][-1] + 1 - start)
-  done = len(parts) * config.batch_size
-  if done >= config.num_networks:
-    return parts
+    bar.update()
+  starts = starts[len(parts) :]
+  if not starts:
+    return records.concatenate(parts)
+  bar.set_description(f'{name} {size}x{size}')
   pool, draw = input_source(config, size)
   sample = random_nets.sampler(
     random_nets.ARCHITECTURES[name].module(config.width),
@@ -218,31 +248,26 @@ def measure_unit(config, run_dir, name, size, bar):
     key_weights, key_inputs = unit_keys(config, name, size, network)
     return sample(key_weights, draw(key_inputs, pool))
 
-  networks = np.arange(done, config.num_networks)
-  tick = time.perf_counter()
   batches = parallel.iterate_batches(
     one,
-    (networks,),
+    (np.arange(starts[0], config.num_networks),),
     shared=(pool,),
     batch_size=config.batch_size,
     # Every network has its own weights: nothing is gained by batching on CPU.
     lanes=1 if jax.default_backend() == 'cpu' else None,
   )
-  for start, found in zip(starts[len(parts) :], batches, strict=True):
+  tick = time.perf_counter()
+  for start, found in zip(starts, batches, strict=True):
     part = to_rows(config, name, size, start, found)
     records.save_chunk(run_dir, label(start), part)
     parts.append(part)
-    bar.update(len(found.margin))
+    bar.update()
     tock = time.perf_counter()
-    # The first of these includes compilation.
-    records.log(
-      run_dir,
-      unit=label(start),
-      networks=len(found.margin),
-      seconds=round(tock - tick, 4),
-    )
+    # The first of a unit's times includes compilation.
+    seconds = round(tock - tick, 4)
+    records.log(run_dir, unit=label(start), seconds=seconds)
     tick = tock
-  return parts
+  return records.concatenate(parts)
 
 
 def input_source(config, size):
@@ -302,39 +327,29 @@ def to_rows(config, name, size, start, found):
 # --- Predicting ------------------------------------------------------------
 
 
-def predict(config, run_dir):
-  """Writes predictions.npz, scales by image, and bounds.npz, by radius."""
-  scales, bounds = [], []
-  names = [
-    a for a in config.architectures if random_nets.ARCHITECTURES[a].infinite
-  ]
-  units = [(a, s) for a in names for s in config.sizes]
-  for name, size in tqdm.tqdm(units, desc='infinite width', unit='kernel'):
-    label = f'infinite-{name}-{size}'
-    part = records.load_chunk(run_dir, label)
-    if part is None:
-      part = predict_unit(config, name, size)
-      records.save_chunk(run_dir, label, part)
-    rows = part.pop('is_bound')
-    scales.append({k: v[~rows] for k, v in part.items()})
-    bounds.append({k: v[rows] for k, v in part.items()})
-  if not units:
-    return None, None
-  tables = records.concatenate(scales), records.concatenate(bounds)
-  for table, file in zip(tables, ('predictions', 'bounds'), strict=True):
-    records.save_columns(run_dir / f'{file}.npz', table)
-  return tables
+def predict_unit(config, run_dir, name, size, bar):
+  """`(scales, bounds)` at the first images that are measured."""
+  label = f'infinite-{name}-{size}'
+  part = records.load_chunk(run_dir, label)
+  if part is None:
+    bar.set_description(f'infinite {name} {size}x{size}')
+    part = predict_rows(config, name, size)
+    records.save_chunk(run_dir, label, part)
+  bar.update()
+  is_bound = part.pop('is_bound')
+  return tuple(
+    {column: values[keep] for column, values in part.items()}
+    for keep in (~is_bound, is_bound)
+  )
 
 
-def predict_unit(config, name, size):
-  """Scales and flip bounds at the first images that were measured."""
+def predict_rows(config, name, size):
   kernel_fn = infinite(name)
   pool, draw = input_source(config, size)
   keys = [
     unit_keys(config, name, size, i)[1] for i in range(config.num_predicted)
   ]
   xs = [np.asarray(draw(key, pool))[0] for key in keys]
-  box = (0.0, 1.0) if config.box else None
   laws = []
   for x in xs:
     # Pooling alone couples pixels; without it one probe is exact.
@@ -346,30 +361,31 @@ def predict_unit(config, name, size):
   rows = []
   for p in config.norms:
     scales = [
-      nngp.scale_of_gradient(sigma, root, x, p, bounds=box)
+      nngp.scale_of_gradient(
+        sigma, root, x, p, bounds=(0.0, 1.0) if config.box else None
+      )
       for x, sigma, root, _ in laws
     ]
     for x, scale in zip(xs, scales, strict=True):
-      size_of_x = np.linalg.norm(x.ravel(), p)
-      rows.append((False, p, scale, size_of_x, 0.0, 0.0, 0.0))
+      rows.append((False, p, scale, np.linalg.norm(x.ravel(), p), 0, 0, 0))
     # Radii up to the law's 99.7 % quantile.
-    for radius in 3 * np.mean(scales) * np.linspace(0, 1, 61)[1:]:
-      bound = np.mean(
-        [
-          nngp.flip_bound(kernel_fn, x, radius, p, gain=gain)
-          for x, *_, gain in laws
-        ]
-      )
-      law = nngp.distance_cdf(scales, radius)
-      rows.append((True, p, np.mean(scales), 0.0, radius, law, bound))
+    radii = 3 * np.mean(scales) * np.arange(1, 61) / 60
+    bound = np.mean(
+      [
+        nngp.flip_bound(kernel_fn, x, radii, p, gain=gain, variance=sigma**2)
+        for x, sigma, _, gain in laws
+      ],
+      axis=0,
+    )
+    law = nngp.distance_cdf(scales, radii)
+    for values in zip(radii, law, bound, strict=True):
+      rows.append((True, p, np.mean(scales), 0, *values))
   names = 'is_bound norm scale input_norm radius law bound'.split()
-  columns = dict(
-    zip(names, map(np.array, zip(*rows, strict=True)), strict=True)
-  )
+  columns = map(np.array, zip(*rows, strict=True))
   return {
     'architecture': np.full(len(rows), name, 'U16'),
     'n': np.full(len(rows), config.channels * size**2, np.int32),
-    **columns,
+    **dict(zip(names, columns, strict=True)),
   }
 
 
@@ -377,50 +393,42 @@ def infinite(name):
   return getattr(nngp, random_nets.ARCHITECTURES[name].infinite)()[2]
 
 
-def draw_infinite(config, run_dir):
-  """Draws infinitely wide dense networks along rays: what curvature adds."""
-  name = 'fully_connected'
-  if name not in config.architectures or not config.infinite_draws:
-    return None
-  rows = []
-  sizes = [s for s in config.sizes if config.channels * s**2 <= 1500]
-  for size in tqdm.tqdm(sizes, desc='infinite networks', unit='size'):
-    label = f'draws-{size}'
-    part = records.load_chunk(run_dir, label)
-    if part is None:
-      pool, draw = input_source(config, size)
-      x = np.asarray(draw(unit_keys(config, name, size, 0)[1], pool))[0]
-      found = [
-        nngp.distance_draws(
-          jax.random.key(config.seed),
-          infinite(name),
-          x,
-          p,
-          config.infinite_draws,
-        )
-        for p in config.norms
-      ]
-      linear, straight = (np.stack(v) for v in zip(*found, strict=True))
-      part = {
-        'n': np.full(linear.size, x.size, np.int32),
-        'norm': np.repeat(config.norms, config.infinite_draws),
-        'linear': linear.ravel(),
-        'straight': straight.ravel(),
-      }
-      records.save_chunk(run_dir, label, part)
-    rows.append(part)
-  if not rows:
-    return None
-  draws = records.concatenate(rows)
-  records.save_columns(run_dir / 'infinite.npz', draws)
-  return draws
+def draw_unit(config, run_dir, size, bar):
+  """Infinitely wide dense networks along rays: what curvature adds."""
+  label = f'draws-{size}'
+  part = records.load_chunk(run_dir, label)
+  if part is None:
+    bar.set_description(f'infinite rays {size}x{size}')
+    pool, draw = input_source(config, size)
+    keys = unit_keys(config, 'fully_connected', size, 0)
+    x = np.asarray(draw(keys[1], pool))[0]
+    kernel_fn = infinite('fully_connected')
+    found = [
+      nngp.distance_draws(keys[0], kernel_fn, x, p, config.infinite_draws)
+      for p in config.norms
+    ]
+    linear, straight = (np.concatenate(v) for v in zip(*found, strict=True))
+    part = {
+      'n': np.full(linear.size, x.size, np.int32),
+      'norm': np.repeat(config.norms, config.infinite_draws),
+      'linear': linear,
+      'straight': straight,
+    }
+    records.save_chunk(run_dir, label, part)
+  bar.update()
+  return part
 
 
 # --- Judging ---------------------------------------------------------------
 
 
-def summarize(config, results, predictions, bounds, draws):
+def summarize(config, run_dir):
   """Every number with n, interval, prediction, and verdict."""
+  results, predictions, bounds, draws = (
+    records.load_columns(path) if path.exists() else None
+    for name in ('results', 'predictions', 'bounds', 'infinite')
+    for path in [run_dir / f'{name}.npz']
+  )
   rows = []
   for name in tqdm.tqdm(config.architectures, desc='intervals'):
     for p in config.norms:
@@ -583,7 +591,7 @@ def verdict(value, interval, laws, own):
   return '; '.join(said)
 
 
-def report(config, summary):
+def report(summary):
   """Prints the summary as a table."""
   rows = []
   for row in summary['rows']:

@@ -1,0 +1,48 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dmm_jax import parallel
+
+
+@pytest.mark.parametrize('lanes', [None, 1, 3])
+@pytest.mark.parametrize('batch_size', [1, 8, 100])
+def test_map_keeps_order_for_any_batching(lanes, batch_size):
+  assert jax.device_count() == 2  # Odd numbers of rows are padded.
+  xs = np.arange(37.0, dtype=np.float32)
+  fn = lambda x, y, shift: {'sum': x + y + shift, 'row': jnp.stack([x, y])}
+  out = parallel.map_examples(
+    fn,
+    (xs, 2 * xs),
+    shared=(np.float32(1),),
+    batch_size=batch_size,
+    lanes=lanes,
+  )
+  np.testing.assert_allclose(out['sum'], 3 * xs + 1)
+  np.testing.assert_allclose(out['row'], np.stack([xs, 2 * xs], 1))
+
+
+def test_loops_end_by_themselves():
+  """A `while_loop` of unequal length in each example, sharded."""
+  halve = lambda x: jax.lax.while_loop(lambda v: v > 1, lambda v: v / 2, x)
+  xs = np.float32(2.0 ** np.arange(11))
+  np.testing.assert_array_equal(parallel.map_examples(halve, (xs,)), 1)
+
+
+def test_no_examples():
+  out = parallel.map_examples(lambda x: x @ x, (np.zeros((0, 3), np.float32),))
+  assert out.shape == (0,)
+
+
+def test_one_function_is_traced_once_a_shape():
+  fn = chex.assert_max_traces(lambda x: x + 1, n=1)
+  xs = np.zeros(10, np.float32)
+  for _ in range(3):
+    parallel.map_examples(fn, (xs,), batch_size=4)
+
+
+def test_batches_come_one_by_one():
+  batches = parallel.iterate_batches(lambda x: x, (np.arange(5),), batch_size=2)
+  assert [list(b) for b in batches] == [[0, 1], [2, 3], [4]]
