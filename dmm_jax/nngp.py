@@ -206,7 +206,8 @@ def _pair(kernel_fn):
     return kernel_fn(x[None], y[None], 'nngp')[0, 0]
 
   def covariance_times(x, v):
-    along = lambda x: jax.jvp(lambda y: k(x, y), (x,), (v,))[1]
+    # `a` moves and y stays at x: only mixed derivatives, none of y twice.
+    along = lambda a: jax.jvp(lambda y: k(a, y), (x,), (v,))[1]
     return jax.grad(along)(x)
 
   def rows(x, vs):

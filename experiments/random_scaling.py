@@ -78,7 +78,7 @@ class Config:
     (1.0, 2.0, np.inf), 'Norms of the distance.', choices=(1.0, 2.0, np.inf)
   )
   sizes: tuple[int, ...] = common.flag(
-    (8, 12, 20, 32), 'Sides of the images; n = channels side^2.', least=1
+    (8, 16, 32), 'Sides of the images; n = channels side^2.', least=1
   )
   inputs: str = common.flag(
     'uniform',
@@ -98,7 +98,7 @@ class Config:
     "Of the first hidden layer; 0 is the paper's (100, 128, 128, 32).",
     least=0,
   )
-  num_networks: int = common.flag(200, 'Networks a size.', least=1)
+  num_networks: int = common.flag(150, 'Networks a size.', least=1)
   num_images: int = common.flag(
     1, 'Images a network; those of one network are correlated.', least=1
   )

@@ -146,6 +146,27 @@ def test_euler_identity_of_homogeneous_networks(make):
   assert np.linalg.eigvalsh(c)[0] > -1e-12
 
 
+@pytest.mark.parametrize('name', ['lenet', 'resnet'])
+def test_gradient_covariance_agrees_with_monte_carlo(name):
+  make, options = ARCHITECTURES[name]
+  init_fn, apply_fn, kernel_fn = make(**options)
+  x = jnp.asarray(IMAGE, jnp.float32)
+
+  def sizes(key):
+    _, params = init_fn(key, (1, *x.shape))
+    value, gradient = jax.value_and_grad(
+      lambda v: apply_fn(params, v[None])[0, 0]
+    )(x)
+    return value**2, jnp.sum(gradient**2)
+
+  keys = jax.random.split(jax.random.key(0), 1000)
+  value, gradient = jax.lax.map(sizes, keys, batch_size=50)
+  want = nngp.output_variance(kernel_fn, IMAGE)
+  np.testing.assert_allclose(np.mean(value), want, rtol=0.15)
+  want = np.trace(nngp.gradient_covariance(kernel_fn, IMAGE))
+  np.testing.assert_allclose(np.mean(gradient), want, rtol=0.15)
+
+
 def test_gradient_variance_by_probes():
   plain = nngp.convolutional(2)[2]
   exact = np.diag(nngp.gradient_covariance(plain, IMAGE)).reshape(IMAGE.shape)
