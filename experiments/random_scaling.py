@@ -485,8 +485,8 @@ def at_size(config, found, prediction, bound):
     'median': with_interval(_median, distance),
     'relative': with_interval(_median, relative),
     'excess': with_interval(_median, distance / estimate),
-    'quantile_40_50': with_interval(_quantile_ratio(40), distance),
-    'quantile_60_50': with_interval(_quantile_ratio(60), distance),
+    'quantile_40_50': with_interval(_quantile_ratio(40), estimate),
+    'quantile_60_50': with_interval(_quantile_ratio(60), estimate),
     'gradients': float(np.mean(found['gradients'])),
   }
   if prediction is None or not len(prediction['n']):
@@ -504,6 +504,8 @@ def at_size(config, found, prediction, bound):
       ),
       'predicted_from': 'infinite width',
       'bound_excess': bound_excess(distance.ravel(), bound),
+      # One-sided 95 % band of an empirical distribution (Massart 1990).
+      'bound_excess_by_chance': float(np.sqrt(np.log(20) / 2 / len(distance))),
     }
   for name, values in (('ratio', distance), ('estimate_ratio', estimate)):
     row[name] = with_interval(lambda v: _median(v) / row['predicted'], values)
