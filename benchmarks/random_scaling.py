@@ -21,6 +21,7 @@ from absl import flags
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tqdm
 
 from dmm_jax import margins
 from dmm_jax import parallel
@@ -84,13 +85,11 @@ def measure(name, size):
   few = max(2, min(num, 2**28 // sum_of_sizes(module, xs[0, 0])))
   params = jax.jit(jax.vmap(draw))(*(c[:few] for c in data))
   found = step(sweep, *data)
-  gradients = float(np.mean(found.gradients)) + 1 / 3
   return {
     'gradients': float(np.mean(found.gradients)),
     'sweep': best_time(lambda: step(sweep, *data)) / num,
     'draw': best_time(lambda: step(touch, *data)) / num,
     'gradient': best_time(lambda: step(gradient, params, data[1][:few])) / few,
-    'charged': gradients,
   }
 
 
@@ -102,35 +101,23 @@ def sum_of_sizes(module, x):
 def main(argv):
   del argv
   rows = []
-  for name in _ARCHITECTURES.value:
-    for size in map(int, _SIZES.value):
-      t = measure(name, size)
-      work = t['gradients'] * t['gradient']
-      rows.append(
-        [
-          name,
-          str(3 * size**2),
-          f'{1 / t["sweep"]:.0f}',
-          f'{t["gradients"]:.2f}',
-          *(f'{1e3 * t[k]:.3f}' for k in ('sweep', 'draw', 'gradient')),
-          f'{(t["sweep"] - t["draw"]) / work:.2f}',
-          f'{t["sweep"] / work:.2f}',
-        ]
-      )
-      common.print_table(
-        [
-          'network',
-          'n',
-          'per second',
-          'gradients',
-          'sweep ms',
-          'draw ms',
-          'gradient ms',
-          'overhead',
-          'with draw',
-        ],
-        rows[-1:],
-      )
+  units = [(a, int(s)) for a in _ARCHITECTURES.value for s in _SIZES.value]
+  for name, size in tqdm.tqdm(units, unit='unit'):
+    t = measure(name, size)
+    work = t['gradients'] * t['gradient']
+    rows.append(
+      [
+        name,
+        str(3 * size**2),
+        f'{1 / t["sweep"]:.0f}',
+        f'{t["gradients"]:.2f}',
+        *(f'{1e3 * t[k]:.3f}' for k in ('sweep', 'draw', 'gradient')),
+        f'{(t["sweep"] - t["draw"]) / work:.2f}',
+        f'{t["sweep"] / work:.2f}',
+      ]
+    )
+  header = 'network, n, per second, gradients, sweep ms, draw ms, gradient ms'
+  common.print_table([*header.split(', '), 'overhead', 'with draw'], rows)
 
 
 if __name__ == '__main__':

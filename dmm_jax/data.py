@@ -26,10 +26,15 @@ def load(
     source = tfds.data_source(
       name, split=split, data_dir=data_dir, download=False
     )
-  except (AssertionError, OSError, tfds.core.DatasetNotFoundError) as error:
+  except (
+    AssertionError,
+    NotImplementedError,
+    OSError,
+    tfds.core.DatasetNotFoundError,
+  ) as error:
     raise FileNotFoundError(
       f'data set {name!r}, split {split!r} is not to be had in '
-      f'{data_dir or "~/tensorflow_datasets"}: {error}\n'
+      f'{data_dir or "~/tensorflow_datasets"}.\n'
       'Prepare it once where TensorFlow and the network are, with `tfds build '
       f'{name} --file_format=array_record --data_dir=DIR`, and pass that '
       'directory as data_dir.'

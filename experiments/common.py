@@ -6,6 +6,7 @@ import dataclasses
 import os
 import sys
 import typing
+import warnings
 
 from absl import app
 from absl import flags
@@ -151,15 +152,18 @@ def bootstrap(
 
   if min(map(len, samples)) < 2:
     return float('nan'), float('nan')
-  result = stats.bootstrap(
-    [np.arange(len(s)) for s in samples],
-    of_rows,
-    n_resamples=resamples,
-    batch=50,
-    method='percentile',
-    vectorized=True,
-    rng=np.random.default_rng(seed),
-  )
+  # Infinite values, of failed searches, are meant; scipy warns of them.
+  with np.errstate(invalid='ignore'), warnings.catch_warnings():
+    warnings.simplefilter('ignore', stats.DegenerateDataWarning)
+    result = stats.bootstrap(
+      [np.arange(len(s)) for s in samples],
+      of_rows,
+      n_resamples=resamples,
+      batch=50,
+      method='percentile',
+      vectorized=True,
+      rng=np.random.default_rng(seed),
+    )
   interval = result.confidence_interval
   return float(interval.low), float(interval.high)
 

@@ -571,8 +571,13 @@ def judge(config, found, sizes, p):
 def slope_on(n):
   """Least squares of log y on log n, over the last axis."""
   centred = np.log(n) - np.mean(np.log(n))
-  with np.errstate(divide='ignore'):
-    return lambda y: np.log(y) @ centred / (centred @ centred)
+
+  def slope(y):
+    # A median of infinity, where most searches failed, has no slope: NaN.
+    with np.errstate(divide='ignore', invalid='ignore'):
+      return np.log(y) @ centred / (centred @ centred)
+
+  return slope
 
 
 def verdict(value, interval, laws, own):

@@ -62,7 +62,7 @@ def test_linear_network_has_closed_form(method, p):
   np.testing.assert_allclose(found.normal.reshape(8, 6), rows, atol=1e-5)
 
 
-@pytest.mark.parametrize('method', SEARCHES)
+@pytest.mark.parametrize('method', ('deepfool', 'ray'))
 def test_one_example_under_jit_and_without(method):
   logits_fn, weights, bias = linear_network()
   x = np.random.default_rng(0).normal(size=5).astype(np.float32)

@@ -1,0 +1,50 @@
+"""Infinitely wide random networks: their kernels and the distance law.
+
+As its width grows, a network with random weights becomes a Gaussian process f
+whose kernel K depends on the architecture alone: the NNGP. Its class is the
+sign of f (for two logits f is their difference, with kernel 2 K, and every
+distance below is the same). Architectures are triples `(init_fn, apply_fn,
+kernel_fn)` as in neural-tangents. What follows from the kernel at one input x:
+
+  C = d^2 K / dx dy at y = x, the covariance of the gradient of f;
+  s_p = sqrt(K(x, x)) / E||N(0, C)||_q, with 1/p + 1/q = 1: the l^p distance of
+  x from the boundary is asymptotically |N(0, 1)| s_p (`distance_scale`);
+  an upper bound on the probability that it is small (`flip_bound`).
+
+All of it is computed in double precision whatever JAX's default, and on the
+host: call these functions outside `jit`.
+"""
+
+from dmm_jax.nngp.architectures import convolutional
+from dmm_jax.nngp.architectures import fully_connected
+from dmm_jax.nngp.architectures import lenet
+from dmm_jax.nngp.architectures import resnet
+from dmm_jax.nngp.draws import distance_draws
+from dmm_jax.nngp.draws import gradient_draws
+from dmm_jax.nngp.draws import ray_draws
+from dmm_jax.nngp.gradients import gradient_covariance
+from dmm_jax.nngp.gradients import gradient_variance
+from dmm_jax.nngp.gradients import output_variance
+from dmm_jax.nngp.law import distance_cdf
+from dmm_jax.nngp.law import distance_quantile
+from dmm_jax.nngp.law import distance_scale
+from dmm_jax.nngp.law import flip_bound
+from dmm_jax.nngp.law import scale_of_gradient
+
+__all__ = (
+  'convolutional',
+  'distance_cdf',
+  'distance_draws',
+  'distance_quantile',
+  'distance_scale',
+  'flip_bound',
+  'fully_connected',
+  'gradient_covariance',
+  'gradient_draws',
+  'gradient_variance',
+  'lenet',
+  'output_variance',
+  'ray_draws',
+  'resnet',
+  'scale_of_gradient',
+)

@@ -1,0 +1,227 @@
+"""The distance law, and a bound that holds at every dimension."""
+
+from collections.abc import Callable
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import optimize
+from scipy import special
+from scipy import stats
+
+from dmm_jax import norms
+from dmm_jax.nngp.gradients import EXACT_SIZE
+from dmm_jax.nngp.gradients import gradient_covariance
+from dmm_jax.nngp.gradients import gradient_variance
+from dmm_jax.nngp.gradients import output_variance
+from dmm_jax.nngp.gradients import square_root
+
+SQRT_2 = math.sqrt(2.0)
+
+
+def distance_scale(
+  kernel_fn: Callable,
+  x,
+  norm: float,
+  *,
+  bounds: tuple[float, float] | None = None,
+  num_probes: int | None = None,
+  num_draws: int = 1000,
+  seed: int = 0,
+) -> float:
+  """Returns s such that the l^p distance of x is asymptotically |N(0, 1)| s.
+
+  To first order the distance is |f(x)| / ||grad f(x)||_q. The numerator is
+  |N(0, K)|, and the denominator concentrates: on sqrt(tr C) for p = 2, on
+  sqrt(2 / pi) sum_i sqrt(C_ii) for p = inf, and on E||N(0, C)||_q, drawn,
+  otherwise. What can mislead is curvature at small n: a margin that bends
+  makes real distances larger, by a relative amount that vanishes with n.
+
+  Args:
+    kernel_fn: as of an architecture above.
+    x: one input, of n entries.
+    norm: any p >= 1.
+    bounds: None, or the box `(low, high)` that perturbed inputs stay in (norm
+      1, 2 or inf). In a box the law is not half-normal; s is then chosen to
+      make the median right. It matters for p = 1, whose shortest step would
+      change one pixel without limit.
+    num_probes: as for `gradient_variance`.
+    num_draws: gradients drawn where there is no closed form; the error of s is
+      about 0.3 % with the default. Beyond `EXACT_SIZE` inputs their entries
+      are drawn independently, which is exact where C is diagonal.
+    seed: of all draws.
+
+  Returns:
+    s in input units; inf if the gradient is zero.
+  """
+  if np.size(x) <= EXACT_SIZE and num_probes is None:
+    root = square_root(gradient_covariance(kernel_fn, x))
+  else:
+    variance = gradient_variance(kernel_fn, x, num_probes=num_probes, seed=seed)
+    root = np.sqrt(variance.ravel())
+  return scale_of_gradient(
+    math.sqrt(output_variance(kernel_fn, x)),
+    root,
+    x,
+    norm,
+    bounds=bounds,
+    num_draws=num_draws,
+    seed=seed,
+  )
+
+
+def scale_of_gradient(
+  sigma: float,
+  root: np.ndarray,
+  x,
+  norm: float,
+  *,
+  bounds: tuple[float, float] | None = None,
+  num_draws: int = 1000,
+  seed: int = 0,
+) -> float:
+  """Returns `distance_scale` for f(x) ~ N(0, sigma^2) and a given gradient law.
+
+  Args:
+    sigma: standard deviation of the output.
+    root: standard deviations of the gradient's entries `[n]` if independent,
+      or a symmetric square root of their covariance `[n, n]`.
+    x, norm, bounds, num_draws, seed: as for `distance_scale`.
+  """
+  if bounds is None and norm in (2, np.inf):
+    deviations = root if root.ndim == 1 else np.linalg.norm(root, axis=1)
+    mean_abs = math.sqrt(2 / math.pi) * np.sum(deviations)
+    return _ratio(sigma, np.linalg.norm(root) if norm == 2 else mean_abs)
+  rng = np.random.default_rng(seed)
+  noise = rng.standard_normal((num_draws, np.size(x)))
+  gradients = noise * root if root.ndim == 1 else noise @ root
+  if bounds is None:
+    size = np.linalg.norm(gradients, norms.dual(norm), axis=1)
+    return _ratio(sigma, np.mean(size))
+  # Evenly spaced quantiles of |f| instead of draws: the median needs no luck.
+  gaps = sigma * stats.halfnorm.ppf((np.arange(num_draws) + 0.5) / num_draws)
+  steps = _box_distances(
+    gradients.astype(np.float32),
+    gaps.astype(np.float32),
+    np.ravel(x).astype(np.float32),
+    np.float32(bounds[0]),
+    np.float32(bounds[1]),
+    norm=norm,
+  )
+  return float(np.median(steps) / stats.halfnorm.ppf(0.5))
+
+
+def _ratio(sigma, size):
+  return float(sigma / size) if size > 0 else math.inf
+
+
+@functools.partial(jax.jit, static_argnames='norm')
+def _box_distances(gradients, gaps, x, low, high, *, norm):
+  """l^p distances to linear boundaries within a box; inf out of reach."""
+
+  def one(gradient, gap):
+    step = norms.smallest_step(gradient, gap, low - x, high - x, norm=norm)
+    reached = jnp.sum(gradient * step) >= gap * (1 - 1e-3)
+    return jnp.where(reached, norms.norm(step, norm), jnp.inf)
+
+  return jax.vmap(one)(gradients, gaps)
+
+
+def distance_cdf(scales, radius) -> np.ndarray:
+  """Returns P(distance <= radius) under the law, averaged over `scales`."""
+  radius = np.asarray(radius, float)
+  ratio = radius[..., None] / np.ravel(scales) / SQRT_2
+  return np.mean(special.erf(ratio), axis=-1)
+
+
+def distance_quantile(scales, probability: float) -> float:
+  """Returns the quantile of the law over inputs of the given `scales`.
+
+  One input has the half-normal quantile `0.6745 s` for the median; several
+  have the quantile of their mixture.
+  """
+  scales = np.ravel(scales)
+  unit = stats.halfnorm.ppf(probability)
+  low, high = unit * np.min(scales), unit * np.max(scales)
+  if not low < high or not np.isfinite(high):
+    return float(high)
+  return optimize.brentq(
+    lambda r: distance_cdf(scales, r) - probability, low, high, rtol=1e-10
+  )
+
+
+def flip_bound(
+  kernel_fn: Callable,
+  x,
+  radius,
+  norm: float,
+  *,
+  gain: float | None = None,
+  variance: float | None = None,
+):
+  """Bounds the probability that the boundary lies within `radius` of x.
+
+  Holds at every n, not only asymptotically. With M as in `gain` below, lambda
+  = M ||x||_2 / sqrt(n K), and r_2 the largest l2 norm in the l^p ball of
+  radius r,
+
+    P(d_p(x) <= r) <= sqrt(2/pi) lambda (r E||g||_q / ||x||_2)
+                      / (1 - lambda r_2 / ||x||_2),   g ~ N(0, I_n),
+
+  and 1 where the right side exceeds it or its denominator is not positive.
+
+  Proof sketch. Regress f on its value at x: f(y) = rho(y) f(x) + psi(y) with
+  psi independent of f(x), zero at x, and |1 - rho(y)| <= M ||y - x||_2 /
+  sqrt(n K) by Cauchy-Schwarz. A sign change within the ball needs sup psi >=
+  min rho |f(x)|; as the density of |f(x)| is at most sqrt(2 / (pi K)), that
+  has probability at most sqrt(2 / (pi K)) E[sup psi] / min rho. The increments
+  of psi are no larger than those of the linear process M g.(y - x) / sqrt(n),
+  so by Sudakov-Fernique E[sup psi] <= M r E||g||_q / sqrt(n).
+
+  This is our own derivation, with the scaling of De Palma, Kiani, Lloyd (2021),
+  https://arxiv.org/abs/2004.05923; it is not their theorem.
+
+  Args:
+    kernel_fn: as of an architecture above.
+    x: one input, of n entries.
+    radius: number or array, in input units.
+    norm: any p >= 1.
+    gain: M^2, such that E(f(y) - f(z))^2 <= M^2 ||y - z||_2^2 / n for all y, z.
+      None takes what the architecture knows of itself: sigma_w^2 (sigma_w^2
+      g)^depth, with g = 1/2 for ReLU and 4/pi for erf, or else n times the
+      largest entry of C at x, which is exact for ReLU without pooling, where C
+      is diagonal and the same everywhere.
+    variance: K(x, x), if it is at hand.
+
+  Returns:
+    The bound, as `radius`.
+  """
+  x, radius = np.asarray(x, float), np.asarray(radius, float)
+  n = x.size
+  gain = getattr(kernel_fn, 'gain', None) if gain is None else gain
+  if gain is None:
+    gain = n * float(np.max(gradient_variance(kernel_fn, x, num_probes=32)))
+  if variance is None:
+    variance = output_variance(kernel_fn, x)
+  per_unit = math.sqrt(gain / n / variance)
+  widest = radius * n ** max(0.0, 0.5 - 1 / norm)
+  room = 1 - per_unit * widest
+  slope = math.sqrt(2 / math.pi) * per_unit * _mean_dual_norm(n, norm)
+  with np.errstate(divide='ignore', invalid='ignore'):
+    bound = np.where(room > 0, slope * radius / room, 1.0)
+  return np.clip(bound, 0.0, 1.0)
+
+
+def _mean_dual_norm(n, norm):
+  """An upper bound on E||g||_q, g ~ N(0, I_n); exact for p = 2 and inf."""
+  if norm == 1:
+    return math.sqrt(2 * math.log(2 * n))
+  if norm == 2:
+    return SQRT_2 * math.exp(
+      special.gammaln((n + 1) / 2) - special.gammaln(n / 2)
+    )
+  q = norms.dual(norm)
+  moment = math.exp(special.gammaln((q + 1) / 2)) / math.sqrt(math.pi)
+  return n ** (1 / q) * SQRT_2 * moment ** (1 / q)
