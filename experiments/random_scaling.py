@@ -105,8 +105,8 @@ class Config:
   attack: str = common.flag(
     'deepfool',
     'How the boundary is found: the one-gradient estimate, straight along its '
-    'direction, or iterated.',
-    choices=('linear', 'ray', 'deepfool'),
+    'direction, iterated until something is found, or until it is nearest.',
+    choices=('linear', 'ray', 'deepfool', 'projection'),
   )
   max_gradients: int = common.flag(50, 'Budget of one search.', least=2)
   box: bool = common.flag(True, 'Keep perturbed pixels in [0, 1].')
@@ -516,6 +516,7 @@ FOUND = {
   'linear': boundary.Status.ESTIMATE,
   'ray': boundary.Status.FOUND,
   'deepfool': boundary.Status.FOUND,
+  'projection': boundary.Status.FOUND,
 }
 
 

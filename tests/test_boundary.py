@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import optimize
 
 from dmm_jax import boundary
 from dmm_jax import margins
@@ -14,7 +15,7 @@ from dmm_jax.boundary.point import Segment
 from dmm_jax.boundary.point import Status
 
 NORMS = (1, 2, np.inf)
-SEARCHES = ('portfolio', 'fast', 'deepfool', 'ray')
+SEARCHES = ('portfolio', 'fast', 'projection', 'deepfool', 'ray')
 
 
 def linear_network(num_classes=4, shape=(5,), seed=0):
@@ -221,6 +222,46 @@ def test_invariances():
   np.testing.assert_array_equal(base.target, order[mixed.target])
   alone = boundary.measure(logits_fn, xs, method='fast', batch_size=1)
   np.testing.assert_allclose(base.distance, alone.distance, rtol=1e-4)
+
+
+@pytest.mark.parametrize('p', (2, np.inf))
+def test_projection_improves_on_deepfool_and_meets_the_normal(p):
+  logits_fn = relu_network()
+  xs = jax.random.normal(jax.random.key(1), (40, 6))
+  rough = boundary.measure(logits_fn, xs, norm=p, method='deepfool')
+  fine = boundary.measure(logits_fn, xs, norm=p, method='projection')
+  assert np.all(fine.distance <= rough.distance * 1.001)
+  ratio = fine.distance[rough.status == 0] / rough.distance[rough.status == 0]
+  assert np.mean(ratio) < 0.995
+  # At a local optimum the step spends its length along the normal.
+  step = fine.point - xs
+  found = fine.status == 0
+  spent = -np.sum(step * fine.normal, 1)
+  best = fine.distance * np.linalg.norm(fine.normal, norms.dual(p), axis=1)
+  assert np.median(spent[found] / best[found]) > 0.99
+
+
+def test_projection_on_an_ellipse_agrees_with_scipy():
+  axes = np.array([1.0, 2.0, 0.5])
+  logits_fn = lambda x: jnp.stack([1 - jnp.sum((x / axes) ** 2), jnp.zeros(())])
+  xs = np.array(
+    [[0.2, 0.3, 0.1], [0.1, -0.5, 0.2], [2.0, 1.0, 1.0]], np.float32
+  )
+  found = boundary.measure(logits_fn, xs, method='projection')
+  for x, distance in zip(xs, found.distance, strict=True):
+    starts = np.random.default_rng(0).normal(size=(20, 3))
+    want = min(
+      optimize.minimize(
+        lambda v, x=x: np.sum((v - x) ** 2),
+        start,
+        constraints={
+          'type': 'eq',
+          'fun': lambda v: np.sum((v / axes) ** 2) - 1,
+        },
+      ).fun
+      for start in starts
+    )
+    assert np.sqrt(want) * (1 - 1e-3) <= distance <= np.sqrt(want) * 1.01
 
 
 def test_measure_keeps_order_and_counts():

@@ -11,11 +11,12 @@ from dmm_jax import norms
 from dmm_jax import parallel
 from dmm_jax.boundary import deepfool
 from dmm_jax.boundary import point as point_lib
+from dmm_jax.boundary import projection
 from dmm_jax.boundary import rays
 from dmm_jax.boundary.point import BoundaryPoint
 from dmm_jax.boundary.point import Status
 
-METHODS = ('portfolio', 'fast', 'deepfool', 'ray', 'linear')
+METHODS = ('portfolio', 'fast', 'projection', 'deepfool', 'ray', 'linear')
 MAX_TARGETS = 9  # DeepFool's own choice for ImageNet; all of ten classes.
 FAST_GRADIENTS = 40
 
@@ -50,9 +51,10 @@ def nearest_point(
       perturbations are restricted to, or None.
     method: 'portfolio', the best of the searches below over all targets (the
       nine of largest logit where there are more); 'fast', DeepFool in at most
-      40 gradients; 'deepfool'; 'ray', the first crossing straight ahead, along
-      the step that is nearest to first order; or 'linear', that step itself,
-      whose end need not lie on the boundary (`Status.ESTIMATE`).
+      40 gradients; 'projection', DeepFool improved until the perturbation
+      meets the boundary head on; 'deepfool'; 'ray', the first crossing straight
+      ahead, along the step that is nearest to first order; or 'linear', that
+      step itself, whose end need not lie on the boundary (`Status.ESTIMATE`).
     max_gradients: budget of value-and-gradient evaluations. One for `normal`
       comes on top.
     rtol: how far beyond the boundary, relative to `distance`, the point may be.
@@ -89,7 +91,7 @@ def nearest_point(
     share = max(2, max_gradients // 2 // len(targets))
     one = lambda t: problem('deepfool', t[None], max_gradients=share)
     runs = jax.vmap(one)(targets)
-    together = problem('deepfool', targets, max_gradients=max_gradients // 2)
+    together = problem('projection', targets, max_gradients=max_gradients // 2)
     ahead = problem('ray', targets, max_gradients=len(targets))
     best = _best(runs, together, ahead)
   elif method == 'fast':
@@ -132,8 +134,9 @@ def _solve(
 ):
   """Runs one search, and refines what it found."""
   shared = dict(norm=norm, low=space['low'], high=space['high'])
-  if method == 'deepfool':
-    segment = deepfool.search(
+  searches = {'deepfool': deepfool.search, 'projection': projection.search}
+  if method in searches:
+    segment = searches[method](
       logits_fn,
       x,
       label,

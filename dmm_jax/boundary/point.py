@@ -93,6 +93,13 @@ def likely_targets(logits: jax.Array, label: jax.Array, num: int) -> jax.Array:
   return jax.lax.top_k(others, num)[1]
 
 
+def leads(logits: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Returns the lead, NaN unless all logits are finite, and the rival."""
+  finite = jnp.all(jnp.isfinite(logits))
+  lead = jnp.where(finite, margins.lead(logits, label), jnp.nan)
+  return lead, margins.runner_up(logits, label)
+
+
 def linearize(logits_fn: LogitsFn, x, label, targets) -> Linear:
   """Expands the margins of `label` over `targets` `[t]` around `x`."""
   logits, pull_back = jax.vjp(logits_fn, x)
@@ -104,7 +111,4 @@ def linearize(logits_fn: LogitsFn, x, label, targets) -> Linear:
   else:
     gradients = jax.vmap(lambda row: pull_back(row)[0])(rows)
   gaps = logits[label] - logits[targets]
-  # A NaN that stands in no target's logit must not pass unseen.
-  finite = jnp.all(jnp.isfinite(logits))
-  lead = jnp.where(finite, margins.lead(logits, label), jnp.nan)
-  return Linear(lead, margins.runner_up(logits, label), gaps, gradients)
+  return Linear(*leads(logits, label), gaps, gradients)
