@@ -69,10 +69,13 @@ def _style(summary, architecture):
 
 def _points(ax, n, entries, style, label):
   """Values with their intervals; values that are infinite are left out."""
-  value = np.array([e['value'] for e in entries])
+  value = np.array([e['value'] for e in entries], float)
   ends = np.array([e['interval'] for e in entries], float)
+  shown = np.isfinite(value)
+  n, value, ends = np.array(n)[shown], value[shown], ends[shown]
+  # An end at infinity, or none at all, is not drawn.
+  ends = np.where(np.isfinite(ends), ends, value[:, None])
   spread = np.abs(ends.T - value)
-  spread[~np.isfinite(spread)] = 0
   look = {k: style[k] for k in ('color', 'marker')}
   ax.errorbar(
     n, value, spread, **look, linestyle='none', capsize=3, ms=5, label=label

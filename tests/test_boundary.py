@@ -15,6 +15,7 @@ from dmm_jax.boundary.point import Segment
 from dmm_jax.boundary.point import Status
 
 NORMS = (1, 2, np.inf)
+slow = lambda *values: pytest.param(*values, marks=pytest.mark.slow)
 SEARCHES = ('portfolio', 'fast', 'projection', 'deepfool', 'ray')
 
 
@@ -80,7 +81,9 @@ def sphere_network(x):
   return jnp.stack([1 - jnp.sum(x**2), jnp.zeros((), x.dtype)])
 
 
-@pytest.mark.parametrize('method', ('portfolio', 'fast', 'deepfool'))
+@pytest.mark.parametrize(
+  'method', (slow('portfolio'), 'fast', 'projection', 'deepfool')
+)
 def test_sphere_has_closed_form(method):
   solve = functools.partial(
     boundary.nearest_point, sphere_network, method=method
@@ -95,7 +98,7 @@ def test_sphere_has_closed_form(method):
     np.testing.assert_allclose(jnp.linalg.norm(found.point), 1, rtol=1e-3)
 
 
-@pytest.mark.parametrize('method', SEARCHES)
+@pytest.mark.parametrize('method', (slow('portfolio'), *SEARCHES[1:]))
 @pytest.mark.parametrize('p', NORMS)
 def test_points_stay_in_the_box(method, p):
   logits_fn, *_ = linear_network(shape=(8,), num_classes=2, seed=3)
@@ -192,7 +195,7 @@ def relu_network(widths=(6, 16, 16, 5), seed=0):
   return logits_fn
 
 
-@pytest.mark.parametrize('p', NORMS)
+@pytest.mark.parametrize('p', (slow(1), 2, slow(np.inf)))
 def test_portfolio_is_the_best_and_never_below_sampling(p):
   logits_fn = relu_network()
   xs = jax.random.normal(jax.random.key(1), (20, 6))
