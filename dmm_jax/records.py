@@ -192,8 +192,8 @@ def save_columns(path: pathlib.Path, columns: dict[str, np.ndarray]) -> None:
 
 
 def load_columns(path: pathlib.Path) -> dict[str, np.ndarray]:
-  with np.load(path) as file:
-    return dict(file)
+  with open(path, 'rb') as file, np.load(file) as columns:
+    return dict(columns)
 
 
 def save_chunk(run_dir, name: str, columns: dict[str, np.ndarray]) -> None:
