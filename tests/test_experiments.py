@@ -19,7 +19,7 @@ from experiments import random_scaling
 ROOT = pathlib.Path(__file__).parent.parent
 TOY = dict(
   architectures=('fully_connected', 'resnet20'),
-  sizes=(4, 8),
+  sizes=(6, 12),
   width=8,
   num_networks=20,
   batch_size=8,
@@ -36,7 +36,7 @@ def test_random_scaling(tmp_path, capsys):
   summary = random_scaling.run(toy(tmp_path))
   rows = records.load_columns(tmp_path / 'results.npz')
   assert len(rows['distance']) == 2 * 2 * 20 * 3
-  assert set(rows['n']) == {48, 192}
+  assert set(rows['n']) == {108, 432}
   found = rows['status'] == 0
   assert np.all(np.isinf(rows['distance'][~found]))
   assert np.all(rows['distance'][found] > 0)
@@ -73,7 +73,7 @@ def test_random_scaling_on_real_images(tmp_path, attack):
       inputs='digits',
       attack=attack,
       num_images=2,
-      sizes=(4, 8),
+      sizes=(6, 12),
       channels=1,
       norms=(2.0,),
       box=attack == 'ray',
