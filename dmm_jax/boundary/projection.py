@@ -108,14 +108,15 @@ def search(
     found, jnp.minimum(num_rounds, max_gradients - first.gradients), 0
   )
   point, target, _, _, forwards = jax.lax.fori_loop(0, rounds, advance, state)
-  outer = jnp.where(found, point, first.outer)
-  lead, target = point_lib.leads(logits_fn(outer), label)
+  lead, target = point_lib.leads(logits_fn(point), label)
+  # Seen again to lie beyond; else DeepFool's point, which does, stands.
+  beyond = found & (lead < 0)
   return Segment(
     x,
-    outer,
+    jnp.where(beyond, point, first.outer),
     at_x.lead,
-    jnp.where(found, jnp.minimum(lead, first.lead_outer), first.lead_outer),
-    target,
+    jnp.where(beyond, lead, first.lead_outer),
+    jnp.where(beyond, target, first.target),
     first.status,
     first.gradients + rounds,
     forwards + 1,
