@@ -1,7 +1,6 @@
 """Random networks by the thousand: their architectures and distances."""
 
 from collections.abc import Callable
-import functools
 from typing import NamedTuple
 
 from flax import linen as nn
@@ -99,24 +98,32 @@ def sampler(
   """
 
   def distances(logits_fn, x):
-    logits = logits_fn(x)
-    label = jnp.argmax(logits)
+    label = jnp.argmax(logits_fn(x))
+    margin, gradient = jax.value_and_grad(
+      lambda v: margins.margin(logits_fn(v), label)
+    )(x)
 
     def one(p):
-      look = functools.partial(
-        boundary.nearest_point, logits_fn, x, label, norm=p, with_normal=False
-      )
       # Without a box: this is the ratio that the infinite-width law is about.
-      estimate = look(method='linear')
-      found = estimate
-      if method != 'linear' or bounds is not None:
-        found = look(method=method, bounds=bounds, max_gradients=max_gradients)
-      return estimate.distance, found, norms.norm(x, p)
+      steepness = norms.norm(gradient, norms.dual(p))
+      estimate = margin / jnp.where(steepness > 0, steepness, 1.0)
+      found = boundary.nearest_point(
+        logits_fn,
+        x,
+        label,
+        norm=p,
+        bounds=bounds,
+        method=method,
+        max_gradients=max_gradients,
+        with_normal=False,
+      )
+      estimate = jnp.where(steepness > 0, estimate, jnp.inf)
+      return estimate, found, norms.norm(x, p)
 
     # One program serves all norms: compiling takes longer than running here.
     estimate, found, input_norm = jax.lax.map(one, jnp.array(exponents))
     return Distances(
-      jnp.abs(margins.margin(logits, label)),
+      margin,
       estimate,
       found.distance,
       input_norm,
