@@ -135,6 +135,11 @@ def _expect_relu_jvp(primals, tangents):
   return expect_relu(k12, k1, k2), out / jnp.pi
 
 
+def expect_both_active(k12, k1, k2):
+  """E relu'(u) relu'(v), the probability that u and v are both positive."""
+  return (1 - _sine_and_angle(k12, k1, k2)[1] / jnp.pi) / 2
+
+
 def _sine_and_angle(k12, k1, k2):
   """sqrt(k1 k2) sin(t) and t, with no derivative where u and v coincide."""
   square = k1 * k2 - k12**2

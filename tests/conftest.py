@@ -1,8 +1,16 @@
 """Strict JAX, on two CPU devices so that sharded code runs sharded."""
 
 import os
+import pathlib
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+# Tests compile more than they compute: less optimisation, and programs are
+# kept, for the scripts that tests start and for the next run.
+os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=1')
+os.environ.setdefault(
+  'JAX_COMPILATION_CACHE_DIR',
+  str(pathlib.Path(__file__).parent.parent / '.pytest_cache' / 'xla'),
+)
 
 import jax
 import matplotlib

@@ -240,8 +240,9 @@ def test_projection_improves_on_deepfool_and_meets_the_normal(p):
   step = fine.point - xs
   found = fine.status == 0
   spent = -np.sum(step * fine.normal, 1)
-  best = fine.distance * np.linalg.norm(fine.normal, norms.dual(p), axis=1)
-  assert np.median(spent[found] / best[found]) > 0.99
+  steepness = np.linalg.norm(fine.normal, norms.dual(p), axis=1)
+  best = fine.distance[found] * steepness[found]
+  assert np.median(spent[found] / best) > 0.99
 
 
 def test_projection_on_an_ellipse_agrees_with_scipy():
