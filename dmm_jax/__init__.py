@@ -10,10 +10,12 @@ __version__ = '0.1.0'
 
 __all__ = (
   'boundary',
+  'certify',
   'data',
   'margins',
   'models',
   'nngp',
+  'normals',
   'norms',
   'parallel',
   'plots',

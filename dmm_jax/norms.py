@@ -150,3 +150,150 @@ def _water_level(weight, depth, gap):
   first = newton(start - 1)
   _, level, _ = jax.lax.while_loop(climbing, step, (start - 1, first, 0))
   return jnp.maximum(level, 0.0)
+
+
+def project_ball(
+  v: jax.Array,
+  radius: jax.Array,
+  low: jax.Array | float = -np.inf,
+  high: jax.Array | float = np.inf,
+  *,
+  norm: float,
+) -> jax.Array:
+  """Returns the point nearest to `v`, in l2, in an l^p ball within a box.
+
+  Exact but for rounding: the KKT conditions leave one multiplier. linf clips;
+  l2 scales and clips, by a factor from Newton's method on a piecewise linear
+  function; l1 lowers all sizes by one amount and clips, the amount bisected
+  until its linear piece is known and solved for there. Clipping the projection
+  on the ball alone is another point: where the box is active it stays short of
+  the ball's surface.
+
+  Args:
+    v: any shape.
+    radius: scalar >= 0.
+    low: scalar or as `v`, at most 0; -inf for none.
+    high: likewise, at least 0; inf for none.
+    norm: 1, 2 or inf, of the ball.
+
+  Returns:
+    As `v`. The norm is at most `radius`, to a relative error of a few units of
+    rounding (l2, linf), or of `v.size` of them times max|v| (l1).
+  """
+  return _shrink(_shrink_to_ball, v, radius, low, high, norm)
+
+
+def prox(
+  v: jax.Array,
+  weight: jax.Array,
+  low: jax.Array | float = -np.inf,
+  high: jax.Array | float = np.inf,
+  *,
+  norm: float,
+) -> jax.Array:
+  """Returns the minimiser in a box of `|u - v|_2^2 / 2 + weight |u|_p`.
+
+  l1 is the soft threshold, clipped; l2 scales and clips by a bisected factor;
+  linf caps sizes at a bisected level. The box takes part in the search for the
+  factor and the level, so that clipping afterwards is not the same.
+
+  Args:
+    v, low, high, norm: as for `project_ball`.
+    weight: scalar >= 0.
+
+  Returns:
+    As `v`, to an absolute error of a few units of rounding of max|v|.
+  """
+  return _shrink(_shrink_by_prox, v, weight, low, high, norm)
+
+
+def _shrink(rule, v, amount, low, high, p):
+  """Applies a rule for sizes; neither the ball nor the norm knows signs."""
+  check(p)
+  room = jnp.where(v > 0, high, -jnp.asarray(low)).astype(v.dtype)
+  call = _choose if isinstance(p, jax.Array) else _swap
+  amount = jnp.asarray(amount, v.dtype)
+  size = call(rule, p, jnp.abs(v).ravel(), room.ravel(), amount)
+  return jnp.sign(v) * size.reshape(v.shape)
+
+
+def _shrink_to_ball(size, room, radius, p):
+  return {1: _ball_l1, 2: _ball_l2, np.inf: _ball_linf}[p](size, room, radius)
+
+
+def _shrink_by_prox(size, room, weight, p):
+  return {1: _prox_l1, 2: _prox_l2, np.inf: _prox_linf}[p](size, room, weight)
+
+
+def _ball_linf(size, room, radius):
+  return jnp.minimum(size, jnp.minimum(room, radius))
+
+
+def _ball_l2(size, room, radius):
+  # Lengths in units of the radius, sizes in units of the largest: squares stay
+  # clear of underflow.
+  largest = jnp.max(size, initial=0.0)
+  unit = size / jnp.where(largest > 0, largest, 1.0)
+  depth = room / jnp.where(radius > 0, radius, 1.0)
+  depth = jnp.where(unit > 0, depth / jnp.where(unit > 0, unit, 1.0), 0.0)
+  level = radius * jnp.sqrt(_water_level(unit**2, depth**2, 1.0))
+  scaled = jnp.where(level < largest, level * unit, size)
+  return jnp.where(radius > 0, jnp.minimum(scaled, room), 0.0)
+
+
+def _ball_l1(size, room, radius):
+  rest = lambda cut: jnp.sum(_prox_l1(size, room, cut)) - radius
+  low, high = _bisect(rest, jnp.zeros((), size.dtype), jnp.max(size, initial=0))
+  middle = (low + high) / 2
+  full = size - middle >= room
+  free = (size > middle) & ~full
+  held = jnp.sum(jnp.where(free, size, 0.0)) + jnp.sum(
+    jnp.where(full, room, 0.0)
+  )
+  count = jnp.sum(free)
+  cut = (held - radius) / jnp.maximum(count, 1)
+  cut = jnp.where(count > 0, jnp.clip(cut, low, high), high)
+  return _prox_l1(size, room, jnp.where(rest(0.0) > 0, cut, 0.0))
+
+
+def _prox_l1(size, room, weight):
+  return jnp.minimum(jnp.maximum(size - weight, 0.0), room)
+
+
+def _prox_l2(size, room, weight):
+  """u = min(c size, room), where c = |u| / (|u| + weight)."""
+  scaled = lambda c: jnp.minimum(c * size, room)
+  rest = lambda c: norm(scaled(c), 2) * (1 - c) - c * weight
+  low, _ = _bisect(rest, jnp.zeros((), size.dtype), jnp.ones((), size.dtype))
+  return scaled(jnp.where(weight > 0, low, 1.0))
+
+
+def _prox_linf(size, room, weight):
+  """u = min(size, room, level): what `level` cuts off adds up to `weight`."""
+  reach = jnp.minimum(size, room)
+
+  def rest(level):
+    return jnp.sum(jnp.where(reach > level, size - level, 0.0)) - weight
+
+  low, high = _bisect(
+    rest, jnp.zeros((), size.dtype), jnp.max(reach, initial=0)
+  )
+  # Where `reach` jumps over the root, the level is that of the jump.
+  cut = reach > (low + high) / 2
+  count = jnp.sum(cut)
+  level = (jnp.sum(jnp.where(cut, size, 0.0)) - weight) / jnp.maximum(count, 1)
+  level = jnp.where(count > 0, jnp.clip(level, low, high), high)
+  level = jnp.where(rest(jnp.zeros((), size.dtype)) > 0, level, 0.0)
+  return jnp.minimum(reach, level)
+
+
+def _bisect(decreasing, low, high, rounds=40):
+  """Narrows a bracket of a decreasing function's root to rounding."""
+
+  def halve(_, bracket):
+    low, high = bracket
+    middle = (low + high) / 2
+    right = decreasing(middle) > 0
+    return jnp.where(right, middle, low), jnp.where(right, high, middle)
+
+  return jax.lax.fori_loop(0, rounds, halve, (low, high))

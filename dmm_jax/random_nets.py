@@ -115,6 +115,7 @@ def sampler(
         bounds=bounds,
         method=method,
         max_gradients=max_gradients,
+        rtol=1e-4,
         with_normal=False,
       )
       estimate = jnp.where(steepness > 0, estimate, jnp.inf)

@@ -8,10 +8,16 @@ import pytest
 COLABS = sorted(
   (pathlib.Path(__file__).parent.parent / 'colabs').glob('*.ipynb')
 )
-TOY = (
-  "{'num_networks': 6, 'sizes': (4, 6), 'width': 8, 'infinite_draws': 0, "
-  "'num_predicted': 1}"
-)
+TOYS = {
+  'boundary_distances': (
+    "{'num_examples': 10, 'width': 32, 'depth': 1, 'num_fresh': 1, "
+    "'certify': False}"
+  ),
+  'random_scaling': (
+    "{'num_networks': 6, 'sizes': (4, 6), 'width': 8, 'infinite_draws': 0, "
+    "'num_predicted': 1}"
+  ),
+}
 
 
 def cells(path, kind):
@@ -33,6 +39,6 @@ def test_colab_runs(path, tmp_path, monkeypatch):
   space = {}
   for cell in cells(path, 'code'):
     lines = [v for v in cell['source'] if not v.startswith(('!', '%'))]
-    source = ''.join(lines).replace('FLAGS = {}', f'FLAGS = {TOY}')
+    source = ''.join(lines).replace('FLAGS = {}', f'FLAGS = {TOYS[path.stem]}')
     exec(compile(source, path.name, 'exec'), space)
   assert (tmp_path / space['RUN_DIR'] / 'summary.json').exists()

@@ -15,8 +15,8 @@ ROOMS = (
     'pooled_kernel',
     '_neural_tangents',
   ),
-  ('boundary', 'models', 'nngp'),
-  ('random_nets', 'plots'),
+  ('boundary', 'models', 'nngp', 'normals'),
+  ('random_nets', 'plots', 'certify'),
 )
 
 

@@ -9,16 +9,31 @@ import numpy as np
 from dmm_jax import margins
 from dmm_jax import norms
 from dmm_jax import parallel
+from dmm_jax.boundary import apgd
+from dmm_jax.boundary import ddn
 from dmm_jax.boundary import deepfool
+from dmm_jax.boundary import fab
+from dmm_jax.boundary import fmn
 from dmm_jax.boundary import point as point_lib
+from dmm_jax.boundary import portfolio
+from dmm_jax.boundary import primal_dual
 from dmm_jax.boundary import projection
 from dmm_jax.boundary import rays
+from dmm_jax.boundary import superdeepfool
 from dmm_jax.boundary.point import BoundaryPoint
 from dmm_jax.boundary.point import Status
 
-METHODS = ('portfolio', 'fast', 'projection', 'deepfool', 'ray', 'linear')
-MAX_TARGETS = 9  # DeepFool's own choice for ImageNet; all of ten classes.
-FAST_GRADIENTS = 40
+SEARCHES = {
+  'projection': projection.search,
+  'deepfool': deepfool.search,
+  'superdeepfool': superdeepfool.search,
+  'fab': fab.search,
+  'ddn': ddn.search,
+  'fmn': fmn.search,
+  'apgd': apgd.search,
+  'primal_dual': primal_dual.search,
+}
+METHODS = ('portfolio', 'fast', *SEARCHES, 'ray', 'linear')
 
 
 def nearest_point(
@@ -31,7 +46,7 @@ def nearest_point(
   project=None,
   method: str = 'portfolio',
   max_gradients: int = 2000,
-  rtol: float = 1e-4,
+  rtol: float = 1e-5,
   with_normal: bool = True,
 ) -> BoundaryPoint:
   """Returns the nearest point of the decision boundary that a search finds.
@@ -49,12 +64,15 @@ def nearest_point(
       point has to stay in. `x` is taken to lie in it.
     project: linear, symmetric, idempotent map `v -> v` onto the subspace that
       perturbations are restricted to, or None.
-    method: 'portfolio', the best of the searches below over all targets (the
-      nine of largest logit where there are more); 'fast', DeepFool in at most
-      40 gradients; 'projection', DeepFool improved until the perturbation
-      meets the boundary head on; 'deepfool'; 'ray', the first crossing straight
-      ahead, along the step that is nearest to first order; or 'linear', that
-      step itself, whose end need not lie on the boundary (`Status.ESTIMATE`).
+    method: 'portfolio', the best point that projection and polish find over all
+      targets (the nine nearest to first order where there are more); 'fast',
+      the same in at most 40 gradients (plus one a class beyond ten);
+      'projection', DeepFool improved until the perturbation meets the boundary
+      head on; 'deepfool', 'superdeepfool', 'fab', 'ddn' (l2), 'fmn', 'apgd',
+      'primal_dual', as published (see their modules); 'ray', the first
+      crossing straight ahead, along the step that is nearest to first order; or
+      'linear', that step itself, whose end need not lie on the boundary
+      (`Status.ESTIMATE`).
     max_gradients: budget of value-and-gradient evaluations. One for `normal`
       comes on top.
     rtol: how far beyond the boundary, relative to `distance`, the point may be.
@@ -73,31 +91,31 @@ def nearest_point(
   label = jnp.asarray(label, jnp.int32)
   logits = logits_fn(x)
   targets = point_lib.likely_targets(
-    logits, label, min(num_classes - 1, MAX_TARGETS)
+    logits, label, min(num_classes - 1, portfolio.MAX_TARGETS)
   )
-  problem = functools.partial(
-    _solve,
-    logits_fn,
-    x,
-    label,
-    norm=norm,
-    low=low,
-    high=high,
-    project=project,
-    rtol=rtol,
-  )
-  if method == 'portfolio':
-    # Half of the budget goes to single targets, the other half to all at once.
-    share = max(2, max_gradients // 2 // len(targets))
-    one = lambda t: problem('deepfool', t[None], max_gradients=share)
-    runs = jax.vmap(one)(targets)
-    together = problem('projection', targets, max_gradients=max_gradients // 2)
-    ahead = problem('ray', targets, max_gradients=len(targets))
-    best = _best(runs, together, ahead)
-  elif method == 'fast':
-    best = problem('deepfool', targets, max_gradients=FAST_GRADIENTS)
+  space = dict(norm=norm, low=low, high=high, project=project)
+  if method in ('portfolio', 'fast'):
+    fast = method == 'fast'
+    segment = portfolio.search(
+      logits_fn,
+      x,
+      label,
+      **space,
+      max_gradients=portfolio.FAST_GRADIENTS if fast else max_gradients,
+      fast=fast,
+    )
+    best = _refine(segment, logits_fn, x, label, norm, rtol)
   else:
-    best = problem(method, targets, max_gradients=max_gradients)
+    best = _solve(
+      logits_fn,
+      x,
+      label,
+      method,
+      targets,
+      max_gradients=max_gradients,
+      rtol=rtol,
+      **space,
+    )
   best = _settle(best, x, logits, label)
   return _add_normal(best, logits_fn, label) if with_normal else best
 
@@ -134,9 +152,8 @@ def _solve(
 ):
   """Runs one search, and refines what it found."""
   shared = dict(norm=norm, low=space['low'], high=space['high'])
-  searches = {'deepfool': deepfool.search, 'projection': projection.search}
-  if method in searches:
-    segment = searches[method](
+  if method in SEARCHES:
+    segment = SEARCHES[method](
       logits_fn,
       x,
       label,
@@ -231,22 +248,6 @@ def _pack(distance, point, margin, target, status, gradients, forwards):
     integer(status),
     integer(gradients),
     integer(forwards),
-  )
-
-
-def _best(runs, *more):
-  """The nearest of several results, charged with the cost of them all."""
-  rows = jax.tree.map(
-    lambda many, *ones: jnp.concatenate([many, jnp.stack(ones)]), runs, *more
-  )
-  # Among failures the last one, over all targets, tells most.
-  i = jnp.where(
-    jnp.any(jnp.isfinite(rows.distance)),
-    jnp.argmin(rows.distance),
-    len(rows.distance) - 2,
-  )
-  return jax.tree.map(lambda column: column[i], rows)._replace(
-    gradients=jnp.sum(rows.gradients), forwards=jnp.sum(rows.forwards)
   )
 
 

@@ -1,23 +1,13 @@
-"""Figures, drawn from the files of a run directory; nothing else draws."""
+"""Figures of `experiments.random_scaling`."""
 
 import pathlib
 
-from matplotlib import figure as figure_lib
 from matplotlib import ticker
 import numpy as np
 from scipy import stats
 
 from dmm_jax import records
-
-# Distinct in grey too: every series has its own marker, dash and shade.
-_STYLES = (
-  dict(color='#0b3c5d', marker='o', linestyle='-'),
-  dict(color='#d9822b', marker='s', linestyle='--'),
-  dict(color='#328c4a', marker='^', linestyle='-.'),
-  dict(color='#b4344f', marker='D', linestyle=':'),
-  dict(color='#8a8a8a', marker='v', linestyle=(0, (5, 1, 1, 1))),
-)
-_NORMS = {'1.0': r'\ell^1', '2.0': r'\ell^2', 'inf': r'\ell^\infty'}
+from dmm_jax.plots import canvas
 
 
 def random_scaling(run_dir: pathlib.Path) -> list[pathlib.Path]:
@@ -33,38 +23,24 @@ def random_scaling(run_dir: pathlib.Path) -> list[pathlib.Path]:
     'margin': _margin(summary, results),
     'excess': _excess(summary),
   }
-  return [save(f, run_dir / 'figures' / name) for name, f in figures.items()]
-
-
-def save(figure, stem: pathlib.Path) -> pathlib.Path:
-  """Writes a figure as .png and .pdf; returns the path of the first."""
-  stem.parent.mkdir(parents=True, exist_ok=True)
-  # Without dates the same numbers give the same files.
-  figure.savefig(f'{stem}.pdf', metadata={'CreationDate': None})
-  figure.savefig(f'{stem}.png', dpi=150)
-  return stem.with_suffix('.png')
+  return [
+    canvas.save(f, run_dir / 'figures' / name) for name, f in figures.items()
+  ]
 
 
 def _load_if_there(path):
   return records.load_columns(path) if path.exists() else None
 
 
-def _grid(rows, columns, width=3.6, height=3.2):
-  figure = figure_lib.Figure(
-    figsize=(width * columns, height * rows), layout='constrained'
-  )
-  return figure, figure.subplots(rows, columns, squeeze=False)
-
-
 def _axes_by_norm(summary):
   norms = list(dict.fromkeys(row['norm'] for row in summary['rows']))
-  figure, axes = _grid(1, len(norms), height=3.8)
+  figure, axes = canvas.grid(1, len(norms), height=3.8)
   return figure, dict(zip(norms, axes[0], strict=True))
 
 
 def _style(summary, architecture):
   names = list(dict.fromkeys(row['architecture'] for row in summary['rows']))
-  return _STYLES[names.index(architecture) % len(_STYLES)]
+  return canvas.STYLES[names.index(architecture) % len(canvas.STYLES)]
 
 
 def _points(ax, n, entries, style, label):
@@ -88,21 +64,6 @@ def _log_n(ax, summary):
   shown = n if len(n) <= 6 else n[:: -(-len(n) // 6)]
   ax.set_xticks(shown, [str(v) for v in shown])
   ax.xaxis.set_minor_locator(ticker.NullLocator())
-
-
-def _log_values(ax):
-  """A logarithmic y axis with numbers on it even within one decade."""
-  ax.set_yscale('log')
-  ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-  ax.yaxis.set_major_formatter(ticker.StrMethodFormatter('{x:g}'))
-  ax.yaxis.set_minor_locator(ticker.NullLocator())
-
-
-def _legend(figure, ax, **options):
-  handles, labels = ax.get_legend_handles_labels()
-  figure.legend(
-    handles, labels, loc='outside lower center', fontsize=8, **options
-  )
 
 
 def _distance(summary):
@@ -142,8 +103,8 @@ def _distance(summary):
         ms=6,
         label='resnet20, released by De Palma et al.',
       )
-    ax.set_title(f'${_NORMS[norm]}$')
-    _log_values(ax)
+    ax.set_title(f'${canvas.NORMS[norm]}$')
+    canvas.log_values(ax)
     _log_n(ax, summary)
   first = next(iter(axes.values()))
   first.set_ylabel(
@@ -154,7 +115,7 @@ def _distance(summary):
     ' predictions are not fitted',
     fontsize=10,
   )
-  _legend(figure, first, ncols=3)
+  canvas.legend(figure, first, ncols=3)
   return figure
 
 
@@ -193,8 +154,8 @@ def _relative(summary):
         ls=':',
         label=r'slope of $1/\sqrt{n\,\ln n}$',
       )
-    ax.set_title(f'${_NORMS[norm]}$')
-    _log_values(ax)
+    ax.set_title(f'${canvas.NORMS[norm]}$')
+    canvas.log_values(ax)
     _log_n(ax, summary)
   first = next(iter(axes.values()))
   first.set_ylabel(r'median of $d_p(x)\,/\,\|x\|_p$')
@@ -203,7 +164,7 @@ def _relative(summary):
     'coloured lines: infinite width',
     fontsize=10,
   )
-  _legend(figure, first, ncols=4)
+  canvas.legend(figure, first, ncols=4)
   return figure
 
 
@@ -211,7 +172,7 @@ def _law(summary, results, bounds):
   """Distribution of distances at the largest n, beside law and flip bound."""
   names = list(dict.fromkeys(r['architecture'] for r in summary['rows']))
   norms = list(dict.fromkeys(r['norm'] for r in summary['rows']))
-  figure, axes = _grid(len(names), len(norms), height=2.4)
+  figure, axes = canvas.grid(len(names), len(norms), height=2.4)
   for i, name in enumerate(names):
     for j, norm in enumerate(norms):
       ax = axes[i, j]
@@ -266,12 +227,14 @@ def _law(summary, results, bounds):
           label='half-normal law',
         )
       ax.set(xlim=(0, 3), ylim=(0, 1.03))
-      ax.set_title(f'{name}, ${_NORMS[norm]}$, n = {last["n"]}', fontsize=9)
+      ax.set_title(
+        f'{name}, ${canvas.NORMS[norm]}$, n = {last["n"]}', fontsize=9
+      )
       if j == 0:
         ax.set_ylabel('share of inputs within')
       if i == len(names) - 1:
         ax.set_xlabel('radius / predicted scale')
-  _legend(figure, axes[0, 0], ncols=3)
+  canvas.legend(figure, axes[0, 0], ncols=3)
   return figure
 
 
@@ -279,7 +242,7 @@ def _margin(summary, results):
   """Distance against |f(x)|, both in units of their own scale."""
   names = list(dict.fromkeys(r['architecture'] for r in summary['rows']))
   norms = list(dict.fromkeys(r['norm'] for r in summary['rows']))
-  figure, axes = _grid(len(names), len(norms), height=2.4)
+  figure, axes = canvas.grid(len(names), len(norms), height=2.4)
   for i, name in enumerate(names):
     for j, norm in enumerate(norms):
       ax = axes[i, j]
@@ -315,12 +278,12 @@ def _margin(summary, results):
         label='law: proportional',
       )
       ax.set(xlim=(0, 3), ylim=(0, 4.5))
-      ax.set_title(f'{name}, ${_NORMS[norm]}$', fontsize=9)
+      ax.set_title(f'{name}, ${canvas.NORMS[norm]}$', fontsize=9)
       if j == 0:
         ax.set_ylabel('distance / predicted scale')
       if i == len(names) - 1:
         ax.set_xlabel(r'$|f(x)|$ / its root mean square')
-  _legend(figure, axes[0, 0], ncols=3)
+  canvas.legend(figure, axes[0, 0], ncols=3)
   return figure
 
 
@@ -344,9 +307,9 @@ def _excess(summary):
       )
   for norm, ax in axes.items():
     ax.axhline(1, color='black', lw=0.8)
-    ax.set_title(f'${_NORMS[norm]}$')
+    ax.set_title(f'${canvas.NORMS[norm]}$')
     _log_n(ax, summary)
   first = next(iter(axes.values()))
   first.set_ylabel('median of distance / one-gradient estimate')
-  _legend(figure, first, ncols=3)
+  canvas.legend(figure, first, ncols=3)
   return figure

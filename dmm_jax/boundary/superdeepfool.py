@@ -1,0 +1,93 @@
+"""SuperDeepFool: DeepFool's point, turned until it meets the boundary."""
+
+import jax
+import jax.numpy as jnp
+
+from dmm_jax import norms
+from dmm_jax.boundary import ddn
+from dmm_jax.boundary import fab
+from dmm_jax.boundary import point as point_lib
+from dmm_jax.boundary.point import Segment
+
+
+def search(
+  logits_fn: point_lib.LogitsFn,
+  x: jax.Array,
+  label: jax.Array,
+  *,
+  norm: float,
+  low: jax.Array,
+  high: jax.Array,
+  project=None,
+  targets: jax.Array,
+  max_gradients: int,
+  overshoot: float = 0.02,
+  rtol: float = 1e-3,
+) -> Segment:
+  """Alternates DeepFool with a projection on the boundary's normal.
+
+  DeepFool runs until the class changes; the perturbation there gives way to
+  the smallest one of equal length along the gradient there; if that falls
+  short of the boundary, DeepFool goes on from it. Ends when a projection lies
+  beyond, or when DeepFool's points come no nearer. Cheap, but it ends up to a
+  few percent from a local optimum where the boundary has a kink.
+
+  Source: Abdollahpoorrostam, Abroshan, Moosavi-Dezfooli (2024),
+  "SuperDeepFool: a new fast and accurate minimal adversarial attack",
+  https://arxiv.org/abs/2303.12481, SDF(inf, 1). Deviations: steps are exact
+  projections within the box; norms other than l2, by their dual directions;
+  the overshoot is part of each step and at least 0.1 % of the first gap, so
+  that rounding cannot stall it; it ends where the two moves alternate without
+  gain; the final search on a line is the caller's.
+
+  Args:
+    logits_fn, x, label, low, high, project, targets: as for
+      `deepfool.search`.
+    norm: 1, 2 or inf.
+    max_gradients: budget; each step and each projection takes `t`.
+    overshoot: of DeepFool's steps, as a fraction of the gap.
+    rtol: the least gain, relative, from one of DeepFool's points to the next.
+
+  Returns:
+    A `Segment` from the input to the nearest point seen beyond the boundary.
+
+  Raises:
+    ValueError: for another norm.
+  """
+  norms.check(norm)
+  rows = len(targets)
+  see = lambda p: fab.expand(logits_fn, p, label, targets, project)
+
+  def deepfool(p, seen):
+    i = fab.nearest_plane(seen, norm)
+    gap = jnp.abs(seen.loss[i])
+    gap = gap + overshoot * jnp.maximum(gap, least_gap)
+    step = norms.smallest_step(
+      -seen.gradient[i], gap, low - p, high - p, norm=norm
+    )
+    return p - x + step
+
+  def projection(p, seen):
+    downhill = -seen.gradient[jnp.argmin(seen.loss)]
+    gain = jnp.maximum(jnp.sum(downhill * (p - x)), 0.0)
+    return norms.smallest_step(downhill, gain, low - x, high - x, norm=norm)
+
+  def advance(state):
+    segment, seen, p, _ = state
+    crossed, least = seen.lead < 0, ddn.distance(segment, norm)
+    step = jnp.where(crossed, projection(p, seen), deepfool(p, seen))
+    step = ddn.inside(project, step, low - x, high - x)
+    new = jnp.clip(x + step, low, high)
+    seen = see(new)
+    segment = ddn.record(segment, new, seen, norm=norm, gradients=rows)
+    stalled = norms.norm(new - x, norm) > (1 - rtol) * least
+    return segment, seen, new, (seen.lead < 0) & (crossed | stalled)
+
+  def searching(state):
+    segment, seen, _, done = state
+    return ddn.going(segment, seen, max_gradients - rows + 1) & ~done
+
+  first = see(x)
+  least_gap = 0.05 * jnp.min(jnp.abs(first.loss))
+  start = ddn.begin(x, first, rows), first, x, jnp.bool_(False)
+  return jax.lax.while_loop(searching, advance, start)[0]

@@ -1,0 +1,47 @@
+"""What every figure needs: styles in grey too, grids, legends, files."""
+
+import pathlib
+
+from matplotlib import figure as figure_lib
+from matplotlib import ticker
+
+# Distinct in grey too: every series has its own marker, dash and shade.
+STYLES = (
+  dict(color='#0b3c5d', marker='o', linestyle='-'),
+  dict(color='#d9822b', marker='s', linestyle='--'),
+  dict(color='#328c4a', marker='^', linestyle='-.'),
+  dict(color='#b4344f', marker='D', linestyle=':'),
+  dict(color='#8a8a8a', marker='v', linestyle=(0, (5, 1, 1, 1))),
+)
+NORMS = {'1.0': r'\ell^1', '2.0': r'\ell^2', 'inf': r'\ell^\infty'}
+
+
+def save(figure, stem: pathlib.Path) -> pathlib.Path:
+  """Writes a figure as .png and .pdf; returns the path of the first."""
+  stem.parent.mkdir(parents=True, exist_ok=True)
+  # Without dates the same numbers give the same files.
+  figure.savefig(f'{stem}.pdf', metadata={'CreationDate': None})
+  figure.savefig(f'{stem}.png', dpi=150)
+  return stem.with_suffix('.png')
+
+
+def grid(rows, columns, width=3.6, height=3.2):
+  figure = figure_lib.Figure(
+    figsize=(width * columns, height * rows), layout='constrained'
+  )
+  return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def log_values(ax):
+  """A logarithmic y axis with numbers on it even within one decade."""
+  ax.set_yscale('log')
+  ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+  ax.yaxis.set_major_formatter(ticker.StrMethodFormatter('{x:g}'))
+  ax.yaxis.set_minor_locator(ticker.NullLocator())
+
+
+def legend(figure, ax, **options):
+  handles, labels = ax.get_legend_handles_labels()
+  figure.legend(
+    handles, labels, loc='outside lower center', fontsize=8, **options
+  )
