@@ -202,8 +202,10 @@ def test_portfolio_is_the_best_and_never_below_sampling(p):
   results = {
     m: boundary.measure(logits_fn, xs, norm=p, method=m) for m in SEARCHES
   }
+  best = results['portfolio'].distance
   for result in results.values():
-    assert np.all(results['portfolio'].distance <= result.distance * (1 + 1e-6))
+    # Two searches may reach one crossing, each to its tolerance of 1e-5.
+    assert np.all(best <= result.distance * (1 + 2e-5))
     flipped = jax.vmap(lambda v: jnp.argmax(logits_fn(v)))
     found = result.status == Status.FOUND
     assert np.all(flipped(result.point)[found] != flipped(xs)[found])
