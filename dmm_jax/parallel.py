@@ -70,13 +70,14 @@ def iterate_batches(
   mesh = _mesh()
   num = len(columns[0])
   batch_size = min(batch_size, max(num, 1))
-  batch_size = -(-batch_size // mesh.size) * mesh.size
+  # Devices take equal shares: a batch is padded for them, by its successors.
+  padded = -(-batch_size // mesh.size) * mesh.size
   pending = None
   with tqdm.tqdm(
     total=num, desc=progress, disable=progress is None, unit='example'
   ) as bar:
     for start in range(0, num, batch_size):
-      rows = np.arange(start, start + batch_size) % num  # Padded by wrapping.
+      rows = np.arange(start, start + padded) % num
       batch = tuple(np.asarray(c)[rows] for c in columns)
       out = _step(batch, shared, fn=fn, mesh=mesh, lanes=lanes)
       if pending is not None:

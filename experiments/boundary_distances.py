@@ -24,7 +24,7 @@ To expect on digits: the trained network's median distance is three to four
 times that of untrained ones in every norm (0.5 in l2), their 95 % quantile
 three to four times their median. Once coordinates at the box are left out,
 perturbations follow the normal to within 1 % (`aligned`); with them in, the l2
-cosine is 0.98 and 0.78.
+cosine is 0.91 (trained) and 0.85 (untrained).
 
 Verdict on each norm, by a rule fixed here: "farther" ("nearer") than untrained
 if the interval of the ratio of medians lies above (below) 1 and the median lies

@@ -46,3 +46,10 @@ def test_one_function_is_traced_once_a_shape():
 def test_batches_come_one_by_one():
   batches = parallel.iterate_batches(lambda x: x, (np.arange(5),), batch_size=2)
   assert [list(b) for b in batches] == [[0, 1], [2, 3], [4]]
+
+
+def test_batches_have_the_size_asked_for():
+  xs = np.arange(10, dtype=np.float32)
+  batches = list(parallel.iterate_batches(lambda x: 2 * x, (xs,), batch_size=3))
+  assert [len(b) for b in batches] == [3, 3, 3, 1]
+  np.testing.assert_array_equal(np.concatenate(batches), 2 * xs)
