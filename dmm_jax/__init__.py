@@ -12,6 +12,7 @@ __all__ = (
   'boundary',
   'certify',
   'data',
+  'distances',
   'margins',
   'models',
   'nngp',
@@ -19,8 +20,12 @@ __all__ = (
   'norms',
   'parallel',
   'plots',
+  'predictions',
   'random_nets',
   'records',
+  'scaling',
+  'statistics',
+  'train',
 )
 
 

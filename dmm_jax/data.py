@@ -55,6 +55,23 @@ def _digits(split):
   return xs[rows[split]], labels[rows[split]].astype(np.int32)
 
 
+def of_classes(
+  xs: np.ndarray, labels: np.ndarray, classes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Returns the examples of some classes, these renumbered from 0.
+
+  Args:
+    xs, labels: `[n, ...]`, and `[n]` integers.
+    classes: the ones to keep, in rising order.
+
+  Returns:
+    `(xs [m, ...], numbers [m], rows [m])`: places among `classes`, and in `xs`.
+  """
+  rows = np.flatnonzero(np.isin(labels, classes)).astype(np.int32)
+  numbers = np.searchsorted(classes, labels[rows]).astype(np.int32)
+  return xs[rows], numbers, rows
+
+
 def resize(xs: np.ndarray, size: int, channels: int) -> np.ndarray:
   """Returns images of `size` x `size` pixels and 1 or 3 channels.
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Initializer = Callable
 
@@ -80,6 +81,17 @@ class FullyConnected(nn.Module):
     for i, width in enumerate(self.widths):
       h = codes[f'dense{i}'] = nn.relu(dense(width, name=f'dense{i}')(h))
     return dense(self.num_classes, name='head')(h), codes
+
+
+def dense_layers(params) -> list[tuple[jax.Array, np.ndarray]]:
+  """Returns the layers `(weights, zero biases)` of a `FullyConnected`.
+
+  As `certify` takes them.
+  """
+  weights = params['params']
+  names = [f'dense{i}' for i in range(len(weights) - 1)] + ['head']
+  kernels = [weights[name]['kernel'] for name in names]
+  return [(w, np.zeros(w.shape[1:], np.float32)) for w in kernels]
 
 
 class Convolutional(nn.Module):

@@ -12,6 +12,9 @@ Whole files are written aside and renamed, so that a run killed at any moment
 leaves no half of one.
 """
 
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
 import contextlib
 import dataclasses
 import datetime
@@ -22,6 +25,8 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import time
+from typing import Any
 import zipfile
 
 import jax
@@ -208,6 +213,52 @@ def load_chunk(run_dir, name: str) -> dict[str, np.ndarray] | None:
     return load_columns(path)
   except (FileNotFoundError, EOFError, ValueError, zipfile.BadZipFile):
     return None
+
+
+def resume(
+  run_dir: pathlib.Path,
+  names: list[str],
+  compute: Callable[[int], Iterable[Any]],
+  *,
+  load: Callable = load_chunk,
+  save: Callable = save_chunk,
+) -> Iterator[Any]:
+  """Yields the parts of a run in order: those that are there, then the rest.
+
+  Each is saved before it is yielded, and its seconds, the first one's with
+  compilation, are logged.
+
+  Args:
+    run_dir: where.
+    names: of the parts; those after the first missing one are computed anew.
+    compute: number of parts that are there -> the others.
+    load, save: `(run_dir, name) -> part or None`, `(run_dir, name, part)`; for
+      parts that are more than one table.
+  """
+  done = 0
+  for name in names:
+    part = load(run_dir, name)
+    if part is None:
+      break
+    done += 1
+    yield part
+  if done == len(names):
+    return
+  tick = time.perf_counter()
+  for name, part in zip(names[done:], compute(done), strict=True):
+    save(run_dir, name, part)
+    tock = time.perf_counter()
+    log(run_dir, unit=name, seconds=round(tock - tick, 4))
+    tick = tock
+    yield part
+
+
+def select(table: dict[str, np.ndarray], **wanted) -> dict[str, np.ndarray]:
+  """Returns the rows of a table where the named columns have these values."""
+  keep = np.logical_and.reduce(
+    [table[column] == value for column, value in wanted.items()]
+  )
+  return {name: column[keep] for name, column in table.items()}
 
 
 def concatenate(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

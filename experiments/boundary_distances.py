@@ -33,27 +33,24 @@ above (below) that of every untrained network; else "not told apart".
 
 import dataclasses
 import math
-import time
 from typing import NamedTuple
 
 import jax
 from jax import flatten_util
 import numpy as np
-import optax
-from scipy import stats
 import tqdm
 
 from dmm_jax import boundary
+from dmm_jax import certify
 from dmm_jax import data
-from dmm_jax import margins
+from dmm_jax import distances
 from dmm_jax import models
-from dmm_jax import normals
 from dmm_jax import parallel
 from dmm_jax import plots
 from dmm_jax import records
+from dmm_jax import train
 from experiments import common
 
-QUANTILES = (5, 25, 50, 75, 95)
 MODELS = {
   'fully_connected': lambda config, k: models.FullyConnected(
     config.depth * (config.width,), k
@@ -139,18 +136,14 @@ def run(config: Config) -> dict:
   check_method(config)
   # Before the directory is made: a set that is not there leaves none behind.
   sets = load_sets(config)
-  run_dir = records.open_run(
-    config.workdir, config, 'experiments.boundary_distances'
+  return common.conduct(
+    config,
+    'experiments.boundary_distances',
+    collect=lambda config, run_dir: collect(config, run_dir, *sets),
+    summarize=summarize,
+    draw=plots.boundary_distances,
+    report=report,
   )
-  if not (run_dir / 'results.npz').exists():
-    collect(config, run_dir, *sets)
-  summary = summarize(config, run_dir)
-  records.write_json(run_dir / 'summary.json', summary)
-  figures = plots.boundary_distances(run_dir)
-  records.finish_run(run_dir)
-  report(summary)
-  print(f'\nfigures: {", ".join(map(str, figures))}')
-  return summary
 
 
 def check_method(config):
@@ -176,11 +169,7 @@ def load_sets(config):
   classes = np.unique(sets['train'][1])
   if config.classes != 'all':
     classes = chosen_classes(config, classes)
-  kept = {}
-  for split, (xs, labels) in sets.items():
-    rows = np.flatnonzero(np.isin(labels, classes))
-    number = np.searchsorted(classes, labels[rows]).astype(np.int32)
-    kept[split] = xs[rows], number, rows.astype(np.int32)
+  kept = {name: data.of_classes(*pair, classes) for name, pair in sets.items()}
   examples = tuple(v[: config.num_examples] for v in kept[config.split])
   return classes, kept['train'][:2], examples
 
@@ -217,7 +206,7 @@ def networks(config, run_dir, module, train_set):
     drawn = (module.init(key, one) for key in keys[2:])
     rows = [flatten_util.ravel_pytree(params)[0] for params in drawn]
     if config.network == 'trained':
-      params = train(config, run_dir, keys[1], module, unravel(flat), train_set)
+      params = fit(config, run_dir, keys[1], module, unravel(flat), train_set)
       rows.insert(0, flatten_util.ravel_pytree(params)[0])
     names = ['trained'] * (config.network == 'trained')
     names += ['fresh'] * config.num_fresh
@@ -234,43 +223,23 @@ def networks(config, run_dir, module, train_set):
   return list(zip(names, draws, params, strict=True))
 
 
-def train(config, run_dir, key, module, params, train_set, batch_size=128):
-  """Minimises cross-entropy by Adam, the rate falling to 0 along a cosine.
-
-  Deliberately plain, and the same for the same seed: one permutation an epoch.
-  """
-  num = len(train_set[0])
-  batch_size = min(batch_size, num)
-  steps = num // batch_size
-  rate = optax.cosine_decay_schedule(
-    config.learning_rate, config.epochs * steps
+def fit(config, run_dir, key, module, params, train_set):
+  history = train.epochs(
+    key,
+    lambda params, x: module.apply(params, x)[0],
+    params,
+    *train_set,
+    num_epochs=config.epochs,
+    learning_rate=config.learning_rate,
   )
-  optimizer = optax.adam(rate)
-
-  def loss(params, xs, labels):
-    logits = jax.vmap(lambda x: module.apply(params, x)[0])(xs)
-    return optax.softmax_cross_entropy_with_integer_labels(
-      logits, labels
-    ).mean()
-
-  @jax.jit
-  def epoch(state, key, xs, labels):
-    def step(state, rows):
-      params, inner = state
-      value, slope = jax.value_and_grad(loss)(params, xs[rows], labels[rows])
-      change, inner = optimizer.update(slope, inner)
-      return (optax.apply_updates(params, change), inner), value
-
-    order = jax.random.permutation(key, num)[: steps * batch_size]
-    return jax.lax.scan(step, state, order.reshape(steps, batch_size))
-
-  state = params, optimizer.init(params)
-  with tqdm.trange(config.epochs, desc='training', unit='epoch') as bar:
-    for i in bar:
-      state, values = epoch(state, jax.random.fold_in(key, i), *train_set)
-      records.log(run_dir, epoch=i, loss=float(values.mean()))
-      bar.set_postfix(loss=f'{values.mean():.4f}')
-  return state[0]
+  with tqdm.tqdm(
+    history, desc='training', total=config.epochs, unit='epoch'
+  ) as bar:
+    for i, state in enumerate(bar):
+      params, loss = state
+      records.log(run_dir, epoch=i, loss=loss)
+      bar.set_postfix(loss=f'{loss:.4f}')
+  return params
 
 
 # --- Measuring -------------------------------------------------------------
@@ -316,46 +285,23 @@ def collect(config, run_dir, classes, train_set, examples):
 
 def solver(config, module, norm):
   """Returns the function of one example that `parallel` spreads."""
-  bounds = (0.0, 1.0) if config.box else None
 
   def solve(x, label, params):
-    logits_fn = lambda v: module.apply(params, v)[0]
-    logits = logits_fn(x)
-    predicted = logits.argmax().astype(label.dtype)
-    label = jax.lax.select(label < 0, predicted, label)
-    found = boundary.nearest_point(
-      logits_fn,
+    return distances.examine(
+      lambda v: module.apply(params, v)[0],
       x,
       label,
       norm=norm,
-      bounds=bounds,
+      bounds=box(config),
       method=config.method,
       max_gradients=config.max_gradients,
     )
-    align = lambda box: normals.alignment(
-      found.point - x, found.normal, x, norm=norm, bounds=box
-    )
-    return {
-      'label': label,
-      'predicted': predicted,
-      'margin': margins.margin(logits, label),
-      'alignment': align(bounds),
-      'alignment_unboxed': align(None),
-      'margin_at_point': found.margin,
-      **{
-        name: getattr(found, name)
-        for name in (
-          'distance',
-          'target',
-          'status',
-          'gradients',
-          'forwards',
-          'point',
-        )
-      },
-    }
 
   return solve
+
+
+def box(config):
+  return (0.0, 1.0) if config.box else None
 
 
 def measure_unit(config, run_dir, unit, solve, classes, examples):
@@ -365,50 +311,39 @@ def measure_unit(config, run_dir, unit, solve, classes, examples):
     labels = np.full_like(labels, -1)  # Its own predictions.
   size = min(config.batch_size, len(xs))
   starts = range(0, len(xs), size)
+
+  def compute(done):
+    # Whole batches, the last one filled up from the first: a run that goes on
+    # computes in the same shapes as an unbroken one, and so to the same bits.
+    rows = (np.array(starts[done:])[:, None] + np.arange(size)) % len(xs)
+    batches = parallel.iterate_batches(
+      solve,
+      (xs[rows.ravel()], labels[rows.ravel()]),
+      shared=(unit.params,),
+      batch_size=size,
+    )
+    for start, batch, found in zip(starts[done:], rows, batches, strict=True):
+      found['lower'] = lower_bounds(config, unit, xs[batch], found)
+      count = min(size, len(xs) - start)
+      found = {name: column[:count] for name, column in found.items()}
+      part = xs[batch[:count]], index, start, found
+      yield to_part(config, unit, classes, *part)
+
   prefix = f'{unit.name}{unit.draw}-l{unit.norm:g}'
-  label = lambda start: f'{prefix}-{start:06d}'
-  while starts:
-    part = load_part(run_dir, label(starts[0]))
-    if None in part:
-      break
-    yield part
-    starts = starts[1:]
-  if not starts:
-    return
-  # Whole batches, padded by wrapping: a run that goes on computes in the same
-  # shapes as an unbroken one, and so to the same bits.
-  padded = -(-size // jax.device_count()) * jax.device_count()
-  rows = (np.array(starts)[:, None] + np.arange(padded)) % len(xs)
-  batches = parallel.iterate_batches(
-    solve,
-    (xs[rows.ravel()], labels[rows.ravel()]),
-    shared=(unit.params,),
-    batch_size=padded,
-  )
-  tick = time.perf_counter()
-  for start, batch, found in zip(starts, rows, batches, strict=True):
-    found['lower'] = lower_bounds(config, unit, xs[batch], found)
-    keep = slice(0, min(size, len(xs) - start))
-    found = {name: column[keep] for name, column in found.items()}
-    part = to_part(config, unit, classes, xs[batch][keep], index, start, found)
-    save_part(run_dir, label(start), *part)
-    tock = time.perf_counter()
-    # The first of a norm's times includes compilation.
-    seconds = round(tock - tick, 4)
-    records.log(run_dir, unit=label(start), seconds=seconds)
-    tick = tock
-    yield part
+  names = [f'{prefix}-{start:06d}' for start in starts]
+  return records.resume(run_dir, names, compute, load=load_part, save=save_part)
 
 
-def load_part(run_dir, label):
-  return tuple(
-    records.load_chunk(run_dir, name) for name in (label, f'{label}-points')
-  )
+def load_part(run_dir, name):
+  names = name, f'{name}-points'
+  part = tuple(records.load_chunk(run_dir, name) for name in names)
+  return None if None in part else part
 
 
-def save_part(run_dir, label, rows, points):
-  records.save_chunk(run_dir, f'{label}-points', points)
-  records.save_chunk(run_dir, label, rows)
+def save_part(run_dir, name, part):
+  rows, points = part
+  records.save_chunk(run_dir, f'{name}-points', points)
+  records.save_chunk(run_dir, name, rows)
 
 
 def lower_bounds(config, unit, xs, found):
@@ -416,23 +351,13 @@ def lower_bounds(config, unit, xs, found):
   none = np.full(len(xs), np.nan)
   if not config.certify or config.model != 'fully_connected':
     return none
-  try:
-    from dmm_jax import certify
-  except ImportError:
-    return none
-  weights = unit.params['params']
-  names = [f'dense{i}' for i in range(config.depth)] + ['head']
-  layers = [
-    (weights[name]['kernel'], np.zeros(weights[name]['kernel'].shape[1:], 'f'))
-    for name in names
-  ]
   # Without the ascent of slopes: a little lower, several times faster.
   lower = certify.lower_bounds(
-    layers,
+    models.dense_layers(unit.params),
     xs.reshape(len(xs), -1),
     found['label'],
     norm=unit.norm,
-    bounds=(0.0, 1.0) if config.box else None,
+    bounds=box(config),
     num_steps=0,
     batch_size=len(xs),
   )
@@ -464,12 +389,16 @@ def summarize(config, run_dir):
   results = records.load_columns(run_dir / 'results.npz')
   rows, compared = [], []
   for p in tqdm.tqdm(config.norms, desc='intervals'):
-    fresh = select(results, 'fresh', p)
+    fresh = records.select(results, network='fresh', norm=p)
+    null = distances.describe(fresh)
     if config.network == 'trained':
-      trained = select(results, 'trained', p)
-      rows.append(describe(trained, p))
-      compared.append(compare(trained, fresh, p))
-    rows.append(describe(fresh, p))
+      trained = records.select(results, network='trained', norm=p)
+      rows.append(distances.describe(trained))
+      ratio = distances.ratio_of_medians(trained, fresh)
+      (median,) = rows[-1]['by_draw']
+      said = verdict(ratio['interval'], median, null['by_draw'])
+      compared.append({'norm': str(p), 'ratio': ratio, 'verdict': said})
+    rows.append(null)
   return {
     'question': __doc__.split('\n')[0],
     'dataset': config.dataset,
@@ -477,93 +406,6 @@ def summarize(config, run_dir):
     'rows': rows,
     'compared_with_untrained': compared,
   }
-
-
-def select(table, network, norm):
-  keep = (table['network'] == network) & (table['norm'] == norm)
-  return {column: values[keep] for column, values in table.items()}
-
-
-def describe(found, p):
-  """The distances of one network, or of all untrained ones, in one norm."""
-  draws = found['draw'].max() + 1
-  # Those of one example stay together: [examples, draws].
-  distance = found['distance'].reshape(draws, -1).T
-  there = found['status'] == boundary.Status.FOUND
-  lower = found['lower'][there]
-  ratio = lower / found['distance'][there]
-  return {
-    'network': str(found['network'][0]),
-    'norm': str(p),
-    'n': distance.size,
-    'examples': len(distance),
-    'draws': int(draws),
-    'misclassified': share(found['status'] == boundary.Status.MISCLASSIFIED),
-    'not_found': share(np.isinf(found['distance'])),
-    'quantiles': {
-      str(q): with_interval(quantile(q), distance) for q in QUANTILES
-    },
-    'by_draw': [float(v) for v in quantile(50)(distance.T[:, :, None])],
-    'alignment': middle(found['alignment'][there]),
-    'alignment_unboxed': middle(found['alignment_unboxed'][there]),
-    'gradients': float(np.mean(found['gradients'])),
-    'forwards': float(np.mean(found['forwards'])),
-    'lower_over_distance': middle(ratio),
-    # Must be 0: a bound above a point that was seen.
-    'lower_violations': int(np.sum(ratio > 1 + 1e-4)),
-  }
-
-
-def quantile(percent):
-  """The smallest value that `percent` of the values do not exceed.
-
-  Without interpolation, which would make NaN of infinite neighbours.
-  """
-
-  def statistic(values):
-    flat = values.reshape(*values.shape[:-2], -1)
-    rank = math.ceil(percent / 100 * flat.shape[-1])
-    return np.sort(flat, axis=-1)[..., max(rank, 1) - 1]
-
-  return statistic
-
-
-def with_interval(statistic, values):
-  low, high = common.bootstrap(statistic, [values])
-  return {'value': float(statistic(values)), 'interval': [low, high]}
-
-
-def share(hits):
-  """A share with its Wilson interval."""
-  test = stats.binomtest(int(hits.sum()), len(hits))
-  interval = test.proportion_ci(method='wilson')
-  return {
-    'value': float(hits.mean()),
-    'interval': [float(interval.low), float(interval.high)],
-  }
-
-
-def middle(values):
-  """The median of what is finite; NaN if nothing is."""
-  values = values[np.isfinite(values)]
-  return float(np.median(values)) if len(values) else float('nan')
-
-
-def compare(trained, fresh, p):
-  """The ratio of medians, trained over untrained, on the same examples."""
-  draws = fresh['draw'].max() + 1
-  columns = np.concatenate([trained['distance'], fresh['distance']])
-  columns = columns.reshape(draws + 1, -1).T
-
-  def ratio(values):
-    # Infinite medians, where most searches failed, have no ratio: NaN.
-    with np.errstate(divide='ignore', invalid='ignore'):
-      return quantile(50)(values[..., :1]) / quantile(50)(values[..., 1:])
-
-  found = with_interval(ratio, columns)
-  medians = quantile(50)(columns.T[:, :, None])
-  said = verdict(found['interval'], medians[0], medians[1:])
-  return {'norm': str(p), 'ratio': found, 'verdict': said}
 
 
 def verdict(interval, median, nulls):
@@ -582,8 +424,6 @@ def report(summary):
   said = {row['norm']: row for row in summary['compared_with_untrained']}
   rows = []
   for row in summary['rows']:
-    centre = row['quantiles']['50']
-    low, high = centre['interval']
     null = said.get(row['norm']) if row['network'] == 'trained' else None
     lower = row['lower_over_distance']
     rows.append(
@@ -592,7 +432,7 @@ def report(summary):
         row['norm'].removesuffix('.0'),
         str(row['n']),
         *(f'{row["quantiles"][q]["value"]:.3g}' for q in ('5', '25')),
-        f'{centre["value"]:.3g} [{low:.3g}, {high:.3g}]',
+        common.with_interval(row['quantiles']['50'], '.3g'),
         *(f'{row["quantiles"][q]["value"]:.3g}' for q in ('75', '95')),
         f'{row["misclassified"]["value"]:.1%}',
         f'{row["not_found"]["value"]:.1%}',

@@ -1,18 +1,16 @@
-"""What every experiment script needs: flags, presets, tables, intervals."""
+"""What every experiment script needs: flags, presets, steps, tables."""
 
+from collections.abc import Callable
 import concurrent.futures
 import contextlib
 import dataclasses
 import os
 import sys
 import typing
-import warnings
 
 from absl import app
 from absl import flags
 import jax
-import numpy as np
-from scipy import stats
 
 from dmm_jax import records
 
@@ -132,40 +130,45 @@ def workers(num):
     pool.shutdown(cancel_futures=True)
 
 
-def bootstrap(
-  statistic, samples: list[np.ndarray], *, resamples: int = 1000, seed: int = 0
-) -> tuple[float, float]:
-  """Returns the 95 % percentile-bootstrap interval of a statistic.
+def conduct(
+  config,
+  experiment: str,
+  *,
+  collect: Callable,
+  summarize: Callable,
+  draw: Callable,
+  report: Callable,
+) -> dict:
+  """Goes from a run directory to its report; a finished run shows it again.
 
   Args:
-    statistic: `*samples -> number`, where each sample is `[..., m, k]` and the
-      last two axes are to be reduced: m units drawn independently, k values of
-      each, which stay together.
-    samples: arrays `[m_i, k]`, resampled over the m_i, independently.
-    resamples: how many.
-    seed: of the resampling.
+    config: with a `workdir`.
+    experiment: the module that `python -m` runs.
+    collect: `(config, run_dir)`, writes results.npz, last of its files; not
+      called where that is there.
+    summarize: `(config, run_dir) -> summary`.
+    draw: `run_dir -> paths` of figures.
+    report: prints a summary.
+
+  Returns:
+    The summary, as written to summary.json.
   """
+  run_dir = records.open_run(config.workdir, config, experiment)
+  if not (run_dir / 'results.npz').exists():
+    collect(config, run_dir)
+  summary = summarize(config, run_dir)
+  records.write_json(run_dir / 'summary.json', summary)
+  figures = draw(run_dir)
+  records.finish_run(run_dir)
+  report(summary)
+  print(f'\nfigures: {", ".join(map(str, figures))}')
+  return summary
 
-  def of_rows(*rows, axis):
-    del axis
-    return statistic(*(s[r] for s, r in zip(samples, rows, strict=True)))
 
-  if min(map(len, samples)) < 2:
-    return float('nan'), float('nan')
-  # Infinite values, of failed searches, are meant; scipy warns of them.
-  with np.errstate(invalid='ignore'), warnings.catch_warnings():
-    warnings.simplefilter('ignore', stats.DegenerateDataWarning)
-    result = stats.bootstrap(
-      [np.arange(len(s)) for s in samples],
-      of_rows,
-      n_resamples=resamples,
-      batch=50,
-      method='percentile',
-      vectorized=True,
-      rng=np.random.default_rng(seed),
-    )
-  interval = result.confidence_interval
-  return float(interval.low), float(interval.high)
+def with_interval(entry: dict, spec: str) -> str:
+  """A number and its interval as text, each in the format `spec`."""
+  low, high = (format(v, spec) for v in entry['interval'])
+  return f'{entry["value"]:{spec}} [{low}, {high}]'
 
 
 def print_table(header: list[str], rows: list[list[str]]) -> None:

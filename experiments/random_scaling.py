@@ -32,40 +32,20 @@ slope that the infinitely wide network has over the same sizes.
 
 import dataclasses
 import functools
-import time
 import zlib
 
 import jax
 import numpy as np
-from scipy import stats
 import tqdm
 
-from dmm_jax import boundary
 from dmm_jax import data
-from dmm_jax import nngp
 from dmm_jax import parallel
 from dmm_jax import plots
+from dmm_jax import predictions
 from dmm_jax import random_nets
 from dmm_jax import records
+from dmm_jax import scaling
 from experiments import common
-
-# Medians that the authors released for their ResNet20 (300 networks x 10
-# uniform images, the best of 8 to 12 attacks): n, l1, l2, linf.
-RELEASED = (
-  (432, 5.307, 0.4980, 0.03963),
-  (768, 5.377, 0.5962, 0.02508),
-  (1200, 7.174, 0.5602, 0.02004),
-  (1728, 8.561, 0.5912, 0.01534),
-  (2352, 9.677, 0.5428, 0.01617),
-  (3072, 11.089, 0.5508, 0.01374),
-  (3888, 12.020, 0.5905, 0.01161),
-  (4800, 12.732, 0.5548, 0.01002),
-  (5808, 14.191, 0.6285, 0.00934),
-  (6912, 15.471, 0.5729, 0.00775),
-  (8112, 16.524, 0.5008, 0.00731),
-  (9408, 17.714, 0.5362, 0.00690),
-  (10800, 19.033, 0.5917, 0.00669),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,18 +131,14 @@ def run(config: Config) -> dict:
   """Runs the experiment, and returns what it wrote to summary.json."""
   common.check(config)
   check_sizes(config)
-  run_dir = records.open_run(
-    config.workdir, config, 'experiments.random_scaling'
+  return common.conduct(
+    config,
+    'experiments.random_scaling',
+    collect=collect,
+    summarize=summarize,
+    draw=plots.random_scaling,
+    report=report,
   )
-  if not (run_dir / 'results.npz').exists():
-    collect(config, run_dir)
-  summary = summarize(config, run_dir)
-  records.write_json(run_dir / 'summary.json', summary)
-  figures = plots.random_scaling(run_dir)
-  records.finish_run(run_dir)
-  report(summary)
-  print(f'\nfigures: {", ".join(map(str, figures))}')
-  return summary
 
 
 def check_sizes(config):
@@ -228,24 +204,23 @@ def chunk_starts(config):
 
 def measure_unit(config, run_dir, name, size, bar):
   """One architecture at one size, chunk by chunk."""
-  starts = chunk_starts(config)
-  label = lambda start: f'{name}-{size}-{start:06d}'
+  names = [f'{name}-{size}-{start:06d}' for start in chunk_starts(config)]
+  compute = functools.partial(measure_chunks, config, name, size, bar)
   parts = []
-  while len(parts) < len(starts):
-    part = records.load_chunk(run_dir, label(starts[len(parts)]))
-    if part is None:
-      break
+  for part in records.resume(run_dir, names, compute):
     parts.append(part)
     bar.update()
-  starts = starts[len(parts) :]
-  if not starts:
-    return records.concatenate(parts)
+  return records.concatenate(parts)
+
+
+def measure_chunks(config, name, size, bar, done):
+  """Yields the columns of every chunk but the first `done`."""
   bar.set_description(f'{name} {size}x{size}')
   pool, draw = input_source(config, size)
   sample = random_nets.sampler(
     random_nets.ARCHITECTURES[name].module(config.width),
     exponents=config.norms,
-    bounds=(0.0, 1.0) if config.box else None,
+    bounds=box(config),
     method=config.attack,
     max_gradients=config.max_gradients,
   )
@@ -254,6 +229,7 @@ def measure_unit(config, run_dir, name, size, bar):
     key_weights, key_inputs = unit_keys(config, name, size, network)
     return sample(key_weights, draw(key_inputs, pool))
 
+  starts = chunk_starts(config)[done:]
   batches = parallel.iterate_batches(
     one,
     (np.arange(starts[0], config.num_networks),),
@@ -262,18 +238,12 @@ def measure_unit(config, run_dir, name, size, bar):
     # Every network has its own weights: nothing is gained by batching on CPU.
     lanes=1 if jax.default_backend() == 'cpu' else None,
   )
-  tick = time.perf_counter()
   for start, found in zip(starts, batches, strict=True):
-    part = to_rows(config, name, size, start, found)
-    records.save_chunk(run_dir, label(start), part)
-    parts.append(part)
-    bar.update()
-    tock = time.perf_counter()
-    # The first of a unit's times includes compilation.
-    seconds = round(tock - tick, 4)
-    records.log(run_dir, unit=label(start), seconds=seconds)
-    tick = tock
-  return records.concatenate(parts)
+    yield to_rows(config, name, size, start, found)
+
+
+def box(config):
+  return (0.0, 1.0) if config.box else None
 
 
 def input_source(config, size):
@@ -305,29 +275,24 @@ def unit_keys(config, name, size, network):
 
 def to_rows(config, name, size, start, found):
   """Flattens `Distances [networks, images, norms]` into columns."""
-  shape = found.distance.shape
-  spread = lambda v, axis: np.broadcast_to(
-    np.expand_dims(v, tuple(i for i in range(3) if i != axis)), shape
-  ).ravel()
-  return {
-    'architecture': np.full(found.distance.size, name, 'U16'),
-    'n': np.full(found.distance.size, config.channels * size**2, np.int32),
-    'norm': spread(np.array(config.norms, np.float32), 2),
-    'network': spread(np.arange(start, start + shape[0], dtype=np.int32), 0),
-    'image': spread(np.arange(shape[1], dtype=np.int32), 1),
-    'margin': np.repeat(found.margin.ravel(), shape[2]),
-    **{
-      field: getattr(found, field).ravel()
-      for field in (
-        'distance',
-        'estimate',
-        'input_norm',
-        'status',
-        'gradients',
-        'forwards',
-      )
-    },
+  networks, images, _ = found.distance.shape
+  network, image, norm = np.meshgrid(
+    np.arange(start, start + networks, dtype=np.int32),
+    np.arange(images, dtype=np.int32),
+    np.array(config.norms, np.float32),
+    indexing='ij',
+  )
+  columns = {
+    'architecture': np.full(network.shape, name, 'U16'),
+    'n': np.full(network.shape, config.channels * size**2, np.int32),
+    'norm': norm,
+    'network': network,
+    'image': image,
+    'margin': np.broadcast_to(found.margin[..., None], network.shape),
   }
+  of_norms = 'distance estimate input_norm status gradients forwards'.split()
+  columns |= {field: getattr(found, field) for field in of_norms}
+  return {field: column.ravel() for field, column in columns.items()}
 
 
 # --- Predicting ------------------------------------------------------------
@@ -335,13 +300,15 @@ def to_rows(config, name, size, start, found):
 
 def predict_unit(config, run_dir, name, size, bar):
   """`(scales, bounds)` at the first images that are measured."""
-  label = f'infinite-{name}-{size}'
-  part = records.load_chunk(run_dir, label)
-  if part is None:
+
+  def compute():
     bar.set_description(f'infinite {name} {size}x{size}')
-    part = predict_rows(config, name, size)
-    records.save_chunk(run_dir, label, part)
-  bar.update()
+    xs = [
+      first_image(config, name, size, i) for i in range(config.num_predicted)
+    ]
+    return predictions.law(name, xs, config.norms, bounds=box(config))
+
+  part = kept(run_dir, f'infinite-{name}-{size}', compute, bar)
   is_bound = part.pop('is_bound')
   return tuple(
     {column: values[keep] for column, values in part.items()}
@@ -349,78 +316,31 @@ def predict_unit(config, run_dir, name, size, bar):
   )
 
 
-def predict_rows(config, name, size):
-  kernel_fn = infinite(name)
-  pool, draw = input_source(config, size)
-  keys = [
-    unit_keys(config, name, size, i)[1] for i in range(config.num_predicted)
-  ]
-  xs = [np.asarray(draw(key, pool))[0] for key in keys]
-  laws = []
-  for x in xs:
-    # Pooling alone couples pixels; without it one probe is exact.
-    probes = 8 if name == 'lenet' else 1
-    variance = nngp.gradient_variance(kernel_fn, x, num_probes=probes)
-    gain = kernel_fn.gain or x.size * float(variance.max())
-    sigma = nngp.output_variance(kernel_fn, x) ** 0.5
-    laws.append((x, sigma, np.sqrt(variance).ravel(), gain))
-  rows = []
-  for p in config.norms:
-    scales = [
-      nngp.scale_of_gradient(
-        sigma, root, x, p, bounds=(0.0, 1.0) if config.box else None
-      )
-      for x, sigma, root, _ in laws
-    ]
-    for x, scale in zip(xs, scales, strict=True):
-      rows.append((False, p, scale, np.linalg.norm(x.ravel(), p), 0, 0, 0))
-    # Radii up to the law's 99.7 % quantile.
-    radii = 3 * np.mean(scales) * np.arange(1, 61) / 60
-    bound = np.mean(
-      [
-        nngp.flip_bound(kernel_fn, x, radii, p, gain=gain, variance=sigma**2)
-        for x, sigma, _, gain in laws
-      ],
-      axis=0,
-    )
-    law = nngp.distance_cdf(scales, radii)
-    for values in zip(radii, law, bound, strict=True):
-      rows.append((True, p, np.mean(scales), 0, *values))
-  names = 'is_bound norm scale input_norm radius law bound'.split()
-  columns = map(np.array, zip(*rows, strict=True))
-  return {
-    'architecture': np.full(len(rows), name, 'U16'),
-    'n': np.full(len(rows), config.channels * size**2, np.int32),
-    **dict(zip(names, columns, strict=True)),
-  }
-
-
-def infinite(name):
-  return getattr(nngp, random_nets.ARCHITECTURES[name].infinite)()[2]
-
-
 def draw_unit(config, run_dir, size, bar):
   """Infinitely wide dense networks along rays: what curvature adds."""
-  label = f'draws-{size}'
-  part = records.load_chunk(run_dir, label)
-  if part is None:
+  name = 'fully_connected'
+
+  def compute():
     bar.set_description(f'infinite rays {size}x{size}')
-    pool, draw = input_source(config, size)
-    keys = unit_keys(config, 'fully_connected', size, 0)
-    x = np.asarray(draw(keys[1], pool))[0]
-    kernel_fn = infinite('fully_connected')
-    found = [
-      nngp.distance_draws(keys[0], kernel_fn, x, p, config.infinite_draws)
-      for p in config.norms
-    ]
-    linear, straight = (np.concatenate(v) for v in zip(*found, strict=True))
-    part = {
-      'n': np.full(linear.size, x.size, np.int32),
-      'norm': np.repeat(config.norms, config.infinite_draws),
-      'linear': linear,
-      'straight': straight,
-    }
-    records.save_chunk(run_dir, label, part)
+    key, _ = unit_keys(config, name, size, 0)
+    x = first_image(config, name, size, 0)
+    return predictions.draws(key, name, x, config.norms, config.infinite_draws)
+
+  return kept(run_dir, f'draws-{size}', compute, bar)
+
+
+def first_image(config, name, size, network):
+  pool, draw = input_source(config, size)
+  _, key = unit_keys(config, name, size, network)
+  return np.asarray(draw(key, pool))[0]
+
+
+def kept(run_dir, name, compute, bar):
+  """A chunk of the run, computed where it is not there."""
+  part = records.load_chunk(run_dir, name)
+  if part is None:
+    part = compute()
+    records.save_chunk(run_dir, name, part)
   bar.update()
   return part
 
@@ -430,35 +350,17 @@ def draw_unit(config, run_dir, size, bar):
 
 def summarize(config, run_dir):
   """Every number with n, interval, prediction, and verdict."""
-  results, predictions, bounds, draws = (
-    records.load_columns(path) if path.exists() else None
-    for name in ('results', 'predictions', 'bounds', 'infinite')
-    for path in [run_dir / f'{name}.npz']
-  )
+  tables = {
+    path.stem: records.load_columns(path) for path in run_dir.glob('*.npz')
+  }
   rows = []
   for name in tqdm.tqdm(config.architectures, desc='intervals'):
     for p in config.norms:
-      of = functools.partial(select, architecture=name, norm=p)
-      sizes = [
-        at_size(config, of(results, n=n), of(predictions, n=n), of(bounds, n=n))
-        for n in sorted({config.channels * s**2 for s in config.sizes})
-      ]
-      for row in sizes if name == 'fully_connected' and draws else ():
-        drawn = select(draws, norm=p, n=row['n'])
-        if len(drawn['n']):
-          ratio = (drawn['straight'] / drawn['linear'])[:, None]
-          row['infinite_excess'] = with_interval(_median, ratio)
-      rows.append(
-        {
-          'architecture': name,
-          'norm': str(p),
-          **judge(config, of(results), sizes, p),
-          'sizes': sizes,
-        }
-      )
+      found = scaling.by_dimension(tables, name, p)
+      rows.append({'architecture': name, 'norm': str(p), **judge(found)})
   reference = [
     {'n': n, '1.0': one, '2.0': two, 'inf': top}
-    for n, one, two, top in RELEASED
+    for n, one, two, top in random_nets.RELEASED_RESNET20
   ]
   return {
     'question': __doc__.split('\n')[0],
@@ -468,123 +370,14 @@ def summarize(config, run_dir):
   }
 
 
-def select(table, **wanted):
-  """The rows of a table where the named columns have the values given."""
-  if table is None:
-    return None
-  keep = np.ones(len(table['n']), bool)
-  for column, value in wanted.items():
-    keep &= table[column] == value
-  return {name: column[keep] for name, column in table.items()}
-
-
-def at_size(config, found, prediction, bound):
-  """What was measured and predicted at one size."""
-  grid = lambda column: found[column].reshape(-1, config.num_images)
-  distance, estimate = grid('distance'), grid('estimate')
-  relative = distance / grid('input_norm')
-  row = {
-    'n': int(found['n'][0]),
-    'networks': len(distance),
-    'images': distance.size,
-    'not_found': int(np.sum(found['status'] != FOUND[config.attack])),
-    'median': with_interval(_median, distance),
-    'relative': with_interval(_median, relative),
-    'excess': with_interval(_median, distance / estimate),
-    'quantile_40_50': with_interval(_quantile_ratio(40), estimate),
-    'quantile_60_50': with_interval(_quantile_ratio(60), estimate),
-    'gradients': float(np.mean(found['gradients'])),
-  }
-  if prediction is None or not len(prediction['n']):
-    # No closed form: the finite networks' own root mean square margin over
-    # their mean gradient, which knows nothing of the boundary's place.
-    gradient = found['margin'] / found['estimate']
-    scale = np.sqrt(np.mean(found['margin'] ** 2)) / np.mean(gradient)
-    row |= {'predicted': float(stats.halfnorm.ppf(0.5) * scale)}
-    row |= {'predicted_from': 'finite networks'}
-  else:
-    row |= {
-      'predicted': nngp.distance_quantile(prediction['scale'], 0.5),
-      'predicted_relative': nngp.distance_quantile(
-        prediction['scale'] / prediction['input_norm'], 0.5
-      ),
-      'predicted_from': 'infinite width',
-      'bound_excess': bound_excess(distance.ravel(), bound),
-      # One-sided 95 % band of an empirical distribution (Massart 1990).
-      'bound_excess_by_chance': float(np.sqrt(np.log(20) / 2 / len(distance))),
-    }
-  for name, values in (('ratio', distance), ('estimate_ratio', estimate)):
-    row[name] = with_interval(lambda v: _median(v) / row['predicted'], values)
-  return row
-
-
-FOUND = {
-  'linear': boundary.Status.ESTIMATE,
-  'ray': boundary.Status.FOUND,
-  'deepfool': boundary.Status.FOUND,
-  'projection': boundary.Status.FOUND,
-}
-
-
-def _median(values):
-  return np.median(values, axis=(-2, -1))
-
-
-def _quantile_ratio(percent):
-  def ratio(values):
-    return np.percentile(values, percent, axis=(-2, -1)) / _median(values)
-
-  return ratio
-
-
-def with_interval(statistic, values):
-  low, high = common.bootstrap(statistic, [values])
-  return {'value': float(statistic(values)), 'interval': [low, high]}
-
-
-def bound_excess(distance, bound):
-  """By how much the empirical distribution exceeds the flip bound, at most."""
-  below = np.mean(distance[None] <= bound['radius'][:, None], axis=1)
-  return float(np.max(below - bound['bound']))
-
-
-def judge(config, found, sizes, p):
-  """The slope of log(median d_p / ||x||_p) on log n, held against the law."""
-  n = np.array([row['n'] for row in sizes], float)
-  relative = found['distance'] / found['input_norm']
-  samples = [
-    relative[found['n'] == size].reshape(-1, config.num_images) for size in n
-  ]
-  slope = slope_on(n)
-  laws = {'sqrt(n)': -0.5}
-  if p == 1:
-    laws['sqrt(n/ln n)'] = float(slope(np.sqrt(n / np.log(n)) / n))
-  if len(n) < 2:
-    return {'slope': None, 'laws': laws, 'verdict': 'one size has no slope'}
-  of_samples = lambda *rows: slope(np.stack([_median(r) for r in rows], -1))
-  interval = common.bootstrap(of_samples, samples)
-  value = float(of_samples(*samples))
-  own = None
-  if all('predicted_relative' in row for row in sizes):
-    own = float(slope(np.array([row['predicted_relative'] for row in sizes])))
-  return {
-    'slope': {'value': value, 'interval': list(interval)},
-    'laws': laws,
-    'infinite_slope': own,
-    'verdict': verdict(value, interval, laws, own),
-  }
-
-
-def slope_on(n):
-  """Least squares of log y on log n, over the last axis."""
-  centred = np.log(n) - np.mean(np.log(n))
-
-  def slope(y):
-    # A median of infinity, where most searches failed, has no slope: NaN.
-    with np.errstate(divide='ignore', invalid='ignore'):
-      return np.log(y) @ centred / (centred @ centred)
-
-  return slope
+def judge(found):
+  """Adds the verdict to what `scaling.by_dimension` found."""
+  sizes, slope = found.pop('sizes'), found['slope']
+  said = 'one size has no slope'
+  if slope:
+    laws, own = found['laws'], found['infinite_slope']
+    said = verdict(slope['value'], slope['interval'], laws, own)
+  return {**found, 'verdict': said, 'sizes': sizes}
 
 
 def verdict(value, interval, laws, own):
@@ -609,11 +402,6 @@ def report(summary):
   """Prints the summary as a table."""
   rows = []
   for row in summary['rows']:
-    slope = row['slope']
-    text = '-'
-    if slope:
-      low, high = slope['interval']
-      text = f'{slope["value"]:+.3f} [{low:+.3f}, {high:+.3f}]'
     own = row.get('infinite_slope')
     ratios = ' '.join(f'{s["ratio"]["value"]:.2f}' for s in row['sizes'])
     missed = sum(s['not_found'] for s in row['sizes'])
@@ -621,7 +409,7 @@ def report(summary):
       [
         row['architecture'],
         row['norm'].removesuffix('.0'),
-        text,
+        common.with_interval(row['slope'], '+.3f') if row['slope'] else '-',
         f'{own:+.3f}' if own is not None else '-',
         ratios,
         f'{missed}/{sum(s["images"] for s in row["sizes"])}',

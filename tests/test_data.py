@@ -52,3 +52,11 @@ def test_prepared_sets_are_read(name, shape):
   xs, labels = data.load(name, 'test', str(TFDS))
   assert xs.shape[1:] == shape and xs.dtype == np.float32
   assert 0 <= xs.min() < xs.max() <= 1 and set(labels) == set(range(10))
+
+
+def test_classes_are_renumbered():
+  labels = np.array([5, 3, 8, 3, 0], np.int32)
+  xs = np.arange(5.0)[:, None]
+  got, numbers, rows = data.of_classes(xs, labels, np.array([3, 8]))
+  assert rows.tolist() == [1, 2, 3] and numbers.tolist() == [0, 1, 0]
+  np.testing.assert_array_equal(got, xs[rows])

@@ -94,30 +94,6 @@ def test_verdict_follows_the_numbers():
   assert judge(np.nan, (np.nan, np.nan), laws, None) == 'too small to tell'
 
 
-def test_slope_recovers_a_power_law_with_its_interval():
-  rng = np.random.default_rng(0)
-  n = np.array([100.0, 400.0, 1600.0])
-  covered = 0
-  slope = random_scaling.slope_on(n)
-
-  def of(*rows):
-    return slope(np.stack([np.median(r, (-2, -1)) for r in rows], -1))
-
-  for _ in range(40):
-    samples = [np.abs(rng.normal(size=(60, 1))) * v**-0.7 for v in n]
-    low, high = common.bootstrap(of, samples, resamples=200)
-    covered += low < -0.7 < high
-  assert 33 <= covered <= 40
-
-
-def test_bootstrap_keeps_a_networks_images_together():
-  values = np.repeat(np.random.default_rng(0).normal(size=(50, 1)), 20, axis=1)
-  mean = lambda v: np.mean(v, axis=(-2, -1))
-  low, high = common.bootstrap(mean, [values])
-  error = np.std(values[:, 0]) / np.sqrt(50)
-  assert 0.8 * 3.92 * error < high - low < 1.2 * 3.92 * error
-
-
 @pytest.mark.parametrize(
   'flags, message',
   [

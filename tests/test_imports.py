@@ -11,12 +11,15 @@ ROOMS = (
     'margins',
     'parallel',
     'records',
+    'statistics',
     'data',
     'pooled_kernel',
     '_neural_tangents',
   ),
-  ('boundary', 'models', 'nngp', 'normals'),
-  ('random_nets', 'plots', 'certify'),
+  ('normals',),
+  ('boundary', 'models', 'nngp', 'train'),
+  ('random_nets', 'plots', 'certify', 'scaling', 'distances'),
+  ('predictions',),
 )
 
 

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import os
 
 import numpy as np
@@ -93,3 +94,30 @@ def test_log_appends(tmp_path):
   records.log(tmp_path, step=1, loss=0.5)
   records.log(tmp_path, step=2, loss=0.25)
   assert (tmp_path / 'metrics.jsonl').read_text().count('\n') == 2
+
+
+def test_runs_go_on_after_the_last_part_that_is_there(tmp_path):
+  names, asked = [f'part-{i}' for i in range(4)], []
+
+  def compute(done):
+    asked.append(done)
+    for i in range(done, 4):
+      yield {'x': np.arange(i, i + 2)}
+
+  go = lambda: list(records.resume(tmp_path, names, compute))
+  whole = go()
+  assert [p['x'][0] for p in whole] == [0, 1, 2, 3]
+  (tmp_path / 'chunks' / 'part-2.npz').unlink()
+  for again in (go(), go()):
+    np.testing.assert_equal(again, whole)
+  assert asked == [0, 2]
+  lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+  units = [json.loads(line)['unit'] for line in lines]
+  assert units == [*names, 'part-2', 'part-3']
+
+
+def test_select_keeps_rows_with_the_values_asked_for():
+  table = {'name': np.array(['a', 'b', 'a']), 'p': np.array([1.0, 1.0, np.inf])}
+  assert records.select(table, name='a', p=np.inf)['name'].tolist() == ['a']
+  assert records.select(table, name='b')['p'].tolist() == [1.0]
+  assert len(records.select(table, name='c')['p']) == 0

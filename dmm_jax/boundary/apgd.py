@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmm_jax import norms
-from dmm_jax.boundary import ddn
+from dmm_jax.boundary import descent
 from dmm_jax.boundary import point as point_lib
 from dmm_jax.boundary.point import Segment
 from dmm_jax.boundary.point import Status
@@ -31,15 +31,32 @@ class Trial(NamedTuple):
 
   steps: jax.Array
   p: jax.Array
-  seen: ddn.Look
+  seen: descent.Look
   before: jax.Array
   best: jax.Array
-  best_seen: ddn.Look
+  best_seen: descent.Look
   falls: jax.Array
   stride: jax.Array
   changed: jax.Array
   checked: jax.Array
   count: jax.Array
+
+
+class Search(NamedTuple):
+  """A trial and the radii that are still open.
+
+  Attributes:
+    segment: to the nearest point beyond the boundary so far.
+    trial: the one under way.
+    radius: of its ball.
+    below, above: the largest ball that held nothing, the least that did.
+  """
+
+  segment: Segment
+  trial: Trial
+  radius: jax.Array
+  below: jax.Array
+  above: jax.Array
 
 
 def enter(p, seen, norm) -> Trial:
@@ -57,18 +74,22 @@ def enter(p, seen, norm) -> Trial:
   )
 
 
+def choose(condition, new, old):
+  """`jnp.where` on whole trees of arrays."""
+  return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
+
+
 def follow(trial, new, seen) -> Trial:
   """Takes note of a step to `new`, or of the look at the first point."""
   better = seen.loss < trial.best_seen.loss
-  pick = lambda a, b: jnp.where(better, a, b)
   fell = (trial.steps >= 0) & (seen.loss < trial.seen.loss)
   return trial._replace(
     steps=trial.steps + 1,
     p=new,
     seen=seen,
     before=trial.p,
-    best=pick(new, trial.best),
-    best_seen=jax.tree.map(pick, seen, trial.best_seen),
+    best=choose(better, new, trial.best),
+    best_seen=choose(better, seen, trial.best_seen),
     falls=trial.falls + fell,
   )
 
@@ -86,11 +107,10 @@ def check(trial, x, span, norm) -> Trial:
     stuck = ~trial.changed & (loss >= trial.checked)
     back = (trial.falls < 0.75 * span) | stuck
     stride = jnp.where(back, trial.stride / 2, trial.stride)
-  pick = lambda a, b: jnp.where(back, a, b)
   return trial._replace(
-    p=pick(trial.best, trial.p),
-    seen=jax.tree.map(pick, trial.best_seen, trial.seen),
-    before=pick(trial.best, trial.before),
+    p=choose(back, trial.best, trial.p),
+    seen=choose(back, trial.best_seen, trial.seen),
+    before=choose(back, trial.best, trial.before),
     falls=jnp.zeros_like(trial.falls),
     stride=stride.astype(x.dtype),
     changed=back,
@@ -120,7 +140,7 @@ def steepest(gradient, count, norm):
   In l1 it moves `count` coordinates alike, those of largest gradient.
   """
   if norm == 2:
-    return ddn.direction(-gradient, jnp.zeros_like(gradient))
+    return descent.direction(-gradient, jnp.zeros_like(gradient))
   if norm == np.inf:
     return -jnp.sign(gradient)
   size = jnp.abs(gradient)
@@ -133,8 +153,43 @@ def logit_ratio(logits, label, targets):
   """The margin over the targets, in units of the range of the top three."""
   top = jax.lax.top_k(logits, 3)[0]
   spread = top[0] - top[2]
-  margin = ddn.hard_margin(logits, label, targets)
+  margin = descent.hard_margin(logits, label, targets)
   return margin / jnp.where(spread > 0, spread, 1.0)
+
+
+def into_ball(x, low, high, project, norm):
+  """Returns `(step, radius) -> point`: into ball, subspace and box at once."""
+  box = low - x, high - x
+
+  def into(step, radius):
+    step = norms.project_ball(step, radius, *box, norm=norm)
+    return jnp.clip(x + descent.inside(project, step, *box), low, high)
+
+  return into
+
+
+def descend(trial, x, radius, low, high, into, norm):
+  """The point that a trial looks at next: its first, or one step on."""
+  p, gradient = trial.p, trial.seen.gradient
+  free = jnp.where(gradient > 0, p > low, p < high)
+  heading = steepest(jnp.where(free, gradient, 0.0), trial.count, norm)
+  new = into(p - x + trial.stride * radius * heading, radius)
+  if norm != 1:
+    # Momentum, once there is something to go on with.
+    share = jnp.where(trial.steps > 0, 0.75, 1.0)
+    mixed = p + share * (new - p) + (1 - share) * (p - trial.before)
+    new = into(mixed - x, radius)
+  return jnp.where(trial.steps < 0, p, new)
+
+
+def next_radius(state, seen, over, limit, norm) -> Search:
+  """Doubles or bisects the radius where a trial is over, with its last look."""
+  segment, trial, radius, below, above = state
+  below = jnp.where(over & (seen.lead >= 0), radius, below)
+  above = jnp.minimum(above, descent.distance(segment, norm))
+  between = jnp.where(jnp.isinf(above), 2 * radius, (below + above) / 2)
+  radius = jnp.where(over, jnp.minimum(between, limit), radius)
+  return Search(segment, trial, radius, below, above)
 
 
 def search(
@@ -187,59 +242,40 @@ def search(
   norms.check(norm)
   num_classes = jax.eval_shape(logits_fn, x).size
   ratio = len(targets) > 1 and num_classes >= 4
-  loss = logit_ratio if ratio else ddn.hard_margin
-  see = lambda loss, p: ddn.look(loss, logits_fn, p, label, targets, project)
-  box = low - x, high - x
+  loss = logit_ratio if ratio else descent.hard_margin
+  see = lambda loss, p: descent.look(
+    loss, logits_fn, p, label, targets, project
+  )
+  into = into_ball(x, low, high, project, norm)
   span = checkpoints(num_steps, norm)
-
-  def into(step, radius):
-    step = norms.project_ball(step, radius, *box, norm=norm)
-    return jnp.clip(x + ddn.inside(project, step, *box), low, high)
-
-  def descend(trial, radius):
-    p, gradient = trial.p, trial.seen.gradient
-    free = jnp.where(gradient > 0, p > low, p < high)
-    heading = steepest(jnp.where(free, gradient, 0.0), trial.count, norm)
-    new = into(p - x + trial.stride * radius * heading, radius)
-    if norm != 1:
-      # Momentum, once there is something to go on with.
-      share = jnp.where(trial.steps > 0, 0.75, 1.0)
-      mixed = p + share * (new - p) + (1 - share) * (p - trial.before)
-      new = into(mixed - x, radius)
-    return jnp.where(trial.steps < 0, p, new)
+  first = see(descent.hard_margin, x)
+  _, radius = descent.straight_ahead(first, low - x, high - x, norm=norm)
+  limit = descent.farthest(x, low, high, radius, norm=norm)
 
   def advance(state):
-    segment, trial, radius, below, above = state
-    new = descend(trial, radius)
+    new = descend(state.trial, x, state.radius, low, high, into, norm)
     seen = see(loss, new)
-    segment = ddn.record(segment, new, seen, norm=norm)
-    trial = follow(trial, new, seen)
-    checked = check(trial, x, span[trial.steps], norm)
-    pick = lambda a, b: jnp.where(span[trial.steps] > 0, a, b)
-    trial = jax.tree.map(pick, checked, trial)
-
+    segment = descent.record(state.segment, new, seen, norm=norm)
+    trial = follow(state.trial, new, seen)
+    due = span[trial.steps]
+    trial = choose(due > 0, check(trial, x, due, norm), trial)
     over = (seen.lead < 0) | (trial.steps >= num_steps)
-    below = jnp.where(over & (seen.lead >= 0), radius, below)
-    above = jnp.minimum(above, ddn.distance(segment, norm))
-    between = jnp.where(jnp.isinf(above), 2 * radius, (below + above) / 2)
-    radius = jnp.where(over, jnp.minimum(between, limit), radius)
+    state = state._replace(segment=segment, trial=trial)
+    state = next_radius(state, seen, over, limit, norm)
     # The nearest point beyond leads into the next ball, else the best guess.
     found = segment.status == Status.FOUND
     lead_in = jnp.where(found, segment.outer, trial.best)
-    fresh = enter(into(lead_in - x, radius), seen, norm)
-    trial = jax.tree.map(lambda a, b: jnp.where(over, a, b), fresh, trial)
-    return segment, trial, radius, below, above
+    fresh = enter(into(lead_in - x, state.radius), seen, norm)
+    return state._replace(trial=choose(over, fresh, trial))
 
   def searching(state):
-    segment, trial, _, below, above = state
-    open_ = (above > (1 + rtol) * below) & (below < limit)
-    return open_ & ddn.going(segment, trial.seen, max_gradients)
+    unsettled = state.above > (1 + rtol) * state.below
+    unsettled &= state.below < limit
+    going = descent.going(state.segment, state.trial.seen, max_gradients)
+    return unsettled & going
 
-  first = see(ddn.hard_margin, x)
-  _, radius = ddn.straight_ahead(first, *box, norm=norm)
-  limit = ddn.farthest(x, low, high, radius, norm=norm)
   radius = jnp.minimum(radius, limit)
+  segment, trial = descent.begin(x, first), enter(x, first, norm)
   far = jnp.full_like(radius, jnp.inf)
-  segment, trial = ddn.begin(x, first), enter(x, first, norm)
-  start = segment, trial, radius, jnp.zeros_like(radius), far
-  return jax.lax.while_loop(searching, advance, start)[0]
+  start = Search(segment, trial, radius, jnp.zeros_like(radius), far)
+  return jax.lax.while_loop(searching, advance, start).segment

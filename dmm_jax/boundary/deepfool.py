@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from dmm_jax import norms
+from dmm_jax.boundary import descent
 from dmm_jax.boundary import point as point_lib
 from dmm_jax.boundary.point import Status
 
@@ -22,9 +23,7 @@ def nearest_linear(linear, low, high, *, norm, overshoot=0.0, least_gap=0.0):
     `(step, distance, index)`; a step of zeros and inf where no gradient leads
     anywhere.
   """
-  sizes = jax.vmap(lambda g: norms.norm(g, norms.dual(norm)))(linear.gradients)
-  reach = linear.gaps / jnp.where(sizes > 0, sizes, 1.0)
-  reach = jnp.where(sizes > 0, reach, jnp.inf)
+  reach = descent.reaches(linear.gaps, linear.gradients, norm)
   i = jnp.argmin(reach)
   gap = linear.gaps[i]
   gap = gap + overshoot * jnp.maximum(gap, least_gap)
@@ -45,10 +44,16 @@ def within(project, step, gradient, low, high):
   inside = inside * jnp.where(
     kept > 0, promise / jnp.where(kept > 0, kept, 1), 0
   )
-  room = jnp.where(inside > 0, high, -low)
-  size = jnp.abs(inside)
-  fits = jnp.where(size > 0, room / jnp.where(size > 0, size, 1.0), jnp.inf)
-  return inside * jnp.minimum(1.0, jnp.min(fits))
+  return descent.shrink(inside, low, high)
+
+
+def onwards(p, linear, low, high, project, **aim):
+  """Returns where `nearest_linear` leads from `p`, and the distance there."""
+  if project is not None:
+    linear = linear._replace(gradients=jax.vmap(project)(linear.gradients))
+  step, reach, i = nearest_linear(linear, low - p, high - p, **aim)
+  step = within(project, step, -linear.gradients[i], low - p, high - p)
+  return jnp.clip(p + step, low, high), reach
 
 
 def search(
@@ -95,20 +100,6 @@ def search(
   rows = len(targets)
   look = lambda p: point_lib.linearize(logits_fn, p, label, targets)
 
-  def step_from(p, linear, least_gap):
-    if project is not None:
-      linear = linear._replace(gradients=jax.vmap(project)(linear.gradients))
-    step, reach, i = nearest_linear(
-      linear,
-      low - p,
-      high - p,
-      norm=norm,
-      overshoot=overshoot,
-      least_gap=least_gap,
-    )
-    step = within(project, step, -linear.gradients[i], low - p, high - p)
-    return jnp.clip(p + step, low, high), reach
-
   first = look(x)
   least_gap = 0.05 * jnp.min(first.gaps)
 
@@ -119,7 +110,16 @@ def search(
 
   def advance(s):
     segment, linear = s
-    new, reach = step_from(segment.outer, linear, least_gap)
+    new, reach = onwards(
+      segment.outer,
+      linear,
+      low,
+      high,
+      project,
+      norm=norm,
+      overshoot=overshoot,
+      least_gap=least_gap,
+    )
     ahead = look(new)
     status = jnp.select(
       [~jnp.isfinite(ahead.lead) | jnp.isnan(reach), jnp.isinf(reach)],

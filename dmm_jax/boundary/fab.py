@@ -4,27 +4,9 @@ import jax
 import jax.numpy as jnp
 
 from dmm_jax import norms
-from dmm_jax.boundary import ddn
+from dmm_jax.boundary import descent
 from dmm_jax.boundary import point as point_lib
 from dmm_jax.boundary.point import Segment
-
-
-def expand(logits_fn, p, label, targets, project) -> ddn.Look:
-  """Looks at all targets: losses are gaps `[t]`, gradients `[t, ...]`."""
-  linear = point_lib.linearize(logits_fn, p, label, targets)
-  gradients = linear.gradients
-  finite = jnp.isfinite(linear.lead) & jnp.all(jnp.isfinite(gradients))
-  if project is not None:
-    gradients = jax.vmap(project)(gradients)
-  return ddn.Look(linear.gaps, gradients, linear.lead, linear.rival, finite)
-
-
-def nearest_plane(seen, norm):
-  """Returns the index of the linearised boundary nearest to the point."""
-  dual = norms.dual(norm)
-  sizes = jax.vmap(lambda gradient: norms.norm(gradient, dual))(seen.gradient)
-  reach = jnp.abs(seen.loss) / jnp.where(sizes > 0, sizes, 1.0)
-  return jnp.argmin(jnp.where(sizes > 0, reach, jnp.inf))
 
 
 def onto_plane(gradient, gap, low, high, *, norm):
@@ -76,10 +58,11 @@ def search(
   """
   norms.check(norm)
   rows = len(targets)
-  see = lambda p: expand(logits_fn, p, label, targets, project)
+  see = lambda p: descent.expand(logits_fn, p, label, targets, project)
 
   def aim(p, seen):
-    i = nearest_plane(seen, norm)
+    reaches = descent.reaches(jnp.abs(seen.loss), seen.gradient, norm)
+    i = jnp.argmin(reaches)
     gap, gradient = seen.loss[i], seen.gradient[i]
     here = onto_plane(gradient, gap, low - p, high - p, norm=norm)
     gap += jnp.sum(gradient * (x - p))
@@ -89,7 +72,7 @@ def search(
     bias = jnp.minimum(bias, max_bias)
     here = p - x + (1 + overshoot) * here
     step = (1 - bias) * here + bias * (1 + overshoot) * there
-    step = ddn.inside(project, step, low - x, high - x)
+    step = descent.inside(project, step, low - x, high - x)
     return jnp.clip(x + step, low, high)
 
   def advance(state):
@@ -97,18 +80,18 @@ def search(
     new = aim(p, seen)
     lead, rival = point_lib.leads(logits_fn(new), label)
     ahead = seen._replace(lead=lead, rival=rival, finite=jnp.isfinite(lead))
-    segment = ddn.record(
+    segment = descent.record(
       segment, new, ahead, norm=norm, gradients=0, forwards=1
     )
     back = jnp.clip(x + shrink * (new - x), low, high)
     new = jnp.where(lead < 0, back, new)
     seen = see(new)
-    segment = ddn.record(segment, new, seen, norm=norm, gradients=rows)
+    segment = descent.record(segment, new, seen, norm=norm, gradients=rows)
     return segment, seen, new
 
   first = see(x)
   return jax.lax.while_loop(
-    lambda state: ddn.going(*state[:2], max_gradients - rows + 1),
+    lambda state: descent.going(*state[:2], max_gradients - rows + 1),
     advance,
-    (ddn.begin(x, first, rows), first, x),
+    (descent.begin(x, first, rows), first, x),
   )[0]

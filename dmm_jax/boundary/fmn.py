@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from dmm_jax import norms
-from dmm_jax.boundary import ddn
+from dmm_jax.boundary import descent
 from dmm_jax.boundary import point as point_lib
 from dmm_jax.boundary.point import Segment
 from dmm_jax.boundary.point import Status
@@ -58,39 +58,39 @@ def search(
   """
   norms.check(norm)
 
-  see = lambda p: ddn.look(
-    ddn.hard_margin, logits_fn, p, label, targets, project
+  see = lambda p: descent.look(
+    descent.hard_margin, logits_fn, p, label, targets, project
   )
   box = low - x, high - x
 
   def advance(state):
     segment, seen, p, radius, heading = state
     fraction = segment.gradients / max_gradients
-    heading = ddn.direction(-seen.gradient, heading)
-    stride = scale * ddn.cosine(first_step, last_step, fraction)
+    heading = descent.direction(-seen.gradient, heading)
+    stride = scale * descent.cosine(first_step, last_step, fraction)
     new = p - x + stride * heading
     new = norms.project_ball(new, radius, *box, norm=norm)
-    new = jnp.clip(x + ddn.inside(project, new, *box), low, high)
+    new = jnp.clip(x + descent.inside(project, new, *box), low, high)
     seen = see(new)
-    segment = ddn.record(segment, new, seen, norm=norm)
+    segment = descent.record(segment, new, seen, norm=norm)
     radius = next_radius(
       segment,
       radius,
       norms.norm(new - x, norm) + to_boundary(new, seen, low, high, norm),
       seen.lead < 0,
-      ddn.cosine(gamma, last_gamma, fraction),
+      descent.cosine(gamma, last_gamma, fraction),
       norm,
     )
     return segment, seen, new, jnp.minimum(radius, limit), heading
 
   first = see(x)
-  step, length = ddn.straight_ahead(first, *box, norm=norm)
+  step, length = descent.straight_ahead(first, *box, norm=norm)
   scale = norms.norm(step, 2)
-  limit = ddn.farthest(x, low, high, length, norm=norm)
+  limit = descent.farthest(x, low, high, length, norm=norm)
   radius = jnp.minimum(to_boundary(x, first, low, high, norm), limit)
-  start = ddn.begin(x, first), first, x, radius, jnp.zeros_like(x)
+  start = descent.begin(x, first), first, x, radius, jnp.zeros_like(x)
   return jax.lax.while_loop(
-    lambda state: ddn.going(*state[:2], max_gradients), advance, start
+    lambda state: descent.going(*state[:2], max_gradients), advance, start
   )[0]
 
 
@@ -112,6 +112,6 @@ def next_radius(segment, radius, estimate, beyond, gamma, norm):
   found = segment.status == Status.FOUND
   return jnp.where(
     beyond,
-    jnp.minimum((1 - gamma) * radius, ddn.distance(segment, norm)),
+    jnp.minimum((1 - gamma) * radius, descent.distance(segment, norm)),
     jnp.where(found, grown, jnp.maximum(grown, estimate)),
   )

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from dmm_jax import norms
-from dmm_jax.boundary import ddn
+from dmm_jax.boundary import descent
 from dmm_jax.boundary import point as point_lib
 from dmm_jax.boundary.point import Segment
 
@@ -36,8 +36,10 @@ def search(
   descent adversarial attack", https://arxiv.org/abs/2106.01538. Deviations:
   gradients are divided by their dual norm, which makes even odds the balance
   at any scale of input and logits, and are followed without Adam's
-  preconditioner, so that the proximal step is exact; it holds the box, too;
-  steps are in units of the l2 length of the first linear step.
+  preconditioner, so that the proximal step is exact; `share` is that of the
+  last round alone, where the authors' code averages the dual variable over
+  rounds; it holds the box, too; steps are in units of the l2 length of the
+  first linear step.
 
   Args:
     logits_fn, x, label, low, high, project, targets: as for
@@ -54,8 +56,8 @@ def search(
     ValueError: for another norm.
   """
   norms.check(norm)
-  see = lambda p: ddn.look(
-    ddn.hard_margin, logits_fn, p, label, targets, project
+  see = lambda p: descent.look(
+    descent.hard_margin, logits_fn, p, label, targets, project
   )
   box = low - x, high - x
 
@@ -63,24 +65,24 @@ def search(
     segment, seen, p, odds = state
     fraction = segment.gradients / max_gradients
     share = jax.nn.sigmoid(odds)
-    stride = scale * ddn.cosine(first_step, last_step, fraction)
+    stride = scale * descent.cosine(first_step, last_step, fraction)
     size = norms.norm(seen.gradient, 2)
     steepness = norms.norm(seen.gradient, norms.dual(norm))
     weight = stride * (1 - share) * steepness / jnp.where(size > 0, size, 1.0)
-    heading = ddn.direction(-seen.gradient, jnp.zeros_like(x))
+    heading = descent.direction(-seen.gradient, jnp.zeros_like(x))
     new = p - x + stride * share * heading
     new = norms.prox(new, weight, *box, norm=norm)
-    new = jnp.clip(x + ddn.inside(project, new, *box), low, high)
+    new = jnp.clip(x + descent.inside(project, new, *box), low, high)
     seen = see(new)
-    segment = ddn.record(segment, new, seen, norm=norm)
-    price = ddn.cosine(first_price, last_price, fraction)
+    segment = descent.record(segment, new, seen, norm=norm)
+    price = descent.cosine(first_price, last_price, fraction)
     odds = odds + jnp.where(seen.lead < 0, -price, price)
     return segment, seen, new, odds
 
   first = see(x)
-  step, _ = ddn.straight_ahead(first, *box, norm=norm)
+  step, _ = descent.straight_ahead(first, *box, norm=norm)
   scale = norms.norm(step, 2)
-  start = ddn.begin(x, first), first, x, jnp.zeros((), x.dtype)
+  start = descent.begin(x, first), first, x, jnp.zeros((), x.dtype)
   return jax.lax.while_loop(
-    lambda state: ddn.going(*state[:2], max_gradients), advance, start
+    lambda state: descent.going(*state[:2], max_gradients), advance, start
   )[0]

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from dmm_jax import norms
-from dmm_jax.boundary import ddn
-from dmm_jax.boundary import fab
+from dmm_jax.boundary import deepfool
+from dmm_jax.boundary import descent
 from dmm_jax.boundary import point as point_lib
 from dmm_jax.boundary.point import Segment
 
@@ -56,14 +56,18 @@ def search(
   """
   norms.check(norm)
   rows = len(targets)
-  see = lambda p: fab.expand(logits_fn, p, label, targets, project)
+  see = lambda p: descent.expand(logits_fn, p, label, targets, project)
 
-  def deepfool(p, seen):
-    i = fab.nearest_plane(seen, norm)
-    gap = jnp.abs(seen.loss[i])
-    gap = gap + overshoot * jnp.maximum(gap, least_gap)
-    step = norms.smallest_step(
-      -seen.gradient[i], gap, low - p, high - p, norm=norm
+  def onwards(p, seen):
+    gaps = jnp.abs(seen.loss)
+    linear = point_lib.Linear(seen.lead, seen.rival, gaps, seen.gradient)
+    step, _, _ = deepfool.nearest_linear(
+      linear,
+      low - p,
+      high - p,
+      norm=norm,
+      overshoot=overshoot,
+      least_gap=least_gap,
     )
     return p - x + step
 
@@ -74,20 +78,20 @@ def search(
 
   def advance(state):
     segment, seen, p, _ = state
-    crossed, least = seen.lead < 0, ddn.distance(segment, norm)
-    step = jnp.where(crossed, projection(p, seen), deepfool(p, seen))
-    step = ddn.inside(project, step, low - x, high - x)
+    crossed, least = seen.lead < 0, descent.distance(segment, norm)
+    step = jnp.where(crossed, projection(p, seen), onwards(p, seen))
+    step = descent.inside(project, step, low - x, high - x)
     new = jnp.clip(x + step, low, high)
     seen = see(new)
-    segment = ddn.record(segment, new, seen, norm=norm, gradients=rows)
+    segment = descent.record(segment, new, seen, norm=norm, gradients=rows)
     stalled = norms.norm(new - x, norm) > (1 - rtol) * least
     return segment, seen, new, (seen.lead < 0) & (crossed | stalled)
 
   def searching(state):
     segment, seen, _, done = state
-    return ddn.going(segment, seen, max_gradients - rows + 1) & ~done
+    return descent.going(segment, seen, max_gradients - rows + 1) & ~done
 
   first = see(x)
   least_gap = 0.05 * jnp.min(jnp.abs(first.loss))
-  start = ddn.begin(x, first, rows), first, x, jnp.bool_(False)
+  start = descent.begin(x, first, rows), first, x, jnp.bool_(False)
   return jax.lax.while_loop(searching, advance, start)[0]

@@ -6,6 +6,7 @@ from matplotlib import colors
 import numpy as np
 
 from dmm_jax import records
+from dmm_jax import statistics
 from dmm_jax.plots import canvas
 
 _LOOKS = {
@@ -58,11 +59,6 @@ def _axes(results):
   return figure, dict(zip(norms, axes[0], strict=True))
 
 
-def _select(results, norm, network):
-  keep = (results['norm'] == norm) & (results['network'] == network)
-  return {name: column[keep] for name, column in results.items()}
-
-
 def _networks(results):
   return [name for name in _LOOKS if name in results['network']]
 
@@ -82,12 +78,12 @@ def _robust_accuracy(results):
     end = _farthest(results, norm)
     eps = np.linspace(0, end, 400)
     for network in _networks(results):
-      found = _select(results, norm, network)
+      found = records.select(results, norm=norm, network=network)
       # Draws share their examples: the band counts examples once.
       examples = len(np.unique(found['index']))
       look = _LOOKS[network]
       share = np.mean(found['distance'] > eps[:, None], axis=1)
-      low, high = _wilson(share, examples)
+      low, high = statistics.wilson(share, examples)
       ax.fill_between(eps, low, high, color=look['color'], alpha=0.18, lw=0)
       ax.plot(eps, share, **look, label=f'{_NAMES[network]}: nearest found')
       if np.isfinite(found['lower']).any():
@@ -111,15 +107,6 @@ def _robust_accuracy(results):
   return figure
 
 
-def _wilson(share, n):
-  """The 95 % interval of a share of n."""
-  z = 1.959964
-  centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-  half = np.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
-  half = z * half / (1 + z**2 / n)
-  return centre - half, centre + half
-
-
 def _histogram(results):
   """Distances of the examples that are right and were found."""
   figure, axes = _axes(results)
@@ -127,7 +114,7 @@ def _histogram(results):
     edges = np.linspace(0, _farthest(results, norm), 31)
     lines = []
     for network in _networks(results):
-      distance = _select(results, norm, network)['distance']
+      distance = records.select(results, norm=norm, network=network)['distance']
       kept = distance[(distance > 0) & np.isfinite(distance)]
       # Of all examples, so that bars and what is left out add up to one.
       weights = np.full(len(kept), 1 / len(distance))

@@ -9,13 +9,16 @@ from scipy import stats
 from dmm_jax import records
 from dmm_jax.plots import canvas
 
+HALF_NORMAL_MEDIAN = 0.67449
+
 
 def random_scaling(run_dir: pathlib.Path) -> list[pathlib.Path]:
   """Draws every figure of `experiments.random_scaling`; returns their paths."""
   run_dir = pathlib.Path(run_dir)
   summary = records.read_json(run_dir / 'summary.json')
   results = records.load_columns(run_dir / 'results.npz')
-  bounds = _load_if_there(run_dir / 'bounds.npz')
+  path = run_dir / 'bounds.npz'
+  bounds = records.load_columns(path) if path.exists() else None
   figures = {
     'distance': _distance(summary),
     'relative': _relative(summary),
@@ -26,10 +29,6 @@ def random_scaling(run_dir: pathlib.Path) -> list[pathlib.Path]:
   return [
     canvas.save(f, run_dir / 'figures' / name) for name, f in figures.items()
   ]
-
-
-def _load_if_there(path):
-  return records.load_columns(path) if path.exists() else None
 
 
 def _axes_by_norm(summary):
@@ -168,122 +167,107 @@ def _relative(summary):
   return figure
 
 
-def _law(summary, results, bounds):
-  """Distribution of distances at the largest n, beside law and flip bound."""
+def _panels(summary, results, x_label, y_label):
+  """A figure with a panel for each architecture and norm.
+
+  Returns:
+    `(figure, panels)`; a panel is its axes, its row of the summary, and its
+    rows of the results.
+  """
   names = list(dict.fromkeys(r['architecture'] for r in summary['rows']))
   norms = list(dict.fromkeys(r['norm'] for r in summary['rows']))
   figure, axes = canvas.grid(len(names), len(norms), height=2.4)
-  for i, name in enumerate(names):
-    for j, norm in enumerate(norms):
-      ax = axes[i, j]
-      row = next(
-        r
-        for r in summary['rows']
-        if r['architecture'] == name and r['norm'] == norm
-      )
-      last = row['sizes'][-1]
-      keep = (results['architecture'] == name) & (results['n'] == last['n'])
-      keep &= results['norm'] == float(norm)
-      distance = np.sort(results['distance'][keep])
-      share = (np.arange(len(distance)) + 1) / len(distance)
-      unit = last['predicted'] / 0.67449
-      inside = np.isfinite(distance)
-      ax.step(
-        distance[inside] / unit,
-        share[inside],
-        where='post',
-        color='#0b3c5d',
-        lw=1.6,
-        label='finite networks',
-      )
-      grid = np.linspace(0, 3, 61)
-      if bounds is not None and np.any(bounds['architecture'] == name):
-        at = (bounds['architecture'] == name) & (bounds['n'] == last['n'])
-        at &= bounds['norm'] == float(norm)
-        radius = bounds['radius'][at] / unit
-        ax.plot(
-          radius,
-          bounds['law'][at],
-          color='#d9822b',
-          ls='--',
-          lw=1.4,
-          label='half-normal law',
-        )
-        ax.plot(
-          radius,
-          bounds['bound'][at],
-          color='black',
-          ls=':',
-          lw=1.4,
-          label='flip bound: no distribution may exceed it',
-        )
-      else:
-        ax.plot(
-          grid,
-          stats.halfnorm.cdf(grid),
-          color='#d9822b',
-          ls='--',
-          lw=1.4,
-          label='half-normal law',
-        )
-      ax.set(xlim=(0, 3), ylim=(0, 1.03))
-      ax.set_title(
-        f'{name}, ${canvas.NORMS[norm]}$, n = {last["n"]}', fontsize=9
-      )
-      if j == 0:
-        ax.set_ylabel('share of inputs within')
-      if i == len(names) - 1:
-        ax.set_xlabel('radius / predicted scale')
-  canvas.legend(figure, axes[0, 0], ncols=3)
+  for ax in axes[:, 0]:
+    ax.set_ylabel(y_label)
+  for ax in axes[-1]:
+    ax.set_xlabel(x_label)
+  panels = []
+  for ax, row in zip(axes.flat, summary['rows'], strict=True):
+    name, norm = row['architecture'], float(row['norm'])
+    found = records.select(results, architecture=name, norm=norm)
+    panels.append((ax, row, found))
+  return figure, panels
+
+
+def _law(summary, results, bounds):
+  """Distribution of distances at the largest n, beside law and flip bound."""
+  figure, panels = _panels(
+    summary, results, 'radius / predicted scale', 'share of inputs within'
+  )
+  for ax, row, found in panels:
+    last = row['sizes'][-1]
+    distance = np.sort(records.select(found, n=last['n'])['distance'])
+    share = (np.arange(len(distance)) + 1) / len(distance)
+    unit = last['predicted'] / HALF_NORMAL_MEDIAN
+    inside = np.isfinite(distance)
+    ax.step(
+      distance[inside] / unit,
+      share[inside],
+      where='post',
+      color='#0b3c5d',
+      lw=1.6,
+      label='finite networks',
+    )
+    _draw_prediction(ax, row, unit, bounds)
+    ax.set(xlim=(0, 3), ylim=(0, 1.03))
+    norm = canvas.NORMS[row['norm']]
+    title = f'{row["architecture"]}, ${norm}$, n = {last["n"]}'
+    ax.set_title(title, fontsize=9)
+  canvas.legend(figure, panels[0][0], ncols=3)
   return figure
+
+
+def _draw_prediction(ax, row, unit, bounds):
+  """The law, as averaged over inputs if it was, and the flip bound."""
+  look = dict(color='#d9822b', ls='--', lw=1.4, label='half-normal law')
+  name = row['architecture']
+  if bounds is None or not np.any(bounds['architecture'] == name):
+    grid = np.linspace(0, 3, 61)
+    ax.plot(grid, stats.halfnorm.cdf(grid), **look)
+    return
+  n, norm = row['sizes'][-1]['n'], float(row['norm'])
+  at = records.select(bounds, architecture=name, n=n, norm=norm)
+  ax.plot(at['radius'] / unit, at['law'], **look)
+  ax.plot(
+    at['radius'] / unit,
+    at['bound'],
+    color='black',
+    ls=':',
+    lw=1.4,
+    label='flip bound: no distribution may exceed it',
+  )
 
 
 def _margin(summary, results):
   """Distance against |f(x)|, both in units of their own scale."""
-  names = list(dict.fromkeys(r['architecture'] for r in summary['rows']))
-  norms = list(dict.fromkeys(r['norm'] for r in summary['rows']))
-  figure, axes = canvas.grid(len(names), len(norms), height=2.4)
-  for i, name in enumerate(names):
-    for j, norm in enumerate(norms):
-      ax = axes[i, j]
-      keep = (results['architecture'] == name) & (
-        results['norm'] == float(norm)
-      )
-      row = next(
-        r
-        for r in summary['rows']
-        if r['architecture'] == name and r['norm'] == norm
-      )
-      for size, shade in (
-        (row['sizes'][0], '#b8b8b8'),
-        (row['sizes'][-1], '#0b3c5d'),
-      ):
-        at = keep & (results['n'] == size['n'])
-        margin, distance = results['margin'][at], results['distance'][at]
-        ax.plot(
-          margin[:2000] / np.sqrt(np.mean(margin**2)),
-          distance[:2000] / (size['predicted'] / 0.67449),
-          '.',
-          color=shade,
-          ms=3,
-          label=f'n = {size["n"]}',
-          rasterized=True,
-        )
+  figure, panels = _panels(
+    summary,
+    results,
+    r'$|f(x)|$ / its root mean square',
+    'distance / predicted scale',
+  )
+  for ax, row, found in panels:
+    for size, shade in (
+      (row['sizes'][0], '#b8b8b8'),
+      (row['sizes'][-1], '#0b3c5d'),
+    ):
+      at = records.select(found, n=size['n'])
+      margin, distance = at['margin'], at['distance']
       ax.plot(
-        [0, 3],
-        [0, 3],
-        color='#d9822b',
-        ls='--',
-        lw=1.3,
-        label='law: proportional',
+        margin[:2000] / np.sqrt(np.mean(margin**2)),
+        distance[:2000] / (size['predicted'] / HALF_NORMAL_MEDIAN),
+        '.',
+        color=shade,
+        ms=3,
+        label=f'n = {size["n"]}',
+        rasterized=True,
       )
-      ax.set(xlim=(0, 3), ylim=(0, 4.5))
-      ax.set_title(f'{name}, ${canvas.NORMS[norm]}$', fontsize=9)
-      if j == 0:
-        ax.set_ylabel('distance / predicted scale')
-      if i == len(names) - 1:
-        ax.set_xlabel(r'$|f(x)|$ / its root mean square')
-  canvas.legend(figure, axes[0, 0], ncols=3)
+    law = dict(color='#d9822b', ls='--', lw=1.3, label='law: proportional')
+    ax.plot([0, 3], [0, 3], **law)
+    ax.set(xlim=(0, 3), ylim=(0, 4.5))
+    norm = canvas.NORMS[row['norm']]
+    ax.set_title(f'{row["architecture"]}, ${norm}$', fontsize=9)
+  canvas.legend(figure, panels[0][0], ncols=3)
   return figure
 
 

@@ -1,0 +1,128 @@
+"""Numbers with their intervals: bootstrap, shares, quantiles, slopes.
+
+A sample is an array `[m, k]`: m units drawn independently, k values of each,
+which stay together. A statistic reduces the last two axes of one or several
+samples, and keeps the axes before them: `median`, or what `quantile` returns.
+An entry, as summaries hold them, is `{'value': number, 'interval': [low,
+high]}`, the interval at 95 %.
+"""
+
+from collections.abc import Callable
+import functools
+import warnings
+
+import numpy as np
+from scipy import special
+from scipy import stats
+
+Z = special.ndtri(0.975)
+
+
+def median(values: np.ndarray) -> np.ndarray:
+  """Returns the median over the last two axes."""
+  return np.median(values, axis=(-2, -1))
+
+
+def quantile(percent: float) -> Callable:
+  """Returns a statistic: the least value that `percent` % do not exceed.
+
+  Without interpolation, which would make NaN of infinite neighbours.
+  """
+  return functools.partial(
+    np.percentile, q=percent, axis=(-2, -1), method='inverted_cdf'
+  )
+
+
+def bootstrap(
+  statistic: Callable,
+  samples: list[np.ndarray],
+  *,
+  resamples: int = 1000,
+  seed: int = 0,
+) -> tuple[float, float]:
+  """Returns the 95 % percentile-bootstrap interval of a statistic.
+
+  Args:
+    statistic: `*samples -> number`, where each sample is `[..., m, k]` and the
+      last two axes are to be reduced: m units drawn independently, k values of
+      each, which stay together.
+    samples: arrays `[m_i, k]`, resampled over the m_i, independently.
+    resamples: how many.
+    seed: of the resampling.
+
+  Returns:
+    Its ends; NaN where a sample has fewer than two units.
+  """
+
+  def of_rows(*rows, axis):
+    del axis
+    return statistic(*(s[r] for s, r in zip(samples, rows, strict=True)))
+
+  if min(map(len, samples)) < 2:
+    return float('nan'), float('nan')
+  # Infinite values, of failed searches, are meant; scipy warns of them.
+  with np.errstate(invalid='ignore'), warnings.catch_warnings():
+    warnings.simplefilter('ignore', stats.DegenerateDataWarning)
+    result = stats.bootstrap(
+      [np.arange(len(s)) for s in samples],
+      of_rows,
+      n_resamples=resamples,
+      batch=50,
+      method='percentile',
+      vectorized=True,
+      rng=np.random.default_rng(seed),
+    )
+  interval = result.confidence_interval
+  return float(interval.low), float(interval.high)
+
+
+def estimate(statistic: Callable, *samples: np.ndarray) -> dict:
+  """Returns a statistic of samples and its bootstrap interval, as an entry."""
+  low, high = bootstrap(statistic, list(samples))
+  return {'value': float(statistic(*samples)), 'interval': [low, high]}
+
+
+def wilson(share, num: int) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the ends of the 95 % Wilson interval of a share of `num` units.
+
+  As `scipy.stats.binomtest(k, num).proportion_ci(method='wilson')`, for many
+  shares at once, which need not be whole counts over `num`: a unit may count
+  in part, as one that is seen under several networks does.
+  """
+  share = np.asarray(share, float)
+  scale = 2 * (num + Z**2)
+  centre = (2 * num * share + Z**2) / scale
+  half = Z / scale * np.sqrt(4 * num * share * (1 - share) + Z**2)
+  # Not rounding errors at the ends, where the interval stops at the share.
+  low = np.where(share == 0, 0.0, centre - half)
+  return low, np.where(share == 1, 1.0, centre + half)
+
+
+def share(hits: np.ndarray) -> dict:
+  """Returns the share of true values `[m]`, by `wilson`, as an entry."""
+  value = float(hits.mean())
+  return {'value': value, 'interval': [*map(float, wilson(value, len(hits)))]}
+
+
+def log_slope(n: np.ndarray) -> Callable:
+  """Returns `y [..., len(n)] -> [...]`: least squares of log y on log n."""
+  centred = np.log(n) - np.mean(np.log(n))
+
+  def slope(y):
+    # A median of infinity, where most searches failed, has no slope: NaN.
+    with np.errstate(divide='ignore', invalid='ignore'):
+      return np.log(y) @ centred / (centred @ centred)
+
+  return slope
+
+
+def excess(values: np.ndarray, at: np.ndarray, bound: np.ndarray) -> float:
+  """Returns by how much, at most, a distribution exceeds a bound of it.
+
+  Args:
+    values: a sample `[m]` of the distribution; may be infinite.
+    at: where it is compared `[b]`.
+    bound: of the share of values up to `at`, likewise.
+  """
+  below = np.mean(values[None] <= at[:, None], axis=1)
+  return float(np.max(below - bound))
