@@ -102,7 +102,6 @@ def nearest_point(
       label,
       **space,
       max_gradients=portfolio.FAST_GRADIENTS if fast else max_gradients,
-      fast=fast,
     )
     best = _refine(segment, logits_fn, x, label, norm, rtol)
   else:

@@ -1,7 +1,11 @@
 """Sequential boundary projection: the nearest point, not just some point."""
 
+import functools
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dmm_jax import norms
 from dmm_jax.boundary import deepfool
@@ -10,7 +14,34 @@ from dmm_jax.boundary import rays
 from dmm_jax.boundary.point import Segment
 from dmm_jax.boundary.point import Status
 
-RAY_RTOL = 1e-3  # How closely a round follows its ray to the boundary.
+LAST_STRIDE = 0.02  # Of the way to the projection, in the last round.
+BEYOND = 1.002  # How far beyond a stride looks, so that flat pieces are crossed.
+WITHOUT = 30  # Fewer rounds than these cannot average noise out.
+
+
+class State(NamedTuple):
+  """Where a search stands.
+
+  Attributes:
+    here: where the next gradient is taken.
+    base: the last boundary point, which strides start from.
+    best: the nearest boundary point so far.
+    distance: its distance, inf until one was found.
+    target: the class whose boundary is linearised next.
+    damp: factor of the strides, < 1 after one that led nowhere.
+    status: FOUND, or why not yet.
+    gradients, forwards: used so far.
+  """
+
+  here: jax.Array
+  base: jax.Array
+  best: jax.Array
+  distance: jax.Array
+  target: jax.Array
+  damp: jax.Array
+  status: jax.Array
+  gradients: jax.Array
+  forwards: jax.Array
 
 
 def search(
@@ -24,110 +55,215 @@ def search(
   project=None,
   targets: jax.Array,
   max_gradients: int,
-  last_stride: float = 0.02,
-  start_norm: float | None = None,
+  smoothing: float | None = None,
+  seed: jax.Array | int = 0,
 ) -> Segment:
   """Projects the input, again and again, on the boundary seen from afar.
 
-  Starts from DeepFool's point. Each round linearises the margin at a boundary
-  point, projects the *original* input on that hyperplane within the box, steps
-  towards the projection, and pulls the result back to the boundary along the
-  ray from the input; the nearest point of all rounds counts. Strides fall from
-  1 to `last_stride`, whether a round gained or not: where the boundary has a
-  kink, its two sides alternate, and ever shorter strides average them. A search
-  that only ever accepts gains stops at the first kink. It ends in a local
-  optimum, which other starts and targets may undercut.
+  Each round linearises the margin at a boundary point, projects the *original*
+  input on that hyperplane within the box, strides towards the projection, and
+  follows the ray from the input to the boundary, inwards or outwards; the
+  nearest point of all rounds counts. Strides fall from 1 to `LAST_STRIDE` as a
+  cosine, whether a round gained or not: they average the gradients of ever
+  smaller surroundings, where a search that only accepts gains stops at the
+  first kink. Long searches also take each gradient at a random point close to
+  the boundary point, ever closer, which hides kinks and shallow local optima
+  until the deep ones are found. l1 and linf start with rounds in l2, whose
+  steps use all inputs: with few inputs saturated, the first linearisations may
+  show no boundary at all.
 
   Ours; a step is that of FAB (Croce and Hein 2020,
-  https://arxiv.org/abs/1907.02044) taken from the input alone.
+  https://arxiv.org/abs/1907.02044) taken from the input alone; strides as in
+  Loshchilov and Hutter (2017), https://arxiv.org/abs/1608.03983; smoothing as
+  in Duchi, Bartlett, Wainwright (2012), https://arxiv.org/abs/1103.4296.
 
   Args:
     logits_fn, x, label, norm, low, high, project, targets: as for
-      `deepfool.search`.
-    max_gradients: budget; what DeepFool leaves of it goes to rounds.
-    last_stride: of the way to the projection, in the last round.
-    start_norm: in which DeepFool looks for the first point; None for `norm`.
-      Other norms lead to other local optima.
+      `deepfool.search`. The nearest of `targets` to first order is the first
+      class aimed at, and then whichever is met.
+    max_gradients: budget; one a target, the rest one a round.
+    smoothing: distance of the first random point from the boundary point, as
+      a fraction of the l2 length of the perturbation; None for 0.3 (1 for l1),
+      or 0 where there are fewer than `WITHOUT` rounds.
+    seed: of the random points.
 
   Returns:
     A `Segment` whose inner end is the input.
   """
+  rounds = max(max_gradients - len(targets), 1)
+  linear = point_lib.linearize(logits_fn, x, label, targets)
   space = dict(norm=norm, low=low, high=high, project=project)
-  first = deepfool.search(
+  state = begin(logits_fn, x, label, linear, targets, **space)
+  state = advance(
     logits_fn,
     x,
     label,
-    **(space | {'norm': norm if start_norm is None else start_norm}),
-    targets=targets,
-    max_gradients=max(2 * len(targets), max_gradients),
+    linear.lead,
+    state,
+    **space,
+    first=0,
+    last=rounds,
+    total=rounds,
+    smoothing=smoothing,
+    seed=seed,
   )
-  lead = point_lib.leads(logits_fn(x), label)[0]
-  on_ray = lambda p, beyond: _on_ray(logits_fn, x, label, lead, p, *beyond)
-  rounds = jnp.where(
-    first.status == Status.FOUND, max_gradients - first.gradients, 0
+  return finish(logits_fn, x, label, linear.lead, state, low, high)
+
+
+def begin(
+  logits_fn, x, label, linear, targets, *, norm, low, high, project
+) -> State:
+  """Where the ray along the first step meets the boundary, if it does."""
+  if project is not None:
+    rows = jax.vmap(project)(linear.gradients)
+    linear = linear._replace(gradients=rows)
+  least, most = low - x, high - x
+  _, reach, i = deepfool.nearest_linear(linear, least, most, norm=norm)
+  g = linear.gradients[i]
+  traced = isinstance(norm, jax.Array)
+  wide = jnp.where(norm == 1, 2, norm) if traced else 2 if norm == 1 else norm
+  step = norms.smallest_step(-g, linear.gaps[i], least, most, norm=wide)
+  step = deepfool.within(project, step, -g, least, most)
+  status = jnp.select(
+    [~jnp.isfinite(linear.lead) | jnp.isnan(reach), jnp.isinf(reach)],
+    [Status.NON_FINITE, Status.ZERO_GRADIENT],
+    Status.NOT_FOUND,
   )
-  rounds = jnp.maximum(rounds, 0)
-
-  def advance(i, state):
-    here, target, best, distance, forwards = state
-    step = _project_input(logits_fn, x, label, here, target, **space)
-    stride = last_stride ** (i / jnp.maximum(rounds - 1, 1))
-    new = (1 - stride) * (here - x) + stride * step
-    # A little beyond, so that a straight boundary is crossed.
-    new = jnp.clip(x + 1.01 * new, low, high)
-    ahead = point_lib.leads(logits_fn(new), label)
-    crossing, rival, used = on_ray(new, ahead)
-    beyond = ahead[0] < 0
-    length = jnp.where(beyond, norms.norm(crossing - x, norm), jnp.inf)
-    gain = length < distance
-    return (
-      jnp.where(beyond, crossing, new),
-      jnp.where(beyond, rival, target),
-      jnp.where(gain, crossing, best),
-      jnp.where(gain, length, distance),
-      forwards + used + 1,
-    )
-
-  point, target, used = on_ray(first.outer, (first.lead_outer, first.target))
-  state = point, target, point, norms.norm(point - x, norm), used
-  *_, best, _, forwards = jax.lax.fori_loop(0, rounds, advance, state)
-  counts = first.gradients + rounds, first.forwards + forwards
-  return settle(logits_fn, x, label, lead, best, first, counts)
+  state = State(
+    here=x,
+    base=x,
+    best=x,
+    distance=jnp.full_like(linear.lead, jnp.inf),
+    target=targets[i],
+    damp=jnp.ones_like(linear.lead),
+    status=status.astype(jnp.int32),
+    gradients=jnp.int32(len(targets)),
+    forwards=jnp.int32(0),
+  )
+  return _meet(logits_fn, x, label, linear.lead, state, step, norm, low, high)
 
 
-def settle(logits_fn, x, label, lead, point, fallback, counts) -> Segment:
-  """The segment from the input to `point`, if that is seen again beyond."""
-  beyond, target = point_lib.leads(logits_fn(point), label)
-  stands = (fallback.status == Status.FOUND) & (beyond < 0)
+def advance(
+  logits_fn,
+  x,
+  label,
+  lead,
+  state: State,
+  *,
+  norm,
+  low,
+  high,
+  project,
+  first,
+  last,
+  total,
+  smoothing=None,
+  seed=0,
+) -> State:
+  """Runs rounds `first` to `last` of a search of `total` rounds.
+
+  Args:
+    lead: the label's lead at `x`; otherwise as for `search`.
+  """
+  if smoothing is None:
+    smoothing = jnp.where(norm == 1, 1.0, 0.3) if total >= WITHOUT else 0.0
+  key = jax.random.key(seed)
+
+  def one_round(i, s, norm_of_step):
+    progress = i / max(total - 1, 1)
+    far = jnp.asarray(smoothing * (1 - progress), x.dtype)
+    here = _nearby(jax.random.fold_in(key, i), s, x, far, low, high, project)
+    linear = point_lib.linearize(logits_fn, here, label, s.target[None])
+    g = linear.gradients[0] if project is None else project(linear.gradients[0])
+    found = s.status == Status.FOUND
+    # Until a boundary point is known, DeepFool's steps lead there.
+    origin = jnp.where(found, x, here)
+    gap = linear.gaps[0] + jnp.sum(g * (origin - here))
+    gap = jnp.where(found, gap, 1.02 * gap + 1e-3 * lead)
+    least, most = low - origin, high - origin
+    step = norms.smallest_step(-g, gap, least, most, norm=norm_of_step)
+    step = deepfool.within(project, step, -g, least, most)
+    cosine = (1 + jnp.cos(jnp.pi * progress)) / 2
+    stride = s.damp * (LAST_STRIDE + (1 - LAST_STRIDE) * cosine)
+    onwards = (1 - stride) * (s.base - x) + stride * step
+    onwards = jnp.where(found, onwards, here - x + step)
+    s = s._replace(gradients=s.gradients + 1)
+    return _meet(logits_fn, x, label, lead, s, onwards, norm, low, high)
+
+  # Rounds in l2 come first: their steps use all inputs.
+  switch = {1: max(total // 4, 2), 2: 0, np.inf: total // 12}
+  switch = {p: min(max(min(n, 30), first), last) for p, n in switch.items()}
+  if isinstance(norm, jax.Array):
+    switch = jnp.select([norm == p for p in switch], list(switch.values()))
+  else:
+    switch = switch[norm]
+  for p, start, stop in ((2, first, switch), (norm, switch, last)):
+    if isinstance(stop, int) and isinstance(start, int) and stop == start:
+      continue
+    each = functools.partial(one_round, norm_of_step=p)
+    state = jax.lax.fori_loop(start, stop, each, state)
+  return state
+
+
+def _nearby(key, s, x, far, low, high, project):
+  """A random point of the box, `far` from where the search stands."""
+  noise = jax.random.normal(key, x.shape, x.dtype)
+  noise = noise if project is None else project(noise)
+  size = norms.norm(noise, 2)
+  size = far * norms.norm(s.here - x, 2) / jnp.where(size > 0, size, 1.0)
+  size = jnp.where(s.status == Status.FOUND, size, 0.0)
+  return jnp.where(size > 0, jnp.clip(s.here + size * noise, low, high), s.here)
+
+
+def _meet(logits_fn, x, label, lead, s, step, norm, low, high) -> State:
+  """Follows a step, and the ray it lies on, to the boundary."""
+  meeting = rays.meet(
+    logits_fn, x, BEYOND * step, label, lead=lead, bounds=(low, high)
+  )
+  length = jnp.where(
+    meeting.found, norms.norm(meeting.point - x, norm), jnp.inf
+  )
+  gain = length < s.distance
+  before = s.status == Status.FOUND
+  moves = meeting.found | (~before & jnp.isfinite(meeting.lead))
+  status = jnp.where(
+    jnp.isfinite(meeting.lead), s.status, jnp.int32(Status.NON_FINITE)
+  )
+  status = jnp.where(meeting.found, jnp.int32(Status.FOUND), status)
+  return s._replace(
+    here=jnp.where(moves, meeting.point, s.here),
+    base=jnp.where(moves, meeting.point, s.base),
+    best=jnp.where(gain, meeting.point, s.best),
+    distance=jnp.where(gain, length, s.distance),
+    target=jnp.where(moves, meeting.target, s.target),
+    damp=jnp.where(
+      meeting.found, jnp.minimum(1.3 * s.damp, 1.0), s.damp / (1 + before)
+    ),
+    status=jnp.where(before, s.status, status),
+    forwards=s.forwards + meeting.forwards,
+  )
+
+
+def finish(logits_fn, x, label, lead, s: State, low, high) -> Segment:
+  """The segment from the input to the best point, looked at once more.
+
+  Programs compiled otherwise round otherwise. Where the point is no longer seen
+  beyond the boundary, one a little further is taken.
+  """
+  out = lambda far: jnp.clip(x + (1 + far) * (s.best - x), low, high)
+  points = jnp.stack([s.best, out(1e-5), out(1e-3)])
+  leads, targets = jax.vmap(lambda p: point_lib.leads(logits_fn(p), label))(
+    points
+  )
+  i = jnp.argmax(leads < 0)
+  lost = (s.status == Status.FOUND) & ~(leads[i] < 0)
   return Segment(
     x,
-    jnp.where(stands, point, fallback.outer),
+    points[i],
     lead,
-    jnp.where(stands, beyond, fallback.lead_outer),
-    jnp.where(stands, target, fallback.target),
-    fallback.status,
-    counts[0],
-    counts[1] + 2,
+    leads[i],
+    targets[i],
+    jnp.where(lost, Status.NOT_FOUND, s.status).astype(jnp.int32),
+    s.gradients,
+    s.forwards + len(points),
   )
-
-
-def _on_ray(logits_fn, x, label, lead, p, beyond, target):
-  """The crossing between the input and a point beyond the boundary."""
-  found = jnp.int32(Status.FOUND)
-  segment = Segment(x, p, lead, beyond, target, found, 0, 0)
-  tolerance = jnp.where(beyond < 0, RAY_RTOL, jnp.inf)
-  point, _, target, forwards = rays.pull_back(
-    logits_fn, label, segment, tolerance=tolerance, max_forwards=8
-  )
-  return point, target, forwards
-
-
-def _project_input(logits_fn, x, label, p, target, *, norm, low, high, project):
-  """From the input onto the boundary as it looks, to first order, from `p`."""
-  linear = point_lib.linearize(logits_fn, p, label, target[None])
-  gradient = linear.gradients[0]
-  if project is not None:
-    gradient = project(gradient)
-  gap = linear.gaps[0] + jnp.sum(gradient * (x - p))
-  step = norms.smallest_step(-gradient, gap, low - x, high - x, norm=norm)
-  return deepfool.within(project, step, -gradient, low - x, high - x)

@@ -11,6 +11,8 @@ from dmm_jax import norms
 from dmm_jax.boundary import point as point_lib
 from dmm_jax.boundary.point import Status
 
+CLEARLY = 1e-6  # Of the first lead: seen beyond now, and when looked at again.
+
 
 class Crossing(NamedTuple):
   """Where the class first changes on a ray.
@@ -111,6 +113,93 @@ def _next_fraction(a, b, c, fa, fb, fc, tolerance):
   t = jnp.where(trusted, inverse, 0.5)
   least = jnp.minimum(tolerance / 2 / safe(jnp.abs(b - a)), 0.5)
   return jnp.clip(jnp.where(jnp.isfinite(t), t, 0.5), least, 1 - least)
+
+
+class Meeting(NamedTuple):
+  """Where a ray was seen beyond the boundary.
+
+  Attributes:
+    point: just beyond the boundary; the furthest one seen if not found.
+    found: whether `point` lies beyond.
+    lead, target: the label's lead over the others, and the class of these that
+      comes nearest, at `point`.
+    forwards: forward evaluations used.
+  """
+
+  point: jax.Array
+  found: jax.Array
+  lead: jax.Array
+  target: jax.Array
+  forwards: int
+
+
+def meet(
+  logits_fn, x, step, label, *, lead, bounds, num_forwards=4
+) -> Meeting:
+  """Follows the ray along a step to the boundary, inwards or outwards.
+
+  For steps that end close to the boundary: regula falsi between the input and
+  the step's end (the Illinois variant), once one of these lies beyond; else
+  secants outwards, that grow where the margin does not fall. The path is the
+  ray's projection on the box. Costs the same for every example.
+
+  Args:
+    logits_fn: one input -> logits `[k]`.
+    x, label, lead: the input, its class, and the class's lead there; > 0.
+    step: as `x`.
+    bounds: the box.
+    num_forwards: evaluations.
+
+  Returns:
+    A `Meeting`. The point is the innermost that was seen beyond.
+  """
+  along = lambda t: jnp.clip(x + t * step, *bounds)
+
+  def look(k, s):
+    t = s['next']
+    ahead, target = point_lib.leads(logits_fn(along(t)), label)
+    beyond = ahead < -CLEARLY * lead
+    both = s['found'] | beyond
+    # The side that stays counts half: it would stay forever.
+    outer = jnp.where(s['found'], s['lead_outer'] / 2, s['lead_outer'])
+    outer = jnp.where(beyond, ahead, outer)
+    inner = jnp.where(s['found'], s['lead_inner'] / 2, s['lead_inner'])
+    inner = jnp.where(beyond, inner, ahead)
+    a, b = jnp.where(beyond, s['a'], t), jnp.where(beyond, t, s['b'])
+    fall = s['lead_inner'] - ahead
+    reach = 1.1 * ahead * (t - s['a']) / jnp.where(fall > 0, fall * t, 1.0)
+    most = 0.5 + 0.5 * k
+    grown = t * (1 + jnp.where(fall > 0, jnp.clip(reach, 0.02, most), most))
+    share = inner / jnp.where(inner > outer, inner - outer, 1.0)
+    within = a + (b - a) * jnp.clip(share, 0.03, 0.97)
+    sees = lambda new, old: jnp.where(beyond | ~s['found'], new, old)
+    return dict(
+      a=a,
+      b=b,
+      lead_inner=inner,
+      lead_outer=outer,
+      next=jnp.where(both, within, grown),
+      found=both,
+      seen=sees(t, s['seen']),
+      lead=sees(ahead, s['lead']),
+      target=sees(target, s['target']),
+    )
+
+  one = jnp.ones_like(lead)
+  start = dict(
+    a=0 * one,
+    b=one,
+    lead_inner=lead,
+    lead_outer=-one,
+    next=one,
+    found=jnp.bool_(False),
+    seen=one,
+    lead=lead,
+    target=jnp.int32(0),
+  )
+  s = jax.lax.fori_loop(0, num_forwards, look, start)
+  point = along(s['seen'])
+  return Meeting(point, s['found'], s['lead'], s['target'], num_forwards)
 
 
 def first_crossing(
