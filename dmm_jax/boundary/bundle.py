@@ -182,7 +182,9 @@ def _nearest(model, low, high, best, *, norm, distance):
     free = (v > low) & (v < high) & ((v != 0) | (threshold == 0))
     slope = jnp.maximum(jnp.sum(jnp.where(free, cuts[i] ** 2, 0.0)), 1e-3)
     moved = weights[i] + stiffness * (offsets[i] + cuts[i] @ v) / slope
-    return weights.at[i].set(jnp.where(model.on[i], jnp.maximum(moved, 0.0), 0.0))
+    return weights.at[i].set(
+      jnp.where(model.on[i], jnp.maximum(moved, 0.0), 0.0)
+    )
 
   rounds = SWEEPS * len(cuts)
   weights = jax.lax.fori_loop(0, rounds, ascend, model.weights)

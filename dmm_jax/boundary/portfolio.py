@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dmm_jax import norms
 from dmm_jax.boundary import bundle
 from dmm_jax.boundary import descent
 from dmm_jax.boundary import point as point_lib
@@ -14,6 +15,10 @@ from dmm_jax.boundary.point import Segment
 MAX_TARGETS = 9  # DeepFool's own choice for ImageNet; all of ten classes.
 FAST_GRADIENTS = 40
 ANY = -1
+ASIDE = 1.5
+SM = (0.3, 0.0, 1.0, 0.0, 3.0, 0.3)
+SH = (0.3, 0.25, 0.25)
+ST = 6
 
 
 class Heat(NamedTuple):
@@ -21,15 +26,19 @@ class Heat(NamedTuple):
 
   Attributes:
     places: how many of the nearest take part.
-    runs: projection searches of each, one after the other.
-    rounds: of each run.
+    rounds: of projection, each.
     polish: rounds of the bundle method afterwards.
+    stride: the first; 1 forgets where it started, shorter ones do not.
+    total: rounds after which strides would be shortest, if not `rounds`.
+    starts: anew, from so many points of the boundary; 0 to continue.
   """
 
   places: int
-  runs: int
   rounds: int
-  polish: int
+  polish: int = 0
+  stride: float = 1.0
+  total: int | None = None
+  starts: int = 0
 
 
 def duel(logits_fn, label, target):
@@ -50,43 +59,40 @@ def duel(logits_fn, label, target):
 
 
 def plan(max_gradients: int, num_classes: int) -> tuple[int, list[Heat]]:
-  """Splits a budget: gradients at the input, then heats.
-
-  Single searches are 10 to 40 % off where they end in the wrong class, so each
-  target gets a short one; the best get longer ones, and the nearest points are
-  polished.
-  """
+  """Splits a budget: gradients at the input, then heats."""
   others = num_classes - 1
-  small = max_gradients < 100
-  looked_at = min(others, 4 if small else 2 * MAX_TARGETS)
+  small, large = max_gradients < 100, max_gradients >= 400
+  looked_at = min(others, 6 if small else 2 * MAX_TARGETS)
   looked_at = max(min(looked_at, max_gradients - 1), 1)
-  targets = min(looked_at, MAX_TARGETS)
   rest = max_gradients - looked_at
-  if targets == 1 or rest < 12:
+  targets = min(looked_at, 4 if small else MAX_TARGETS if large else 5)
+  if rest < 4 * targets:
     polish = rest // 3
-    return looked_at, [Heat(1, 1, rest - polish, polish)]
-  scout = max(min(rest // 4 // targets, 10), 1)
-  few = min(2 if max_gradients < 300 else 3, targets)
-  runs = 1 if max_gradients < 300 else 3
-  rest -= scout * targets
-  semi = rest * (3 if small else 2) // 10 // few
-  if runs > 1:
-    # To the place of any target as well: what passes one class's region on the
-    # way to another's.
-    long = rest * 7 // 10 // (few + 1)
-    polish = long // 5
-    semi_heat = Heat(few + 1, runs, (long - polish) // runs, polish)
-    spent = (few + 1) * (semi_heat.rounds * runs + polish)
-  else:
-    semi_heat = Heat(few, 1, semi, 0)
-    spent = few * semi
+    return looked_at, [Heat(1, rest - polish, polish)]
+  heats = []
+
+  def add(places, share, polish=0.0, starts=0, most=10**6, **kwargs):
+    each = min(int(rest * share) // (places * max(starts, 1)), most)
+    polish = int(each * polish)
+    heats.append(Heat(places, each - polish, polish, starts=starts, **kwargs))
+
+  few = min(3 if large else 2, targets)
+  if targets > 1:
+    add(targets, 0.25, most=10)
+    heats[-1] = heats[-1]._replace(total=2 * heats[-1].rounds)
+  if large:
+    add(few, SH[0], starts=ST, polish=0.3)
+    add(6, SH[1], 0.4, stride=0.5)
+    add(3, SH[2], 0.4, stride=0.5)
+  elif targets > 1:
+    add(few, 0.3 if small else 0.2)
+  spent = sum(
+    h.places * max(h.starts, 1) * (h.rounds + h.polish) for h in heats
+  )
   rest -= spent
   polish = rest * 2 // 5
-  return looked_at, [
-    Heat(targets, 1, scout, 0),
-    semi_heat,
-    Heat(1, 1, rest - polish, polish),
-  ]
+  heats.append(Heat(1, rest - polish, polish, stride=0.5 if large else 1.0))
+  return looked_at, heats
 
 
 def nearest_targets(
@@ -141,49 +147,80 @@ def search(
     logits_fn, x, label, looked_at, norm=norm, project=project
   )
 
-  def enter(entry):
-    gap, gradient, target = entry
+  def enter(aim, start, gap, gradient):
+    """The first boundary point on the way to a target, or beside it."""
+    noise = jax.random.normal(jax.random.key(seed + start), x.shape, x.dtype)
+    noise = noise if project is None else project(noise)
+    size = norms.norm(gradient, 2) / norms.norm(noise, 2)
+    gradient = gradient + jnp.where(start > 0, ASIDE * size, 0.0) * noise
     one = linear._replace(gaps=gap[None], gradients=gradient[None])
-    fn = duel(logits_fn, label, target)
-    return projection.begin(fn, x, label, one, target[None], **space)
-
-  def compete(aim, state, heat, seed):
     fn = duel(logits_fn, label, aim)
-    lead = linear.lead
-    for run in range(heat.runs):
-      state = projection.advance(
-        fn,
-        x,
-        label,
-        lead,
-        state,
-        **space,
-        first=0,
-        last=heat.rounds,
-        total=heat.rounds,
-        smoothing=None if run == 0 else (1.0, 0.1)[run - 1],
-        seed=seed + run,
-      )
+    return projection.begin(fn, x, label, one, aim[None], **space)
+
+  def compete(aim, start, state, heat, number):
+    fn = duel(logits_fn, label, aim)
+    smoothing = None
+    if heat.starts:
+      smoothing = jnp.asarray(SM, x.dtype)[start % len(SM)]
+    state = projection.advance(
+      fn,
+      x,
+      label,
+      linear.lead,
+      state,
+      **space,
+      first=0,
+      last=heat.rounds,
+      total=heat.total or heat.rounds,
+      smoothing=smoothing,
+      seed=seed + 100 * number + start,
+      stride=heat.stride,
+    )
     return bundle.polish(
-      fn, x, label, lead, state, **space, max_gradients=heat.polish
+      fn, x, label, linear.lead, state, **space, max_gradients=heat.polish
     )
 
-  states = jax.lax.map(enter, (linear.gaps, linear.gradients, targets))
-  aims, gradients, forwards = targets, looked_at, states.forwards[0] * len(targets)
+  num_targets = heats[0].places
+  rows = jnp.arange(num_targets)  # Whose linearisation an entry starts from.
+  aims = targets[:num_targets]
+  starts = jnp.zeros_like(rows)
+  states = jax.lax.map(
+    lambda row: enter(*row),
+    (aims, starts, linear.gaps[:num_targets], linear.gradients[:num_targets]),
+  )
+  gradients, forwards = looked_at, 4 * num_targets + 1
   for number, heat in enumerate(heats):
-    order = jnp.argsort(states.distance)
-    chosen = order[: heat.places]
-    if heat.places > 1 and heat.runs > 1:
-      chosen = jnp.append(chosen[:-1], order[0])
-    aims = aims[chosen]
-    if heat.places > 1 and heat.runs > 1:
-      aims = aims.at[-1].set(ANY)
-    states = jax.tree.map(lambda column: column[chosen], states)
-    before = states.forwards[0]
-    run = lambda row, h=heat, n=number: compete(*row, h, seed + 10 * n)
-    states = jax.lax.map(run, (aims, states))
-    gradients += heat.places * (heat.runs * heat.rounds + heat.polish)
-    forwards += heat.places * (states.forwards[0] - before)
-  best = jax.tree.map(lambda column: column[jnp.argmin(states.distance)], states)
-  best = best._replace(gradients=jnp.int32(gradients), forwards=forwards)
+    if number:
+      order = jnp.argsort(states.distance)[: heat.places]
+      rows, aims, starts = rows[order], aims[order], starts[order]
+      states = jax.tree.map(lambda column: column[order], states)
+    if heat.starts:
+      best = jax.tree.map(lambda c: c[:1], states)
+      rows = jnp.repeat(rows, heat.starts)
+      aims = jnp.repeat(aims, heat.starts)
+      starts = jnp.tile(jnp.arange(heat.starts), heat.places)
+      states = jax.lax.map(
+        lambda row: enter(*row),
+        (aims, starts, linear.gaps[rows], linear.gradients[rows]),
+      )
+      forwards += 4 * len(aims)
+    run = lambda row, h=heat, n=number: compete(*row, h, n)
+    states = jax.lax.map(run, (aims, starts, states))
+    each = heat.rounds + heat.polish
+    gradients += len(aims) * each
+    forwards += len(aims) * 4 * each
+    if heat.starts:
+      append = lambda a, b: jnp.concatenate([a, b])
+      states = jax.tree.map(append, states, best)
+      aims, rows, starts = (
+        append(aims, aims[:1]),
+        append(rows, rows[:1]),
+        append(starts, starts[:1]),
+      )
+  best = jax.tree.map(
+    lambda column: column[jnp.argmin(states.distance)], states
+  )
+  best = best._replace(
+    gradients=jnp.int32(gradients), forwards=jnp.int32(forwards)
+  )
   return projection.finish(logits_fn, x, label, linear.lead, best, low, high)

@@ -15,7 +15,9 @@ from dmm_jax.boundary.point import Segment
 from dmm_jax.boundary.point import Status
 
 LAST_STRIDE = 0.02  # Of the way to the projection, in the last round.
-BEYOND = 1.002  # How far beyond a stride looks, so that flat pieces are crossed.
+BEYOND = (
+  1.002  # How far beyond a stride looks, so that flat pieces are crossed.
+)
 WITHOUT = 30  # Fewer rounds than these cannot average noise out.
 
 
@@ -159,6 +161,7 @@ def advance(
   total,
   smoothing=None,
   seed=0,
+  stride=1.0,
 ) -> State:
   """Runs rounds `first` to `last` of a search of `total` rounds.
 
@@ -184,8 +187,8 @@ def advance(
     step = norms.smallest_step(-g, gap, least, most, norm=norm_of_step)
     step = deepfool.within(project, step, -g, least, most)
     cosine = (1 + jnp.cos(jnp.pi * progress)) / 2
-    stride = s.damp * (LAST_STRIDE + (1 - LAST_STRIDE) * cosine)
-    onwards = (1 - stride) * (s.base - x) + stride * step
+    share = s.damp * (LAST_STRIDE + (stride - LAST_STRIDE) * cosine)
+    onwards = (1 - share) * (s.base - x) + share * step
     onwards = jnp.where(found, onwards, here - x + step)
     s = s._replace(gradients=s.gradients + 1)
     return _meet(logits_fn, x, label, lead, s, onwards, norm, low, high)

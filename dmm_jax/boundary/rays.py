@@ -133,9 +133,7 @@ class Meeting(NamedTuple):
   forwards: int
 
 
-def meet(
-  logits_fn, x, step, label, *, lead, bounds, num_forwards=4
-) -> Meeting:
+def meet(logits_fn, x, step, label, *, lead, bounds, num_forwards=4) -> Meeting:
   """Follows the ray along a step to the boundary, inwards or outwards.
 
   For steps that end close to the boundary: regula falsi between the input and
