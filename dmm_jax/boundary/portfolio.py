@@ -10,15 +10,15 @@ from dmm_jax.boundary import bundle
 from dmm_jax.boundary import descent
 from dmm_jax.boundary import point as point_lib
 from dmm_jax.boundary import projection
+from dmm_jax.boundary import rays
 from dmm_jax.boundary.point import Segment
 
 MAX_TARGETS = 9  # DeepFool's own choice for ImageNet; all of ten classes.
 FAST_GRADIENTS = 40
-ANY = -1
+# Fresh starts differ in how far they look around, and in their first direction,
+# which lies beside the gradient by this many of its lengths.
 ASIDE = 1.5
-SM = (0.3, 0.0, 1.0, 0.0, 3.0, 0.3)
-SH = (0.3, 0.25, 0.25)
-ST = 6
+SMOOTHINGS = (0.3, 0.0, 1.0, 0.0, 3.0, 0.3)
 
 
 class Heat(NamedTuple):
@@ -30,29 +30,53 @@ class Heat(NamedTuple):
     polish: rounds of the bundle method afterwards.
     stride: the first; 1 forgets where it started, shorter ones do not.
     total: rounds after which strides would be shortest, if not `rounds`.
-    starts: anew, from so many points of the boundary; 0 to continue.
+    starts: anew at each place's target, so often; 0 to continue.
   """
 
   places: int
   rounds: int
   polish: int = 0
   stride: float = 1.0
-  total: int | None = None
+  total: int = 0
   starts: int = 0
+
+  @property
+  def cost(self):
+    return self.places * max(self.starts, 1) * (self.rounds + self.polish)
+
+
+class Job(NamedTuple):
+  """What one place of one heat does; columns of all heats.
+
+  Attributes:
+    place: whose turn it is, in order of distance when the heat began.
+    rounds, polish, stride, total: as for `Heat`.
+    start: number of the fresh start, or -1 to continue.
+    slot: where a fresh start is kept.
+    scout: whether places are targets, not yet in order of distance.
+  """
+
+  place: jax.Array
+  rounds: jax.Array
+  polish: jax.Array
+  stride: jax.Array
+  total: jax.Array
+  start: jax.Array
+  slot: jax.Array
+  scout: jax.Array
 
 
 def duel(logits_fn, label, target):
   """The network with no other classes than a label and one target.
 
   Any search of it is a search targeted at that class. The others sink to the
-  bottom of the logits' range, so that rounding is judged as before. With
-  target `ANY` it is the network itself.
+  bottom of the logits' range, so that rounding is judged as before.
   """
 
   def dueling(x):
     logits = logits_fn(x)
     classes = jnp.arange(logits.size)
-    stays = (classes == label) | (classes == target) | (target == ANY)
+    stays = (classes == label) | (classes == target)
     return jnp.where(stays, logits, -jnp.max(jnp.abs(logits)))
 
   return dueling
@@ -60,39 +84,47 @@ def duel(logits_fn, label, target):
 
 def plan(max_gradients: int, num_classes: int) -> tuple[int, list[Heat]]:
   """Splits a budget: gradients at the input, then heats."""
-  others = num_classes - 1
   small, large = max_gradients < 100, max_gradients >= 400
-  looked_at = min(others, 6 if small else 2 * MAX_TARGETS)
+  looked_at = min(num_classes - 1, 6 if small else 2 * MAX_TARGETS)
   looked_at = max(min(looked_at, max_gradients - 1), 1)
   rest = max_gradients - looked_at
   targets = min(looked_at, 4 if small else MAX_TARGETS if large else 5)
-  if rest < 4 * targets:
-    polish = rest // 3
-    return looked_at, [Heat(1, rest - polish, polish)]
-  heats = []
+  heats = [Heat(targets, 0, starts=1)]
 
-  def add(places, share, polish=0.0, starts=0, most=10**6, **kwargs):
-    each = min(int(rest * share) // (places * max(starts, 1)), most)
+  def share(part, places, polish=0.0, **options):
+    each = int(rest * part) // (places * options.get('starts', 1))
     polish = int(each * polish)
-    heats.append(Heat(places, each - polish, polish, starts=starts, **kwargs))
+    heats.append(Heat(places, each - polish, polish, **options))
 
-  few = min(3 if large else 2, targets)
-  if targets > 1:
-    add(targets, 0.25, most=10)
-    heats[-1] = heats[-1]._replace(total=2 * heats[-1].rounds)
-  if large:
-    add(few, SH[0], starts=ST, polish=0.3)
-    add(6, SH[1], 0.4, stride=0.5)
-    add(3, SH[2], 0.4, stride=0.5)
-  elif targets > 1:
-    add(few, 0.3 if small else 0.2)
-  spent = sum(
-    h.places * max(h.starts, 1) * (h.rounds + h.polish) for h in heats
-  )
-  rest -= spent
-  polish = rest * 2 // 5
-  heats.append(Heat(1, rest - polish, polish, stride=0.5 if large else 1.0))
+  if targets > 1 and rest >= 4 * targets:
+    scout = min(rest // 4 // targets, 10)
+    heats = [Heat(targets, scout, total=2 * scout, starts=1)]
+    rest -= heats[0].cost
+    if large:
+      share(0.3, min(3, targets), 0.3, starts=len(SMOOTHINGS))
+      share(0.25, 6, 0.4, stride=0.5)
+      share(0.25, 3, 0.4, stride=0.5)
+    else:
+      share(0.3 if small else 0.2, 2)
+  elif large:
+    share(0.5, 1, 0.3, starts=len(SMOOTHINGS))
+    share(0.3, 3, 0.4, stride=0.5)
+  rest -= sum(heat.cost for heat in heats[1:])
+  share(1, 1, 0.4, stride=0.5 if large else 1.0)
   return looked_at, heats
+
+
+def _jobs(heats) -> Job:
+  """The places of all heats, in order."""
+  jobs, slot = [], 0
+  for number, heat in enumerate(heats):
+    for place in range(heat.places):
+      for start in range(heat.starts) if heat.starts else (-1,):
+        total = heat.total or heat.rounds
+        shape = heat.rounds, heat.polish, heat.stride, total
+        jobs.append(Job(place, *shape, start, slot, number == 0))
+        slot += start >= 0
+  return Job(*(jnp.array(column) for column in zip(*jobs, strict=True)))
 
 
 def nearest_targets(
@@ -132,95 +164,90 @@ def search(
 ) -> Segment:
   """A contest of targets: ever fewer of them are searched ever longer.
 
+  Single searches are 10 to 40 % off where they end in the wrong class, so each
+  of the likely targets gets a short search; the nearest get longer ones, with
+  large budgets from several starts, and the nearest points of all are polished.
+
   Args:
     logits_fn, x, label, norm, low, high, project: as for `deepfool.search`.
     max_gradients: budget; see `plan` for where it goes.
-    seed: of the random points of long searches.
+    seed: of the starts, and of the random points of long searches.
 
   Returns:
     A `Segment` whose inner end is the input, with the cost of all searches.
   """
   num_classes = jax.eval_shape(logits_fn, x).shape[0]
   looked_at, heats = plan(max_gradients, num_classes)
+  jobs = _jobs(heats)
   space = dict(norm=norm, low=low, high=high, project=project)
   linear, targets = nearest_targets(
     logits_fn, x, label, looked_at, norm=norm, project=project
   )
+  lead = linear.lead
 
-  def enter(aim, start, gap, gradient):
+  def enter(row, start):
     """The first boundary point on the way to a target, or beside it."""
     noise = jax.random.normal(jax.random.key(seed + start), x.shape, x.dtype)
     noise = noise if project is None else project(noise)
-    size = norms.norm(gradient, 2) / norms.norm(noise, 2)
-    gradient = gradient + jnp.where(start > 0, ASIDE * size, 0.0) * noise
-    one = linear._replace(gaps=gap[None], gradients=gradient[None])
-    fn = duel(logits_fn, label, aim)
-    return projection.begin(fn, x, label, one, aim[None], **space)
+    gradient, most = linear.gradients[row], norms.norm(noise, 2)
+    size = ASIDE * norms.norm(gradient, 2) / jnp.where(most > 0, most, 1.0)
+    gradient = gradient + jnp.where(start > 0, size, 0.0) * noise
+    one = linear._replace(gaps=linear.gaps[row][None], gradients=gradient[None])
+    target = targets[row]
+    fn = duel(logits_fn, label, target)
+    return projection.begin(fn, x, label, one, target[None], **space)
 
-  def compete(aim, start, state, heat, number):
-    fn = duel(logits_fn, label, aim)
-    smoothing = None
-    if heat.starts:
-      smoothing = jnp.asarray(SM, x.dtype)[start % len(SM)]
+  def compete(i, contest):
+    table, rows, order = contest
+    job = jax.tree.map(lambda column: column[i], jobs)
+    order = jax.lax.cond(
+      job.place == 0, lambda: jnp.argsort(table.distance), lambda: order
+    )
+    slot = order[job.place]
+    row = jnp.where(job.scout, job.place, rows[slot])
+    state = jax.lax.cond(
+      job.start >= 0,
+      lambda: enter(row, job.start),
+      lambda: jax.tree.map(lambda column: column[slot], table),
+    )
+    usual = projection.usual_smoothing(norm, job.total)
+    several = (job.start >= 0) & ~job.scout
     state = projection.advance(
-      fn,
+      duel(logits_fn, label, targets[row]),
       x,
       label,
-      linear.lead,
+      lead,
       state,
       **space,
-      first=0,
-      last=heat.rounds,
-      total=heat.total or heat.rounds,
-      smoothing=smoothing,
-      seed=seed + 100 * number + start,
-      stride=heat.stride,
+      rounds=job.rounds,
+      total=job.total,
+      smoothing=jnp.where(several, jnp.array(SMOOTHINGS)[job.start], usual),
+      seed=seed + 100 * i,
+      stride=job.stride,
     )
-    return bundle.polish(
-      fn, x, label, linear.lead, state, **space, max_gradients=heat.polish
+    state = bundle.polish(
+      duel(logits_fn, label, targets[row]),
+      x,
+      label,
+      lead,
+      state,
+      **space,
+      max_gradients=job.polish,
     )
+    slot = jnp.where(job.start >= 0, job.slot, slot)
+    put = lambda column, value: column.at[slot].set(value)
+    return jax.tree.map(put, table, state), rows.at[slot].set(row), order
 
-  num_targets = heats[0].places
-  rows = jnp.arange(num_targets)  # Whose linearisation an entry starts from.
-  aims = targets[:num_targets]
-  starts = jnp.zeros_like(rows)
-  states = jax.lax.map(
-    lambda row: enter(*row),
-    (aims, starts, linear.gaps[:num_targets], linear.gradients[:num_targets]),
-  )
-  gradients, forwards = looked_at, 4 * num_targets + 1
-  for number, heat in enumerate(heats):
-    if number:
-      order = jnp.argsort(states.distance)[: heat.places]
-      rows, aims, starts = rows[order], aims[order], starts[order]
-      states = jax.tree.map(lambda column: column[order], states)
-    if heat.starts:
-      best = jax.tree.map(lambda c: c[:1], states)
-      rows = jnp.repeat(rows, heat.starts)
-      aims = jnp.repeat(aims, heat.starts)
-      starts = jnp.tile(jnp.arange(heat.starts), heat.places)
-      states = jax.lax.map(
-        lambda row: enter(*row),
-        (aims, starts, linear.gaps[rows], linear.gradients[rows]),
-      )
-      forwards += 4 * len(aims)
-    run = lambda row, h=heat, n=number: compete(*row, h, n)
-    states = jax.lax.map(run, (aims, starts, states))
-    each = heat.rounds + heat.polish
-    gradients += len(aims) * each
-    forwards += len(aims) * 4 * each
-    if heat.starts:
-      append = lambda a, b: jnp.concatenate([a, b])
-      states = jax.tree.map(append, states, best)
-      aims, rows, starts = (
-        append(aims, aims[:1]),
-        append(rows, rows[:1]),
-        append(starts, starts[:1]),
-      )
-  best = jax.tree.map(
-    lambda column: column[jnp.argmin(states.distance)], states
-  )
+  slots = sum(heat.places * heat.starts for heat in heats)
+  blank = projection.blank(x, lead)
+  table = jax.tree.map(lambda v: jnp.stack([v] * slots), blank)
+  contest = table, jnp.zeros(slots, jnp.int32), jnp.arange(slots)
+  table, *_ = jax.lax.fori_loop(0, len(jobs.place), compete, contest)
+  nearest = jnp.argmin(table.distance)
+  best = jax.tree.map(lambda column: column[nearest], table)
+  rounds = sum(heat.cost for heat in heats)
   best = best._replace(
-    gradients=jnp.int32(gradients), forwards=jnp.int32(forwards)
+    gradients=jnp.int32(looked_at + rounds),
+    forwards=jnp.int32(1 + rays.FORWARDS * (slots + rounds)),
   )
-  return projection.finish(logits_fn, x, label, linear.lead, best, low, high)
+  return projection.finish(logits_fn, x, label, lead, best, low, high)

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from dmm_jax import norms
 from dmm_jax.boundary import deepfool
@@ -103,13 +102,32 @@ def search(
     linear.lead,
     state,
     **space,
-    first=0,
-    last=rounds,
-    total=rounds,
+    rounds=rounds,
     smoothing=smoothing,
     seed=seed,
   )
   return finish(logits_fn, x, label, linear.lead, state, low, high)
+
+
+def usual_smoothing(norm, rounds):
+  """0 for short searches; l1 has the most shallow optima."""
+  return jnp.where(rounds < WITHOUT, 0.0, jnp.where(norm == 1, 1.0, 0.3))
+
+
+def blank(x, lead) -> State:
+  """The state of a search that has found nothing."""
+  zero = jnp.int32(0)
+  return State(
+    here=x,
+    base=x,
+    best=x,
+    distance=jnp.full_like(lead, jnp.inf),
+    target=zero,
+    damp=jnp.ones_like(lead),
+    status=jnp.int32(Status.NOT_FOUND),
+    gradients=zero,
+    forwards=zero,
+  )
 
 
 def begin(
@@ -131,16 +149,10 @@ def begin(
     [Status.NON_FINITE, Status.ZERO_GRADIENT],
     Status.NOT_FOUND,
   )
-  state = State(
-    here=x,
-    base=x,
-    best=x,
-    distance=jnp.full_like(linear.lead, jnp.inf),
+  state = blank(x, linear.lead)._replace(
     target=targets[i],
-    damp=jnp.ones_like(linear.lead),
     status=status.astype(jnp.int32),
     gradients=jnp.int32(len(targets)),
-    forwards=jnp.int32(0),
   )
   return _meet(logits_fn, x, label, linear.lead, state, step, norm, low, high)
 
@@ -156,24 +168,28 @@ def advance(
   low,
   high,
   project,
-  first,
-  last,
-  total,
+  rounds,
+  total=None,
   smoothing=None,
   seed=0,
   stride=1.0,
 ) -> State:
-  """Runs rounds `first` to `last` of a search of `total` rounds.
+  """Runs the first `rounds` of a search of `total` rounds.
 
   Args:
-    lead: the label's lead at `x`; otherwise as for `search`.
+    lead: the label's lead at `x`.
+    state: where to go on from.
+    stride: the first; 1 forgets the point that it starts from.
+    logits_fn, x, label, norm, low, high, project, smoothing, seed: as for
+      `search`. Numbers may be traced.
   """
-  if smoothing is None:
-    smoothing = jnp.where(norm == 1, 1.0, 0.3) if total >= WITHOUT else 0.0
+  total = rounds if total is None else total
+  smoothing = usual_smoothing(norm, total) if smoothing is None else smoothing
   key = jax.random.key(seed)
+  span = jnp.maximum(total - 1, 1)
 
   def one_round(i, s, norm_of_step):
-    progress = i / max(total - 1, 1)
+    progress = (i / span).astype(x.dtype)
     far = jnp.asarray(smoothing * (1 - progress), x.dtype)
     here = _nearby(jax.random.fold_in(key, i), s, x, far, low, high, project)
     linear = point_lib.linearize(logits_fn, here, label, s.target[None])
@@ -194,18 +210,13 @@ def advance(
     return _meet(logits_fn, x, label, lead, s, onwards, norm, low, high)
 
   # Rounds in l2 come first: their steps use all inputs.
-  switch = {1: max(total // 4, 2), 2: 0, np.inf: total // 12}
-  switch = {p: min(max(min(n, 30), first), last) for p, n in switch.items()}
-  if isinstance(norm, jax.Array):
-    switch = jnp.select([norm == p for p in switch], list(switch.values()))
-  else:
-    switch = switch[norm]
-  for p, start, stop in ((2, first, switch), (norm, switch, last)):
-    if isinstance(stop, int) and isinstance(start, int) and stop == start:
-      continue
-    each = functools.partial(one_round, norm_of_step=p)
-    state = jax.lax.fori_loop(start, stop, each, state)
-  return state
+  in_l2 = jnp.where(norm == 1, jnp.maximum(total // 4, 2), total // 12)
+  switch = jnp.clip(jnp.where(norm == 2, 0, in_l2), 0, jnp.minimum(30, rounds))
+  if isinstance(norm, jax.Array) or norm != 2:
+    each = functools.partial(one_round, norm_of_step=2)
+    state = jax.lax.fori_loop(0, switch, each, state)
+  each = functools.partial(one_round, norm_of_step=norm)
+  return jax.lax.fori_loop(switch, rounds, each, state)
 
 
 def _nearby(key, s, x, far, low, high, project):

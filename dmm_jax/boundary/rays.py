@@ -11,6 +11,7 @@ from dmm_jax import norms
 from dmm_jax.boundary import point as point_lib
 from dmm_jax.boundary.point import Status
 
+FORWARDS = 4  # Of `meet`; enough for steps that end close to the boundary.
 CLEARLY = 1e-6  # Of the first lead: seen beyond now, and when looked at again.
 
 
@@ -119,7 +120,7 @@ class Meeting(NamedTuple):
   """Where a ray was seen beyond the boundary.
 
   Attributes:
-    point: just beyond the boundary; the furthest one seen if not found.
+    point: just beyond the boundary; the nearest to it if none was found.
     found: whether `point` lies beyond.
     lead, target: the label's lead over the others, and the class of these that
       comes nearest, at `point`.
@@ -170,7 +171,8 @@ def meet(logits_fn, x, step, label, *, lead, bounds, num_forwards=4) -> Meeting:
     grown = t * (1 + jnp.where(fall > 0, jnp.clip(reach, 0.02, most), most))
     share = inner / jnp.where(inner > outer, inner - outer, 1.0)
     within = a + (b - a) * jnp.clip(share, 0.03, 0.97)
-    sees = lambda new, old: jnp.where(beyond | ~s['found'], new, old)
+    nearer = beyond | (~s['found'] & ~(ahead >= s['lead']))
+    sees = lambda new, old: jnp.where(nearer, new, old)
     return dict(
       a=a,
       b=b,
@@ -192,7 +194,7 @@ def meet(logits_fn, x, step, label, *, lead, bounds, num_forwards=4) -> Meeting:
     next=one,
     found=jnp.bool_(False),
     seen=one,
-    lead=lead,
+    lead=jnp.inf * one,
     target=jnp.int32(0),
   )
   s = jax.lax.fori_loop(0, num_forwards, look, start)
