@@ -17,6 +17,7 @@ MAX_TARGETS = 9  # DeepFool's own choice for ImageNet; all of ten classes.
 FAST_GRADIENTS = 40
 # Fresh starts differ in how far they look around, and in their first direction,
 # which lies beside the gradient by this many of its lengths.
+SCOUT = 3  # Rounds of a short search, at least.
 ASIDE = 1.5
 SMOOTHINGS = (0.3, 0.0, 1.0, 0.0, 3.0, 0.3)
 
@@ -54,6 +55,7 @@ class Job(NamedTuple):
     start: number of the fresh start, or -1 to continue.
     slot: where a fresh start is kept.
     scout: whether places are targets, not yet in order of distance.
+    opens: whether a heat begins, and places are to be put in order.
   """
 
   place: jax.Array
@@ -64,6 +66,7 @@ class Job(NamedTuple):
   start: jax.Array
   slot: jax.Array
   scout: jax.Array
+  opens: jax.Array
 
 
 def duel(logits_fn, label, target):
@@ -97,7 +100,7 @@ def plan(max_gradients: int, num_classes: int) -> tuple[int, list[Heat]]:
     heats.append(Heat(places, each - polish, polish, **options))
 
   if targets > 1 and rest >= 4 * targets:
-    scout = min(rest // 4 // targets, 10)
+    scout = min(max(rest // 4 // targets, SCOUT), 10)
     heats = [Heat(targets, scout, total=2 * scout, starts=1)]
     rest -= heats[0].cost
     if large:
@@ -122,7 +125,8 @@ def _jobs(heats) -> Job:
       for start in range(heat.starts) if heat.starts else (-1,):
         total = heat.total or heat.rounds
         shape = heat.rounds, heat.polish, heat.stride, total
-        jobs.append(Job(place, *shape, start, slot, number == 0))
+        opens = place == 0 and start <= 0
+        jobs.append(Job(place, *shape, start, slot, number == 0, opens))
         slot += start >= 0
   return Job(*(jnp.array(column) for column in zip(*jobs, strict=True)))
 
@@ -201,7 +205,7 @@ def search(
     table, rows, order = contest
     job = jax.tree.map(lambda column: column[i], jobs)
     order = jax.lax.cond(
-      job.place == 0, lambda: jnp.argsort(table.distance), lambda: order
+      job.opens, lambda: jnp.argsort(table.distance), lambda: order
     )
     slot = order[job.place]
     row = jnp.where(job.scout, job.place, rows[slot])

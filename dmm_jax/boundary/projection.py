@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from dmm_jax import norms
 from dmm_jax.boundary import deepfool
+from dmm_jax.boundary import descent
 from dmm_jax.boundary import point as point_lib
 from dmm_jax.boundary import rays
 from dmm_jax.boundary.point import Segment
@@ -17,6 +18,8 @@ LAST_STRIDE = 0.02  # Of the way to the projection, in the last round.
 BEYOND = (
   1.002  # How far beyond a stride looks, so that flat pieces are crossed.
 )
+EQUAL = 1e-5  # Distances that differ by less are the same.
+SMOOTH = 0.9  # Of all rounds look around; the last ones straight ahead.
 WITHOUT = 30  # Fewer rounds than these cannot average noise out.
 
 
@@ -133,28 +136,37 @@ def blank(x, lead) -> State:
 def begin(
   logits_fn, x, label, linear, targets, *, norm, low, high, project
 ) -> State:
-  """Where the ray along the first step meets the boundary, if it does."""
-  if project is not None:
-    rows = jax.vmap(project)(linear.gradients)
-    linear = linear._replace(gradients=rows)
+  """The nearest meeting of the boundary with the first steps to all targets."""
+  rows = linear.gradients
+  rows = rows if project is None else jax.vmap(project)(rows)
+  reaches = descent.reaches(linear.gaps, rows, norm)
   least, most = low - x, high - x
-  _, reach, i = deepfool.nearest_linear(linear, least, most, norm=norm)
-  g = linear.gradients[i]
+  # In l1, a step in l2 starts: it uses all inputs.
   traced = isinstance(norm, jax.Array)
-  wide = jnp.where(norm == 1, 2, norm) if traced else 2 if norm == 1 else norm
-  step = norms.smallest_step(-g, linear.gaps[i], least, most, norm=wide)
-  step = deepfool.within(project, step, -g, least, most)
-  status = jnp.select(
-    [~jnp.isfinite(linear.lead) | jnp.isnan(reach), jnp.isinf(reach)],
-    [Status.NON_FINITE, Status.ZERO_GRADIENT],
-    Status.NOT_FOUND,
+  wide = jnp.where(norm == 1, 2, norm) if traced else max(norm, 2)
+
+  def meet(row):
+    g, gap, reach, target = row
+    step = norms.smallest_step(-g, gap, least, most, norm=wide)
+    step = deepfool.within(project, step, -g, least, most)
+    status = jnp.select(
+      [~jnp.isfinite(linear.lead) | jnp.isnan(reach), jnp.isinf(reach)],
+      [Status.NON_FINITE, Status.ZERO_GRADIENT],
+      Status.NOT_FOUND,
+    )
+    s = blank(x, linear.lead)
+    s = s._replace(target=target, status=status.astype(jnp.int32))
+    return _meet(logits_fn, x, label, linear.lead, s, step, norm, low, high)
+
+  every = jax.lax.map(meet, (rows, linear.gaps, reaches, targets))
+  # Where none is met: towards the nearest to first order. So too in l1, whose
+  # distances the points of steps in l2 do not show.
+  met = jnp.any(every.status == Status.FOUND) & (norm != 1)
+  i = jnp.argmin(jnp.where(met, every.distance, reaches))
+  first = jax.tree.map(lambda column: column[i], every)
+  return first._replace(
+    gradients=jnp.int32(len(targets)), forwards=jnp.sum(every.forwards)
   )
-  state = blank(x, linear.lead)._replace(
-    target=targets[i],
-    status=status.astype(jnp.int32),
-    gradients=jnp.int32(len(targets)),
-  )
-  return _meet(logits_fn, x, label, linear.lead, state, step, norm, low, high)
 
 
 def advance(
@@ -190,7 +202,7 @@ def advance(
 
   def one_round(i, s, norm_of_step):
     progress = (i / span).astype(x.dtype)
-    far = jnp.asarray(smoothing * (1 - progress), x.dtype)
+    far = jnp.maximum(smoothing * (1 - progress / SMOOTH), 0).astype(x.dtype)
     here = _nearby(jax.random.fold_in(key, i), s, x, far, low, high, project)
     linear = point_lib.linearize(logits_fn, here, label, s.target[None])
     g = linear.gradients[0] if project is None else project(linear.gradients[0])
@@ -237,7 +249,8 @@ def _meet(logits_fn, x, label, lead, s, step, norm, low, high) -> State:
   length = jnp.where(
     meeting.found, norms.norm(meeting.point - x, norm), jnp.inf
   )
-  gain = length < s.distance
+  # Of equals the last: late rounds know the direction best.
+  gain = length < (1 + EQUAL) * s.distance
   before = s.status == Status.FOUND
   moves = meeting.found | (~before & jnp.isfinite(meeting.lead))
   status = jnp.where(
@@ -248,7 +261,7 @@ def _meet(logits_fn, x, label, lead, s, step, norm, low, high) -> State:
     here=jnp.where(moves, meeting.point, s.here),
     base=jnp.where(moves, meeting.point, s.base),
     best=jnp.where(gain, meeting.point, s.best),
-    distance=jnp.where(gain, length, s.distance),
+    distance=jnp.minimum(length, s.distance),
     target=jnp.where(moves, meeting.target, s.target),
     damp=jnp.where(
       meeting.found, jnp.minimum(1.3 * s.damp, 1.0), s.damp / (1 + before)

@@ -153,44 +153,49 @@ def meet(logits_fn, x, step, label, *, lead, bounds, num_forwards=4) -> Meeting:
     A `Meeting`. The point is the innermost that was seen beyond.
   """
   along = lambda t: jnp.clip(x + t * step, *bounds)
+  # Aims a little beyond: what ends on the label's side would not count.
+  aim = 10 * CLEARLY * lead
 
   def look(k, s):
     t = s['next']
     ahead, target = point_lib.leads(logits_fn(along(t)), label)
     beyond = ahead < -CLEARLY * lead
-    both = s['found'] | beyond
-    # The side that stays counts half: it would stay forever.
-    outer = jnp.where(s['found'], s['lead_outer'] / 2, s['lead_outer'])
-    outer = jnp.where(beyond, ahead, outer)
-    inner = jnp.where(s['found'], s['lead_inner'] / 2, s['lead_inner'])
-    inner = jnp.where(beyond, inner, ahead)
+    found = s['found'] | beyond
+    # A side that stays twice counts half: it would stay forever.
+    again = s['found'] & (k > 0) & (beyond == s['beyond'])
+    half = jnp.where(again, 0.5, 1.0)
+    value = ahead + aim
+    inner = jnp.where(beyond, s['inner'] * half, value)
+    outer = jnp.where(beyond, value, s['outer'] * half)
     a, b = jnp.where(beyond, s['a'], t), jnp.where(beyond, t, s['b'])
-    fall = s['lead_inner'] - ahead
-    reach = 1.1 * ahead * (t - s['a']) / jnp.where(fall > 0, fall * t, 1.0)
+    share = inner / jnp.where(inner > outer, inner - outer, 1.0)
+    within = a + (b - a) * jnp.clip(share, 0.01, 0.99)
+    fall = s['inner'] - value
+    reach = 1.1 * value * (t - s['a']) / jnp.where(fall > 0, fall * t, 1.0)
     most = 0.5 + 0.5 * k
     grown = t * (1 + jnp.where(fall > 0, jnp.clip(reach, 0.02, most), most))
-    share = inner / jnp.where(inner > outer, inner - outer, 1.0)
-    within = a + (b - a) * jnp.clip(share, 0.03, 0.97)
     nearer = beyond | (~s['found'] & ~(ahead >= s['lead']))
-    sees = lambda new, old: jnp.where(nearer, new, old)
+    keep = lambda new, old: jnp.where(nearer, new, old)
     return dict(
       a=a,
       b=b,
-      lead_inner=inner,
-      lead_outer=outer,
-      next=jnp.where(both, within, grown),
-      found=both,
-      seen=sees(t, s['seen']),
-      lead=sees(ahead, s['lead']),
-      target=sees(target, s['target']),
+      inner=inner,
+      outer=outer,
+      beyond=beyond,
+      next=jnp.where(found, within, grown),
+      found=found,
+      seen=keep(t, s['seen']),
+      lead=keep(ahead, s['lead']),
+      target=keep(target, s['target']),
     )
 
   one = jnp.ones_like(lead)
   start = dict(
     a=0 * one,
     b=one,
-    lead_inner=lead,
-    lead_outer=-one,
+    inner=lead + aim,
+    outer=-one,
+    beyond=jnp.bool_(False),
     next=one,
     found=jnp.bool_(False),
     seen=one,
