@@ -188,6 +188,7 @@ def search(
     logits_fn, x, label, looked_at, norm=norm, project=project
   )
   lead = linear.lead
+  slots = sum(heat.places * heat.starts for heat in heats)
 
   def enter(row, start):
     """The first boundary point on the way to a target, or beside it."""
@@ -204,8 +205,14 @@ def search(
   def compete(i, contest):
     table, rows, order = contest
     job = jax.tree.map(lambda column: column[i], jobs)
+    # Points of steps in l2 do not show l1 distances: the nearest to first order
+    # goes on whatever its short search found.
+    second = heats[0].places
+    seeded = (norm == 1) & (jnp.arange(slots) == 0) & (i == second)
     order = jax.lax.cond(
-      job.opens, lambda: jnp.argsort(table.distance), lambda: order
+      job.opens,
+      lambda: jnp.argsort(jnp.where(seeded, -jnp.inf, table.distance)),
+      lambda: order,
     )
     slot = order[job.place]
     row = jnp.where(job.scout, job.place, rows[slot])
@@ -228,6 +235,7 @@ def search(
       smoothing=jnp.where(several, jnp.array(SMOOTHINGS)[job.start], usual),
       seed=seed + 100 * i,
       stride=job.stride,
+      from_l2=(job.start >= 0) | (job.total >= projection.WITHOUT),
     )
     state = bundle.polish(
       duel(logits_fn, label, targets[row]),
@@ -242,7 +250,6 @@ def search(
     put = lambda column, value: column.at[slot].set(value)
     return jax.tree.map(put, table, state), rows.at[slot].set(row), order
 
-  slots = sum(heat.places * heat.starts for heat in heats)
   blank = projection.blank(x, lead)
   table = jax.tree.map(lambda v: jnp.stack([v] * slots), blank)
   contest = table, jnp.zeros(slots, jnp.int32), jnp.arange(slots)

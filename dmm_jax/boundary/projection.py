@@ -185,6 +185,7 @@ def advance(
   smoothing=None,
   seed=0,
   stride=1.0,
+  from_l2=True,
 ) -> State:
   """Runs the first `rounds` of a search of `total` rounds.
 
@@ -192,6 +193,7 @@ def advance(
     lead: the label's lead at `x`.
     state: where to go on from.
     stride: the first; 1 forgets the point that it starts from.
+    from_l2: whether searches in l1 and linf start with rounds in l2.
     logits_fn, x, label, norm, low, high, project, smoothing, seed: as for
       `search`. Numbers may be traced.
   """
@@ -223,7 +225,9 @@ def advance(
 
   # Rounds in l2 come first: their steps use all inputs.
   in_l2 = jnp.where(norm == 1, jnp.maximum(total // 4, 2), total // 12)
-  switch = jnp.clip(jnp.where(norm == 2, 0, in_l2), 0, jnp.minimum(30, rounds))
+  switch = jnp.clip(
+    jnp.where((norm != 2) & from_l2, in_l2, 0), 0, jnp.minimum(30, rounds)
+  )
   if isinstance(norm, jax.Array) or norm != 2:
     each = functools.partial(one_round, norm_of_step=2)
     state = jax.lax.fori_loop(0, switch, each, state)
