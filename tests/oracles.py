@@ -1,6 +1,7 @@
 """Independent implementations that the tests hold the library to."""
 
 import numpy as np
+from scipy import optimize
 
 
 def dense_kernel(xs1, xs2, depth, sigma_w, sigma_b, activation='relu'):
@@ -34,3 +35,49 @@ def _expect(k12, k1, k2, activation):
   cosine = np.clip(k12 / size, -1, 1)
   angle = np.arccos(cosine)
   return size * (np.sin(angle) + (np.pi - angle) * cosine) / (2 * np.pi)
+
+
+def largest_gain(basis, g, low, high):
+  """The largest `g . v` of v = basis @ c within a box, by a linear program."""
+  out = optimize.linprog(
+    -(g @ basis),
+    A_ub=np.vstack([basis, -basis]),
+    b_ub=np.r_[high, -low],
+    bounds=(None, None),
+  )
+  return -out.fun
+
+
+def smallest_step(basis, g, gap, low, high, p):
+  """The least l^p norm of v = basis @ c in a box with `g . v = gap`.
+
+  By SLSQP for l2; for l1 and linf by a linear program in c and bounds of |v|.
+  """
+  n, k = basis.shape
+  if p == 2:
+    inside = lambda c: np.concatenate([high - basis @ c, basis @ c - low])
+    out = optimize.minimize(
+      lambda c: c @ c,
+      np.zeros(k),
+      jac=lambda c: 2 * c,
+      method='SLSQP',
+      constraints=[
+        {'type': 'eq', 'fun': lambda c: g @ basis @ c - gap},
+        {'type': 'ineq', 'fun': inside},
+      ],
+      options={'ftol': 1e-14, 'maxiter': 1000},
+    )
+    return np.sqrt(out.fun)
+  sizes = np.eye(n) if p == 1 else np.ones((n, 1))
+  none = np.zeros_like(sizes)
+  out = optimize.linprog(
+    np.r_[np.zeros(k), np.ones(sizes.shape[1])],
+    A_ub=np.block(
+      [[basis, -sizes], [-basis, -sizes], [basis, none], [-basis, none]]
+    ),
+    b_ub=np.r_[np.zeros(2 * n), high + 1e-7, 1e-7 - low],
+    A_eq=np.r_[g @ basis, none[0]][None],
+    b_eq=[gap],
+    bounds=[(None, None)] * k + [(0, None)] * sizes.shape[1],
+  )
+  return out.fun

@@ -90,7 +90,13 @@ def polish(
     step = step.reshape(x.shape)
     step = step if project is None else project(step)
     seen = rays.meet(
-      logits_fn, x, BEYOND * step, label, lead=lead, bounds=bounds
+      logits_fn,
+      x,
+      BEYOND * step,
+      label,
+      lead=lead,
+      bounds=bounds,
+      straight=project is not None,
     )
     length = norms.norm(seen.point - x, norm)
     gain = seen.found & (length < s.distance)

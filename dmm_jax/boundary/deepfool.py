@@ -6,16 +6,20 @@ import jax.numpy as jnp
 from dmm_jax import norms
 from dmm_jax.boundary import descent
 from dmm_jax.boundary import point as point_lib
+from dmm_jax.boundary import subspace
 from dmm_jax.boundary.point import Status
 
 
-def nearest_linear(linear, low, high, *, norm, overshoot=0.0, least_gap=0.0):
+def nearest_linear(
+  linear, low, high, *, norm, project=None, overshoot=0.0, least_gap=0.0
+):
   """Returns the smallest step that closes the nearest target's gap.
 
   Args:
     linear: a `point.Linear`.
     low, high: what a step may be at least and at most, as the input.
     norm: 1, 2 or inf.
+    project: linear map onto the subspace of allowed steps, or None.
     overshoot: how much more than the gap is closed, as a fraction of it.
     least_gap: and of which at least this much.
 
@@ -23,36 +27,30 @@ def nearest_linear(linear, low, high, *, norm, overshoot=0.0, least_gap=0.0):
     `(step, distance, index)`; a step of zeros and inf where no gradient leads
     anywhere.
   """
+  if project is not None:
+    linear = linear._replace(gradients=jax.vmap(project)(linear.gradients))
   reach = descent.reaches(linear.gaps, linear.gradients, norm)
   i = jnp.argmin(reach)
   gap = linear.gaps[i]
   gap = gap + overshoot * jnp.maximum(gap, least_gap)
-  step = norms.smallest_step(-linear.gradients[i], gap, low, high, norm=norm)
-  return step, reach[i], i
+  downhill = -linear.gradients[i]
+  step = norms.smallest_step(downhill, gap, low, high, norm=norm)
+  return within(project, step, downhill, low, high), reach[i], i
 
 
 def within(project, step, gradient, low, high):
-  """Brings a step back into a linear subspace, then into the box.
+  """Brings a step into a linear subspace and the box, keeping its promise.
 
-  Keeps what the step promises, `gradient . step`, where the box leaves room;
-  shrinking towards zero keeps it in both the subspace and the box.
+  `gradient . step` stays what it was where `subspace.confine` finds room.
   """
   if project is None:
     return step
-  inside = project(step)
-  promise, kept = jnp.sum(gradient * step), jnp.sum(gradient * inside)
-  inside = inside * jnp.where(
-    kept > 0, promise / jnp.where(kept > 0, kept, 1), 0
-  )
-  return descent.shrink(inside, low, high)
+  return subspace.confine(project, step, gradient, low, high)[0]
 
 
-def onwards(p, linear, low, high, project, **aim):
+def onwards(p, linear, low, high, **aim):
   """Returns where `nearest_linear` leads from `p`, and the distance there."""
-  if project is not None:
-    linear = linear._replace(gradients=jax.vmap(project)(linear.gradients))
-  step, reach, i = nearest_linear(linear, low - p, high - p, **aim)
-  step = within(project, step, -linear.gradients[i], low - p, high - p)
+  step, reach, _ = nearest_linear(linear, low - p, high - p, **aim)
   return jnp.clip(p + step, low, high), reach
 
 
@@ -115,7 +113,7 @@ def search(
       linear,
       low,
       high,
-      project,
+      project=project,
       norm=norm,
       overshoot=overshoot,
       least_gap=least_gap,

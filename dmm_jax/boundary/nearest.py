@@ -7,33 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmm_jax import margins
+from dmm_jax import normals
 from dmm_jax import norms
 from dmm_jax import parallel
-from dmm_jax.boundary import apgd
-from dmm_jax.boundary import ddn
-from dmm_jax.boundary import deepfool
-from dmm_jax.boundary import fab
-from dmm_jax.boundary import fmn
+from dmm_jax.boundary import methods
 from dmm_jax.boundary import point as point_lib
-from dmm_jax.boundary import portfolio
-from dmm_jax.boundary import primal_dual
-from dmm_jax.boundary import projection
-from dmm_jax.boundary import rays
-from dmm_jax.boundary import superdeepfool
+from dmm_jax.boundary import triage
 from dmm_jax.boundary.point import BoundaryPoint
 from dmm_jax.boundary.point import Status
-
-SEARCHES = {
-  'projection': projection.search,
-  'deepfool': deepfool.search,
-  'superdeepfool': superdeepfool.search,
-  'fab': fab.search,
-  'ddn': ddn.search,
-  'fmn': fmn.search,
-  'apgd': apgd.search,
-  'primal_dual': primal_dual.search,
-}
-METHODS = ('portfolio', 'fast', *SEARCHES, 'ray', 'linear')
 
 
 def nearest_point(
@@ -46,6 +27,7 @@ def nearest_point(
   project=None,
   method: str = 'portfolio',
   max_gradients: int = 2000,
+  seed: jax.Array | int = 0,
   rtol: float = 1e-5,
   with_normal: bool = True,
 ) -> BoundaryPoint:
@@ -75,6 +57,9 @@ def nearest_point(
       (`Status.ESTIMATE`).
     max_gradients: budget of value-and-gradient evaluations. One for `normal`
       comes on top.
+    seed: of the random points near the boundary at which 'portfolio', 'fast'
+      and 'projection' take gradients; an integer, may be traced. The same seed
+      gives the same result, whatever else is in the batch.
     rtol: how far beyond the boundary, relative to `distance`, the point may be.
     with_normal: False saves the gradient at the point; `normal` is then zeros.
 
@@ -86,43 +71,30 @@ def nearest_point(
       not supported.
   """
   _check(x, norm, method)
-  num_classes = _num_classes(logits_fn, x)
+  _num_classes(logits_fn, x)
   low, high = _box(x, bounds)
   label = jnp.asarray(label, jnp.int32)
-  logits = logits_fn(x)
-  targets = point_lib.likely_targets(
-    logits, label, min(num_classes - 1, portfolio.MAX_TARGETS)
+  best = methods.run(
+    logits_fn,
+    x,
+    label,
+    method,
+    norm=norm,
+    low=low,
+    high=high,
+    project=project,
+    max_gradients=max_gradients,
+    rtol=rtol,
+    seed=seed,
   )
-  space = dict(norm=norm, low=low, high=high, project=project)
-  if method in ('portfolio', 'fast'):
-    fast = method == 'fast'
-    segment = portfolio.search(
-      logits_fn,
-      x,
-      label,
-      **space,
-      max_gradients=portfolio.FAST_GRADIENTS if fast else max_gradients,
-    )
-    best = _refine(segment, logits_fn, x, label, norm, rtol)
-  else:
-    best = _solve(
-      logits_fn,
-      x,
-      label,
-      method,
-      targets,
-      max_gradients=max_gradients,
-      rtol=rtol,
-      **space,
-    )
-  best = _settle(best, x, logits, label)
+  best = _settle(best, x, logits_fn(x), label)
   return _add_normal(best, logits_fn, label) if with_normal else best
 
 
 def _check(x, norm, method):
   norms.check(norm)
-  if method not in METHODS:
-    raise ValueError(f'method must be one of {METHODS}, got {method!r}')
+  if method not in methods.METHODS:
+    raise ValueError(f'method must be one of {methods.METHODS}, got {method!r}')
   if not jnp.issubdtype(x.dtype, jnp.floating):
     raise TypeError(
       f'inputs must be floating point, got {x.dtype}: '
@@ -146,110 +118,6 @@ def _box(x, bounds):
   return fill(low), fill(high)
 
 
-def _solve(
-  logits_fn, x, label, method, targets, *, max_gradients, rtol, norm, **space
-):
-  """Runs one search, and refines what it found."""
-  shared = dict(norm=norm, low=space['low'], high=space['high'])
-  if method in SEARCHES:
-    segment = SEARCHES[method](
-      logits_fn,
-      x,
-      label,
-      targets=targets,
-      max_gradients=max_gradients,
-      **shared,
-      project=space['project'],
-    )
-    return _refine(segment, logits_fn, x, label, norm, rtol)
-  linear = point_lib.linearize(logits_fn, x, label, targets)
-  if space['project'] is not None:
-    rows = jax.vmap(space['project'])(linear.gradients)
-    linear = linear._replace(gradients=rows)
-  low, high = space['low'] - x, space['high'] - x
-  step, reach, i = deepfool.nearest_linear(linear, low, high, norm=norm)
-  step = deepfool.within(
-    space['project'], step, -linear.gradients[i], low, high
-  )
-  distance = jnp.where(jnp.isfinite(reach), norms.norm(step, norm), jnp.inf)
-  if method == 'linear':
-    return _pack(
-      distance,
-      x + step,
-      jnp.full_like(linear.lead, jnp.nan),
-      targets[i],
-      jnp.where(jnp.isfinite(reach), Status.ESTIMATE, Status.ZERO_GRADIENT),
-      len(targets),
-      0,
-    )
-  # Ten times as far as a linear margin would need; further is not "nearest".
-  crossing = rays.first_crossing(
-    logits_fn,
-    x,
-    step,
-    label,
-    max_distance=10 * jnp.where(jnp.isfinite(distance), distance, 0.0),
-    norm=norm,
-    bounds=(space['low'], space['high']),
-    num_probes=64,
-    rtol=rtol,
-  )
-  return _pack(
-    crossing.distance,
-    crossing.point,
-    crossing.margin,
-    crossing.target,
-    jnp.where(
-      crossing.found,
-      Status.FOUND,
-      jnp.where(jnp.isfinite(reach), Status.NOT_FOUND, Status.ZERO_GRADIENT),
-    ),
-    len(targets),
-    crossing.forwards,
-  )
-
-
-def _refine(segment, logits_fn, x, label, norm, rtol):
-  """Pulls the far end of a search's last step back onto the boundary."""
-  found = segment.status == Status.FOUND
-  length = norms.norm(segment.outer - segment.inner, norm)
-  total = norms.norm(segment.outer - x, norm)
-  tolerance = rtol * total / jnp.where(length > 0, length, 1.0)
-  tolerance = jnp.where(found, tolerance, jnp.inf)
-  segment = segment._replace(
-    lead_inner=jnp.where(found, segment.lead_inner, 1.0),
-    lead_outer=jnp.where(found, segment.lead_outer, -1.0),
-  )
-  point, margin, target, forwards = rays.pull_back(
-    logits_fn, label, segment, tolerance=tolerance
-  )
-  distance = jnp.where(found, norms.norm(point - x, norm), jnp.inf)
-  return _pack(
-    distance,
-    point,
-    margin,
-    target,
-    segment.status,
-    segment.gradients,
-    segment.forwards + forwards,
-  )
-
-
-def _pack(distance, point, margin, target, status, gradients, forwards):
-  """A `BoundaryPoint` without its normal."""
-  integer = lambda v: jnp.asarray(v, jnp.int32)
-  return BoundaryPoint(
-    distance,
-    point,
-    integer(target),
-    jnp.zeros_like(point),
-    margin,
-    integer(status),
-    integer(gradients),
-    integer(forwards),
-  )
-
-
 def _settle(best, x, logits, label):
   """Gives inputs that need no search, or whose search failed, their values."""
   predicted = jnp.argmax(logits).astype(jnp.int32)
@@ -271,12 +139,10 @@ def _settle(best, x, logits, label):
 
 
 def _add_normal(best, logits_fn, label):
-  gradient = jax.grad(lambda p: margins.margin(logits_fn(p), label))(best.point)
-  size = norms.norm(gradient, 2)
-  normal = gradient / jnp.where(size > 0, size, 1.0)
-  usable = jnp.isfinite(best.distance) & jnp.isfinite(size)
+  normal = normals.normal(logits_fn, best.point, label)
   return best._replace(
-    normal=jnp.where(usable, normal, 0.0), gradients=best.gradients + 1
+    normal=jnp.where(jnp.isfinite(best.distance), normal, 0.0),
+    gradients=best.gradients + 1,
   )
 
 
@@ -296,15 +162,20 @@ def measure(
 ) -> BoundaryPoint:
   """Measures the distance of every example of a data set from the boundary.
 
-  `nearest_point` over all local devices. Calls with the same `logits_fn` and
-  options compile once.
+  `nearest_point` over all devices. Calls with the same `logits_fn` and options,
+  but for bounds and seed, compile once. Given labels, all logits are evaluated
+  first, and only what is classified correctly is searched: the other examples
+  cost one forward evaluation each (and a gradient, for the normal).
+
+  Warns where the network returns probabilities instead of logits.
 
   Args:
     logits_fn: one input -> logits `[k]`.
     xs: `[n, ...]`, floating point; every one within `bounds`.
     labels: `[n]` integers, or None for the network's own predictions.
     norm, bounds, project, method, max_gradients: as for `nearest_point`.
-    seed: of random starts; no method of today draws any.
+    seed: as for `nearest_point`, one for all examples: results depend neither
+      on their order nor on their batch.
     batch_size: examples a step; memory grows with it, results do not change.
     progress: whether to show a progress bar.
 
@@ -316,33 +187,50 @@ def measure(
       outside `[0, k)`, or inputs outside the bounds.
     TypeError: for integer inputs or labels that are not integers.
   """
-  del seed
   xs = np.asarray(xs)
   example = jax.ShapeDtypeStruct(
     xs.shape[1:], jax.dtypes.canonicalize_dtype(xs.dtype)
   )
   _check(example, norm, method)
   num_classes = _num_classes(logits_fn, example)
+  low, high = _check_bounds(xs, bounds, example.dtype)
   own = labels is None
-  labels = _check_labels(
-    np.zeros(len(xs), np.int32) if own else labels, xs, num_classes
+  if own:
+    labels = np.zeros(len(xs), np.int32)
+  labels = _check_labels(labels, xs, num_classes)
+  xs = xs.astype(example.dtype, copy=False)
+  # Own predictions are never wrong: the first batch is for the warning alone.
+  seen = slice(batch_size if own else None)
+  first = triage.look(logits_fn, xs[seen], labels[seen], batch_size=batch_size)
+  triage.warn_of_probabilities(first)
+  solve = functools.partial(
+    parallel.map_examples,
+    _solver(logits_fn, norm, project, method, max_gradients, own),
+    # Any integer is a seed, and none is compiled for.
+    shared=(low, high, np.int32(seed % 2**31)),
+    batch_size=batch_size,
+    progress='boundary distances' if progress else None,
   )
+  needs_search = first.finite & (first.predicted == labels[seen])
+  if own or needs_search.all():
+    return solve((xs, labels))
+  result = triage.settle(logits_fn, xs, labels, first, batch_size=batch_size)
+  triage.overwrite(
+    result, needs_search, solve, (xs, labels), batch_size=batch_size
+  )
+  return result
+
+
+def _check_bounds(xs, bounds, dtype):
   box = (-np.inf, np.inf) if bounds is None else bounds
-  low, high = (np.asarray(b, example.dtype) for b in box)
+  low, high = (np.asarray(b, dtype) for b in box)
   outside = np.any((xs < low) | (xs > high), axis=tuple(range(1, xs.ndim)))
   if outside.any():
     raise ValueError(
       f'{outside.sum()} of {len(xs)} inputs lie outside bounds (the first is '
       f'number {outside.argmax()}); clip them, or widen the bounds'
     )
-  solver = _solver(logits_fn, norm, project, method, max_gradients, own)
-  return parallel.map_examples(
-    solver,
-    (xs, labels),
-    shared=(low, high),
-    batch_size=batch_size,
-    progress='boundary distances' if progress else None,
-  )
+  return low, high
 
 
 def _check_labels(labels, xs, num_classes):
@@ -365,7 +253,7 @@ def _check_labels(labels, xs, num_classes):
 def _solver(logits_fn, norm, project, method, max_gradients, own):
   """One function object for equal options, so that `jit` finds it again."""
 
-  def solve(x, label, low, high):
+  def solve(x, label, low, high, seed):
     label = jnp.argmax(logits_fn(x)) if own else label
     return nearest_point(
       logits_fn,
@@ -376,6 +264,7 @@ def _solver(logits_fn, norm, project, method, max_gradients, own):
       project=project,
       method=method,
       max_gradients=max_gradients,
+      seed=seed,
     )
 
   return solve

@@ -261,4 +261,4 @@ def search(
     gradients=jnp.int32(looked_at + rounds),
     forwards=jnp.int32(1 + rays.FORWARDS * (slots + rounds)),
   )
-  return projection.finish(logits_fn, x, label, lead, best, low, high)
+  return projection.finish(logits_fn, x, label, lead, best, low, high, project)

@@ -11,6 +11,7 @@ from dmm_jax.boundary import deepfool
 from dmm_jax.boundary import descent
 from dmm_jax.boundary import point as point_lib
 from dmm_jax.boundary import rays
+from dmm_jax.boundary import subspace
 from dmm_jax.boundary.point import Segment
 from dmm_jax.boundary.point import Status
 
@@ -109,7 +110,7 @@ def search(
     smoothing=smoothing,
     seed=seed,
   )
-  return finish(logits_fn, x, label, linear.lead, state, low, high)
+  return finish(logits_fn, x, label, linear.lead, state, low, high, project)
 
 
 def usual_smoothing(norm, rounds):
@@ -140,6 +141,7 @@ def begin(
   rows = linear.gradients
   rows = rows if project is None else jax.vmap(project)(rows)
   reaches = descent.reaches(linear.gaps, rows, norm)
+  space = dict(norm=norm, low=low, high=high, project=project)
   least, most = low - x, high - x
   # In l1, a step in l2 starts: it uses all inputs.
   traced = isinstance(norm, jax.Array)
@@ -156,7 +158,7 @@ def begin(
     )
     s = blank(x, linear.lead)
     s = s._replace(target=target, status=status.astype(jnp.int32))
-    return _meet(logits_fn, x, label, linear.lead, s, step, norm, low, high)
+    return _meet(logits_fn, x, label, linear.lead, s, step, **space)
 
   every = jax.lax.map(meet, (rows, linear.gaps, reaches, targets))
   # Where none is met: towards the nearest to first order. So too in l1, whose
@@ -165,7 +167,8 @@ def begin(
   i = jnp.argmin(jnp.where(met, every.distance, reaches))
   first = jax.tree.map(lambda column: column[i], every)
   return first._replace(
-    gradients=jnp.int32(len(targets)), forwards=jnp.sum(every.forwards)
+    gradients=jnp.int32(len(targets)),
+    forwards=jnp.sum(every.forwards, dtype=jnp.int32),
   )
 
 
@@ -200,6 +203,7 @@ def advance(
   total = rounds if total is None else total
   smoothing = usual_smoothing(norm, total) if smoothing is None else smoothing
   key = jax.random.key(seed)
+  space = dict(norm=norm, low=low, high=high, project=project)
   span = jnp.maximum(total - 1, 1)
 
   def one_round(i, s, norm_of_step):
@@ -221,7 +225,10 @@ def advance(
     onwards = (1 - share) * (s.base - x) + share * step
     onwards = jnp.where(found, onwards, here - x + step)
     s = s._replace(gradients=s.gradients + 1)
-    return _meet(logits_fn, x, label, lead, s, onwards, norm, low, high)
+    if project is not None:
+      # Every cut at the box is within rounding of the subspace; they add up.
+      onwards = subspace.fit(project(onwards), low - x, high - x)
+    return _meet(logits_fn, x, label, lead, s, onwards, **space)
 
   # Rounds in l2 come first: their steps use all inputs.
   in_l2 = jnp.where(norm == 1, jnp.maximum(total // 4, 2), total // 12)
@@ -245,10 +252,18 @@ def _nearby(key, s, x, far, low, high, project):
   return jnp.where(size > 0, jnp.clip(s.here + size * noise, low, high), s.here)
 
 
-def _meet(logits_fn, x, label, lead, s, step, norm, low, high) -> State:
+def _meet(
+  logits_fn, x, label, lead, s, step, *, norm, low, high, project
+) -> State:
   """Follows a step, and the ray it lies on, to the boundary."""
   meeting = rays.meet(
-    logits_fn, x, BEYOND * step, label, lead=lead, bounds=(low, high)
+    logits_fn,
+    x,
+    BEYOND * step,
+    label,
+    lead=lead,
+    bounds=(low, high),
+    straight=project is not None,
   )
   length = jnp.where(
     meeting.found, norms.norm(meeting.point - x, norm), jnp.inf
@@ -275,13 +290,17 @@ def _meet(logits_fn, x, label, lead, s, step, norm, low, high) -> State:
   )
 
 
-def finish(logits_fn, x, label, lead, s: State, low, high) -> Segment:
+def finish(
+  logits_fn, x, label, lead, s: State, low, high, project=None
+) -> Segment:
   """The segment from the input to the best point, looked at once more.
 
   Programs compiled otherwise round otherwise. Where the point is no longer seen
   beyond the boundary, one a little further is taken.
   """
-  out = lambda far: jnp.clip(x + (1 + far) * (s.best - x), low, high)
+  step = s.best - x
+  most = jnp.inf if project is None else subspace.reach(step, low - x, high - x)
+  out = lambda far: jnp.clip(x + jnp.minimum(1 + far, most) * step, low, high)
   points = jnp.stack([s.best, out(1e-5), out(1e-3)])
   leads, targets = jax.vmap(lambda p: point_lib.leads(logits_fn(p), label))(
     points

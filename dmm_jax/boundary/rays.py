@@ -9,6 +9,7 @@ import numpy as np
 from dmm_jax import margins
 from dmm_jax import norms
 from dmm_jax.boundary import point as point_lib
+from dmm_jax.boundary import subspace
 from dmm_jax.boundary.point import Status
 
 FORWARDS = 4  # Of `meet`; enough for steps that end close to the boundary.
@@ -134,25 +135,40 @@ class Meeting(NamedTuple):
   forwards: int
 
 
-def meet(logits_fn, x, step, label, *, lead, bounds, num_forwards=4) -> Meeting:
+def meet(
+  logits_fn,
+  x,
+  step,
+  label,
+  *,
+  lead,
+  bounds,
+  straight=False,
+  num_forwards=FORWARDS,
+) -> Meeting:
   """Follows the ray along a step to the boundary, inwards or outwards.
 
   For steps that end close to the boundary: regula falsi between the input and
   the step's end (the Illinois variant), once one of these lies beyond; else
   secants outwards, that grow where the margin does not fall. The path is the
-  ray's projection on the box. Costs the same for every example.
+  ray's projection on the box, or the ray within it. Costs the same for every
+  example.
 
   Args:
     logits_fn: one input -> logits `[k]`.
     x, label, lead: the input, its class, and the class's lead there; > 0.
     step: as `x`.
     bounds: the box.
+    straight: whether the path ends where the ray leaves the box.
     num_forwards: evaluations.
 
   Returns:
     A `Meeting`. The point is the innermost that was seen beyond.
   """
-  along = lambda t: jnp.clip(x + t * step, *bounds)
+  low, high = bounds
+  # A path that follows the box leaves the subspace that a step lies in.
+  most = subspace.reach(step, low - x, high - x) if straight else jnp.inf
+  along = lambda t: jnp.clip(x + jnp.minimum(t, most) * step, low, high)
   # Aims a little beyond: what ends on the label's side would not count.
   aim = 10 * CLEARLY * lead
 
@@ -172,8 +188,8 @@ def meet(logits_fn, x, step, label, *, lead, bounds, num_forwards=4) -> Meeting:
     within = a + (b - a) * jnp.clip(share, 0.01, 0.99)
     fall = s['inner'] - value
     reach = 1.1 * value * (t - s['a']) / jnp.where(fall > 0, fall * t, 1.0)
-    most = 0.5 + 0.5 * k
-    grown = t * (1 + jnp.where(fall > 0, jnp.clip(reach, 0.02, most), most))
+    widest = 0.5 + 0.5 * k
+    grown = t * (1 + jnp.where(fall > 0, jnp.clip(reach, 0.02, widest), widest))
     nearer = beyond | (~s['found'] & ~(ahead >= s['lead']))
     keep = lambda new, old: jnp.where(nearer, new, old)
     return dict(
