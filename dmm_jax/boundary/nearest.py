@@ -46,11 +46,12 @@ def nearest_point(
       point has to stay in. `x` is taken to lie in it.
     project: linear, symmetric, idempotent map `v -> v` onto the subspace that
       perturbations are restricted to, or None.
-    method: 'portfolio', the best point that projection and polish find over all
-      targets (the nine nearest to first order where there are more); 'fast',
-      the same in at most 40 gradients (plus one a class beyond ten);
-      'projection', DeepFool improved until the perturbation meets the boundary
-      head on; 'deepfool', 'superdeepfool', 'fab', 'ddn' (l2), 'fmn', 'apgd',
+    method: 'portfolio', a contest of the likely targets (the nine nearest to
+      first order where there are more): short projections at each, longer
+      ones of the nearest from several starts, then polish; 'fast', the same in
+      at most 40 gradients; 'projection', one search, of the class met first:
+      the input projected on the boundary seen from afar, again and again;
+      'deepfool', 'superdeepfool', 'fab', 'ddn' (l2), 'fmn', 'apgd',
       'primal_dual', as published (see their modules); 'ray', the first
       crossing straight ahead, along the step that is nearest to first order; or
       'linear', that step itself, whose end need not lie on the boundary
