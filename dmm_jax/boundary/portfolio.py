@@ -247,8 +247,8 @@ def search(
       max_gradients=job.polish,
     )
     slot = jnp.where(job.start >= 0, job.slot, slot)
-    put = lambda column, value: column.at[slot].set(value)
-    return jax.tree.map(put, table, state), rows.at[slot].set(row), order
+    put = lambda rows, row: rows.at[slot].set(row.astype(rows.dtype))
+    return jax.tree.map(put, table, state), put(rows, row), order
 
   blank = projection.blank(x, lead)
   table = jax.tree.map(lambda v: jnp.stack([v] * slots), blank)
