@@ -73,7 +73,7 @@ def smallest_step(
   them, l2 and linf fill every coordinate up to one common level (times
   |gradient| for l2), found by Newton's method on a concave piecewise linear
   function, which ends after finitely many rounds, usually two or three; l1
-  fills coordinates in order of |gradient|.
+  fills coordinates from the largest |gradient| down to a cut.
 
   Args:
     gradient: any shape; a zero gradient gives a zero step.
@@ -116,13 +116,21 @@ def _fill_l2(size, room, gap):
 
 
 def _fill_steepest(size, room, gap):
-  order = jnp.argsort(-size)
-  size, room = size[order], room[order]
-  gain = jnp.where(size > 0, size * room, 0.0)
-  before = jnp.concatenate([jnp.zeros(1, gain.dtype), jnp.cumsum(gain)[:-1]])
-  need = jnp.maximum(gap - before, 0.0) / jnp.where(size > 0, size, 1.0)
-  amount = jnp.where(size > 0, jnp.minimum(need, room), 0.0)
-  return jnp.zeros_like(amount).at[order].set(amount, unique_indices=True)
+  # The cut between full and empty is bisected, which beats sorting; what lies
+  # at it has one size, but for rounding, and shares the rest.
+  room = jnp.minimum(room, gap / jnp.where(size > 0, size, 1.0))
+  gain = size * room
+  gained = lambda cut: jnp.sum(jnp.where(size > cut, gain, 0.0))
+  low, high = _bisect(
+    lambda cut: gained(cut) - gap,
+    jnp.zeros((), size.dtype),
+    jnp.max(size, initial=0.0),
+  )
+  at = (size > low) & (size <= high)
+  rest = jnp.maximum(gap - gained(high), 0.0)
+  shared = jnp.sum(jnp.where(at, gain, 0.0))
+  share = jnp.minimum(rest / jnp.where(shared > 0, shared, 1.0), 1.0)
+  return jnp.where(size > high, room, jnp.where(at, share * room, 0.0))
 
 
 def _water_level(weight, depth, gap):

@@ -134,7 +134,7 @@ def test_batch_size_does_not_matter(method, batch_size):
   assert np.all(differs == (got.status == Status.FOUND))
 
 
-@pytest.mark.parametrize('method', map(slow, METHODS))
+@pytest.mark.parametrize('method', list(map(slow, METHODS)))
 def test_one_example_with_jit_and_without(method):
   x = jnp.asarray(inputs(0)[0])
   solve = functools.partial(solver(method), x)

@@ -9,6 +9,7 @@ from dmm_jax import norms
 from dmm_jax.boundary import point as point_lib
 from dmm_jax.boundary import projection
 from dmm_jax.boundary import rays
+from dmm_jax.boundary.point import Status
 
 VALID = 1e-3  # How far the best point may violate a cut, of its l2 length.
 BEYOND = 1.0005  # How far beyond its model of the boundary a round looks.
@@ -79,6 +80,7 @@ def polish(
   """
   least, most = (low - x).ravel(), (high - x).ravel()
   bounds = low, high
+  found = start.status == Status.FOUND
 
   def advance(i, carry):
     s, model = carry
@@ -99,7 +101,7 @@ def polish(
       straight=project is not None,
     )
     length = norms.norm(seen.point - x, norm)
-    gain = seen.found & (length < s.distance)
+    gain = found & seen.found & (length < s.distance)
     factor = jnp.where(gain, LOOSEN, jnp.where(seen.found, 1.5, 1.2))
     model = model._replace(
       weights=weights,
@@ -177,21 +179,23 @@ def _nearest(model, low, high, best, *, norm, distance):
   )
   low, high = jnp.maximum(low, -level), jnp.minimum(high, level)
 
-  def primal(weights):
-    v = (tie * best - weights @ cuts) / stiffness
+  def primal(pull):
+    v = (tie * best - pull) / stiffness
     shrunk = jnp.sign(v) * jnp.maximum(jnp.abs(v) - threshold, 0.0)
     return jnp.clip(shrunk, low, high)
 
-  def ascend(k, weights):
+  def ascend(k, dual):
+    weights, pull = dual
     i = k % len(cuts)
-    v = primal(weights)
+    v = primal(pull)
     free = (v > low) & (v < high) & ((v != 0) | (threshold == 0))
     slope = jnp.maximum(jnp.sum(jnp.where(free, cuts[i] ** 2, 0.0)), 1e-3)
     moved = weights[i] + stiffness * (offsets[i] + cuts[i] @ v) / slope
-    return weights.at[i].set(
-      jnp.where(model.on[i], jnp.maximum(moved, 0.0), 0.0)
-    )
+    moved = jnp.where(model.on[i], jnp.maximum(moved, 0.0), 0.0)
+    pull = pull + (moved - weights[i]) * cuts[i]
+    return weights.at[i].set(moved), pull
 
   rounds = SWEEPS * len(cuts)
-  weights = jax.lax.fori_loop(0, rounds, ascend, model.weights)
-  return primal(weights), weights
+  dual = model.weights, model.weights @ cuts
+  weights, pull = jax.lax.fori_loop(0, rounds, ascend, dual)
+  return primal(pull), weights

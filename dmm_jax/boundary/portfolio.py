@@ -15,9 +15,9 @@ from dmm_jax.boundary.point import Segment
 
 MAX_TARGETS = 9  # DeepFool's own choice for ImageNet; all of ten classes.
 FAST_GRADIENTS = 40
-# Fresh starts differ in how far they look around, and in their first direction,
-# which lies beside the gradient by this many of its lengths.
 SCOUT = 3  # Rounds of a short search, at least.
+# Fresh starts differ in how far they look around, and in their first direction,
+# which lies beside the gradient by `ASIDE` of its lengths.
 ASIDE = 1.5
 SMOOTHINGS = (0.3, 0.0, 1.0, 0.0, 3.0, 0.3)
 
@@ -148,8 +148,7 @@ def nearest_targets(
   rows = linear.gradients
   rows = rows if project is None else jax.vmap(project)(rows)
   reach = descent.reaches(linear.gaps, rows, norm)
-  order = jnp.argsort(jnp.where(jnp.isnan(reach), jnp.inf, reach))
-  order = order[:MAX_TARGETS]
+  order = jnp.argsort(reach)[:MAX_TARGETS]  # NaN comes last.
   linear = linear._replace(gaps=linear.gaps[order], gradients=rows[order])
   return linear, targets[order]
 
@@ -180,7 +179,7 @@ def search(
   Returns:
     A `Segment` whose inner end is the input, with the cost of all searches.
   """
-  num_classes = jax.eval_shape(logits_fn, x).shape[0]
+  num_classes = jax.eval_shape(logits_fn, x).size
   looked_at, heats = plan(max_gradients, num_classes)
   jobs = _jobs(heats)
   space = dict(norm=norm, low=low, high=high, project=project)
@@ -223,8 +222,9 @@ def search(
     )
     usual = projection.usual_smoothing(norm, job.total)
     several = (job.start >= 0) & ~job.scout
+    fn = duel(logits_fn, label, targets[row])
     state = projection.advance(
-      duel(logits_fn, label, targets[row]),
+      fn,
       x,
       label,
       lead,
@@ -238,13 +238,7 @@ def search(
       from_l2=(job.start >= 0) | (job.total >= projection.WITHOUT),
     )
     state = bundle.polish(
-      duel(logits_fn, label, targets[row]),
-      x,
-      label,
-      lead,
-      state,
-      **space,
-      max_gradients=job.polish,
+      fn, x, label, lead, state, **space, max_gradients=job.polish
     )
     slot = jnp.where(job.start >= 0, job.slot, slot)
     put = lambda rows, row: rows.at[slot].set(row.astype(rows.dtype))

@@ -16,9 +16,7 @@ from dmm_jax.boundary.point import Segment
 from dmm_jax.boundary.point import Status
 
 LAST_STRIDE = 0.02  # Of the way to the projection, in the last round.
-BEYOND = (
-  1.002  # How far beyond a stride looks, so that flat pieces are crossed.
-)
+BEYOND = 1.002  # How far beyond a stride looks, so that it tends to cross.
 EQUAL = 1e-5  # Distances that differ by less are the same.
 SMOOTH = 0.9  # Of all rounds look around; the last ones straight ahead.
 WITHOUT = 30  # Fewer rounds than these cannot average noise out.
@@ -220,8 +218,7 @@ def advance(
     least, most = low - origin, high - origin
     step = norms.smallest_step(-g, gap, least, most, norm=norm_of_step)
     step = deepfool.within(project, step, -g, least, most)
-    cosine = (1 + jnp.cos(jnp.pi * progress)) / 2
-    share = s.damp * (LAST_STRIDE + (stride - LAST_STRIDE) * cosine)
+    share = s.damp * descent.cosine(stride, LAST_STRIDE, progress)
     onwards = (1 - share) * (s.base - x) + share * step
     onwards = jnp.where(found, onwards, here - x + step)
     s = s._replace(gradients=s.gradients + 1)
