@@ -16,10 +16,11 @@ from dmm_jax.boundary.point import Segment
 MAX_TARGETS = 9  # DeepFool's own choice for ImageNet; all of ten classes.
 FAST_GRADIENTS = 40
 SCOUT = 3  # Rounds of a short search, at least.
-# Fresh starts differ in how far they look around, and in their first direction,
-# which lies beside the gradient by `ASIDE` of its lengths.
+# Fresh starts differ in how far they look around and beyond the boundary, and in
+# their first direction: beside the gradient by `ASIDE` of its lengths.
 ASIDE = 1.5
-SMOOTHINGS = (0.3, 0.0, 1.0, 0.0, 3.0, 0.3)
+SMOOTHINGS = (0.0, 0.3, 1.0, 2.0, 1.0, 2.0)
+DEPTHS = (0.5, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 class Heat(NamedTuple):
@@ -31,7 +32,7 @@ class Heat(NamedTuple):
     polish: rounds of the bundle method afterwards.
     stride: the first; 1 forgets where it started, shorter ones do not.
     total: rounds after which strides would be shortest, if not `rounds`.
-    starts: anew at each place's target, so often; 0 to continue.
+    starts: anew at each place's target, with these numbers; () to continue.
   """
 
   places: int
@@ -39,11 +40,11 @@ class Heat(NamedTuple):
   polish: int = 0
   stride: float = 1.0
   total: int = 0
-  starts: int = 0
+  starts: tuple[int, ...] = ()
 
   @property
   def cost(self):
-    return self.places * max(self.starts, 1) * (self.rounds + self.polish)
+    return self.places * max(len(self.starts), 1) * (self.rounds + self.polish)
 
 
 class Job(NamedTuple):
@@ -92,25 +93,25 @@ def plan(max_gradients: int, num_classes: int) -> tuple[int, list[Heat]]:
   looked_at = max(min(looked_at, max_gradients - 1), 1)
   rest = max_gradients - looked_at
   targets = min(looked_at, 4 if small else MAX_TARGETS if large else 5)
-  heats = [Heat(targets, 0, starts=1)]
+  heats = [Heat(targets, 0, starts=(0,))]
 
   def share(part, places, polish=0.0, **options):
-    each = int(rest * part) // (places * options.get('starts', 1))
+    each = int(rest * part) // (places * max(len(options.get('starts', ())), 1))
     polish = int(each * polish)
     heats.append(Heat(places, each - polish, polish, **options))
 
   if targets > 1 and rest >= 4 * targets:
     scout = min(max(rest // 4 // targets, SCOUT), 10)
-    heats = [Heat(targets, scout, total=2 * scout, starts=1)]
+    heats = [Heat(targets, scout, total=2 * scout, starts=(0,))]
     rest -= heats[0].cost
     if large:
-      share(0.3, min(3, targets), 0.3, starts=len(SMOOTHINGS))
-      share(0.25, 6, 0.4, stride=0.5)
-      share(0.25, 3, 0.4, stride=0.5)
+      share(0.3, min(3, targets), 0.2, starts=(0, 2))
+      share(0.4, 1, 0.2, starts=(2, 3, 4, 5))
+      share(0.2, 4, 0.4, stride=0.5)
     else:
       share(0.3 if small else 0.2, 2)
   elif large:
-    share(0.5, 1, 0.3, starts=len(SMOOTHINGS))
+    share(0.5, 1, 0.3, starts=tuple(range(len(SMOOTHINGS))))
     share(0.3, 3, 0.4, stride=0.5)
   rest -= sum(heat.cost for heat in heats[1:])
   share(1, 1, 0.4, stride=0.5 if large else 1.0)
@@ -122,10 +123,10 @@ def _jobs(heats) -> Job:
   jobs, slot = [], 0
   for number, heat in enumerate(heats):
     for place in range(heat.places):
-      for start in range(heat.starts) if heat.starts else (-1,):
+      for turn, start in enumerate(heat.starts or (-1,)):
         total = heat.total or heat.rounds
         shape = heat.rounds, heat.polish, heat.stride, total
-        opens = place == 0 and start <= 0
+        opens = place == turn == 0
         jobs.append(Job(place, *shape, start, slot, number == 0, opens))
         slot += start >= 0
   return Job(*(jnp.array(column) for column in zip(*jobs, strict=True)))
@@ -187,7 +188,7 @@ def search(
     logits_fn, x, label, looked_at, norm=norm, project=project
   )
   lead = linear.lead
-  slots = sum(heat.places * heat.starts for heat in heats)
+  slots = sum(heat.places * len(heat.starts) for heat in heats)
 
   def enter(row, start):
     """The first boundary point on the way to a target, or beside it."""
@@ -233,6 +234,7 @@ def search(
       rounds=job.rounds,
       total=job.total,
       smoothing=jnp.where(several, jnp.array(SMOOTHINGS)[job.start], usual),
+      depth=jnp.where(several, jnp.array(DEPTHS)[job.start], 0.0),
       seed=seed + 100 * i,
       stride=job.stride,
       from_l2=(job.start >= 0) | (job.total >= projection.WITHOUT),

@@ -184,6 +184,7 @@ def advance(
   rounds,
   total=None,
   smoothing=None,
+  depth=0.0,
   seed=0,
   stride=1.0,
   from_l2=True,
@@ -193,6 +194,9 @@ def advance(
   Args:
     lead: the label's lead at `x`.
     state: where to go on from.
+    depth: how far beyond the boundary the first gradient is taken, as a
+      fraction of the perturbation; falls as `smoothing` does. The network has
+      other linear pieces there, which lead to other local optima.
     stride: the first; 1 forgets the point that it starts from.
     from_l2: whether searches in l1 and linf start with rounds in l2.
     logits_fn, x, label, norm, low, high, project, smoothing, seed: as for
@@ -206,8 +210,10 @@ def advance(
 
   def one_round(i, s, norm_of_step):
     progress = (i / span).astype(x.dtype)
-    far = jnp.maximum(smoothing * (1 - progress / SMOOTH), 0).astype(x.dtype)
-    here = _nearby(jax.random.fold_in(key, i), s, x, far, low, high, project)
+    fade = jnp.maximum(1 - progress / SMOOTH, 0)
+    noise = jax.random.normal(jax.random.fold_in(key, i), x.shape, x.dtype)
+    noise = noise if project is None else project(noise)
+    here = _nearby(s, x, fade * smoothing, noise, fade * depth, low, high)
     linear = point_lib.linearize(logits_fn, here, label, s.target[None])
     g = linear.gradients[0] if project is None else project(linear.gradients[0])
     found = s.status == Status.FOUND
@@ -239,14 +245,14 @@ def advance(
   return jax.lax.fori_loop(switch, rounds, each, state)
 
 
-def _nearby(key, s, x, far, low, high, project):
-  """A random point of the box, `far` from where the search stands."""
-  noise = jax.random.normal(key, x.shape, x.dtype)
-  noise = noise if project is None else project(noise)
+def _nearby(s, x, smoothing, noise, depth, low, high):
+  """A point of the box, beside and beyond where the search stands."""
+  step = s.here - x
   size = norms.norm(noise, 2)
-  size = far * norms.norm(s.here - x, 2) / jnp.where(size > 0, size, 1.0)
-  size = jnp.where(s.status == Status.FOUND, size, 0.0)
-  return jnp.where(size > 0, jnp.clip(s.here + size * noise, low, high), s.here)
+  size = smoothing * norms.norm(step, 2) / jnp.where(size > 0, size, 1.0)
+  point = s.here + (depth * step + size * noise).astype(x.dtype)
+  moves = (s.status == Status.FOUND) & ((smoothing > 0) | (depth > 0))
+  return jnp.where(moves, jnp.clip(point, low, high), s.here)
 
 
 def _meet(
