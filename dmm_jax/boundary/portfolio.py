@@ -105,9 +105,9 @@ def plan(max_gradients: int, num_classes: int) -> tuple[int, list[Heat]]:
     heats = [Heat(targets, scout, total=2 * scout, starts=(0,))]
     rest -= heats[0].cost
     if large:
-      share(0.3, min(3, targets), 0.2, starts=(0, 2))
-      share(0.4, 1, 0.2, starts=(2, 3, 4, 5))
-      share(0.2, 4, 0.4, stride=0.5)
+      share(0.3, min(3, targets), 0.2, starts=(0, 3))
+      share(0.55, 1, 0.1, starts=(2, 3, 4))
+      share(0.1, 3, 0.6, stride=0.5)
     else:
       share(0.3 if small else 0.2, 2)
   elif large:

@@ -86,8 +86,8 @@ def search(
       class aimed at, and then whichever is met.
     max_gradients: budget; one a target, the rest one a round.
     smoothing: distance of the first random point from the boundary point, as
-      a fraction of the l2 length of the perturbation; None for 0.3 (1 for l1),
-      or 0 where there are fewer than `WITHOUT` rounds.
+      a fraction of the l2 length of the perturbation; None for
+      `usual_smoothing`.
     seed: of the random points.
 
   Returns:
@@ -112,8 +112,9 @@ def search(
 
 
 def usual_smoothing(norm, rounds):
-  """0 for short searches; l1 has the most shallow optima."""
-  return jnp.where(rounds < WITHOUT, 0.0, jnp.where(norm == 1, 1.0, 0.3))
+  """0 for short searches, which cannot average; least for linf."""
+  usual = jnp.where(norm == jnp.inf, 0.5, 1.5)
+  return jnp.where(rounds < WITHOUT, 0.0, usual)
 
 
 def blank(x, lead) -> State:
