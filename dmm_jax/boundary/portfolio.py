@@ -16,8 +16,8 @@ from dmm_jax.boundary.point import Segment
 MAX_TARGETS = 9  # DeepFool's own choice for ImageNet; all of ten classes.
 FAST_GRADIENTS = 40
 SCOUT = 3  # Rounds of a short search, at least.
-# Fresh starts differ in how far they look around and beyond the boundary, and in
-# their first direction: beside the gradient by `ASIDE` of its lengths.
+# Fresh starts differ in how far they look around and beyond the boundary, and
+# in their first direction: beside the gradient by `ASIDE` of its lengths.
 ASIDE = 1.5
 SMOOTHINGS = (0.0, 0.3, 1.0, 2.0, 1.0, 2.0)
 DEPTHS = (0.5, 0.0, 0.0, 0.0, 0.0, 0.0)
