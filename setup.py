@@ -20,5 +20,8 @@ setuptools.setup(
   packages=setuptools.find_packages(include=['dmm_jax', 'dmm_jax.*']),
   python_requires='>=3.11',
   install_requires=(ROOT / 'requirements.txt').read_text().split(),
-  extras_require={'test': ['pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.12']},
+  extras_require={
+    'stream': ['grain>=0.2.12'],
+    'test': ['grain>=0.2.12', 'pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.12'],
+  },
 )

@@ -1,0 +1,147 @@
+"""Sets of tensorflow-datasets: found, prepared, read record by record.
+
+Records are read from array_record files without TensorFlow; preparing them
+needs it.
+"""
+
+import difflib
+from importlib import util
+import os
+
+import numpy as np
+
+from dmm_jax.data import images
+
+
+def find(name, data_dir):
+  """Returns the tensorflow-datasets builder of a set."""
+  import tensorflow_datasets as tfds
+
+  if data_dir is not None and '://' not in str(data_dir):
+    if not os.path.isdir(data_dir):
+      raise FileNotFoundError(f'no such directory: data_dir {str(data_dir)!r}')
+    if not os.access(data_dir, os.R_OK | os.X_OK):
+      raise PermissionError(f'may not be read: data_dir {str(data_dir)!r}')
+  try:
+    return tfds.builder(name, data_dir=data_dir)
+  except AssertionError as error:
+    raise ValueError(f'data set {name!r}: {error}') from error
+  except tfds.core.DatasetNotFoundError:
+    known = ['digits', *tfds.list_builders(with_community_datasets=False)]
+    near = difflib.get_close_matches(name, known)
+    hint = f'; near to it: {", ".join(near)}' if near else ''
+    # Not `from`: that message lists hundreds of sets.
+    raise ValueError(
+      f'tensorflow-datasets knows no set {name!r}{hint}'
+    ) from None
+
+
+def num_classes(builder, name):
+  """Returns how many classes a set has; refuses what is no set of images."""
+  import tensorflow_datasets as tfds
+
+  wanted = {'image': tfds.features.Image, 'label': tfds.features.ClassLabel}
+  features = builder.info.features
+  for key, kind in wanted.items():
+    if key not in features or not isinstance(features[key], kind):
+      raise ValueError(
+        f'{name!r} is not a set of images with classes: its features are '
+        f"{', '.join(features)}; needed are an 'image' and a 'label'"
+      )
+  return features['label'].num_classes
+
+
+def records(name, split, data_dir):
+  """Returns a split as a sequence of records, prepared where need be."""
+  builder = find(name, data_dir)
+  num_classes(builder, name)
+  if not builder.is_prepared():
+    _prepare(builder, name)
+  try:
+    if not builder.info.splits[split].num_examples:
+      raise ValueError('holds no images')
+    return builder.as_data_source(split=split)
+  except ValueError as error:
+    raise ValueError(f'{name!r}, split {split!r}: {error}') from error
+  except NotImplementedError as error:
+    raise FileNotFoundError(
+      f'{builder.data_path} holds {name!r} in a format without random access.\n'
+      f'Prepare it elsewhere: `{_command(name, "OTHER_DIR")}`.'
+    ) from error
+
+
+def has_tensorflow():
+  """Returns whether sets can be prepared here."""
+  return util.find_spec('tensorflow') is not None
+
+
+def _command(name, data_dir):
+  return f'tfds build {name} --file_format=array_record --data_dir={data_dir}'
+
+
+def _prepare(builder, name):
+  """Downloads a set and writes its records.
+
+  tensorflow-datasets writes next to the set's directory and renames at the end,
+  so that a failure leaves nothing that reads as a set.
+  """
+  # Or TensorFlow, which encodes the images, would take the whole GPU from JAX.
+  os.environ.setdefault('TF_FORCE_GPU_ALLOW_GROWTH', 'true')
+  root = builder.data_dir_root
+  try:
+    # Or the lack would show after the download only.
+    if not has_tensorflow():
+      raise ModuleNotFoundError("No module named 'tensorflow'")
+    builder.download_and_prepare(file_format='array_record')
+  # What fails is TensorFlow's, the network's, the host's or the file system's.
+  except Exception as error:
+    raise FileNotFoundError(
+      f'data set {name!r} is not in {root}, and preparing it there failed:\n'
+      f'{type(error).__name__}: {error}\n'
+      'Prepare it once where TensorFlow and the network are, with '
+      f'`{_command(name, root)}`, and pass that directory as data_dir.'
+    ) from error
+
+
+def examples(source, keys, size):
+  """Yields `(x [h, w, c] in [0, 1], label)` of the records at `keys`."""
+  classes = source.dataset_info.features['label'].num_classes
+  for key, row in zip(keys, _rows(source, keys), strict=True):
+    image, label = row['image'], np.int32(row['label'])
+    if image.dtype != np.uint8:
+      raise ValueError(f'{_where(source, key)} has pixels of {image.dtype}')
+    if not 0 <= label < classes:
+      raise ValueError(
+        f'{_where(source, key)} has label {label}, of {classes} classes'
+        + (': this split is unlabelled' if label == -1 else '')
+      )
+    x = image / np.float32(255)
+    yield (x if size is None else images.square(x, size)), label
+
+
+def _rows(source, keys):
+  try:
+    return source.__getitems__(keys)
+  # The readers' errors name neither the record nor, always, the file.
+  except Exception:
+    for key in keys:
+      try:
+        source[key]
+      except Exception as error:
+        raise ValueError(
+          f'{_where(source, key)} cannot be read: {error}'
+        ) from error
+    raise
+
+
+def _where(source, key):
+  """Returns the words that name a record."""
+  info, rest = source.dataset_info, key
+  for part in info.splits[source.split].file_instructions:
+    if rest < part.take:
+      break
+    rest -= part.take
+  return (
+    f'record {key} of {info.name!r}, split {source.split!r} (number '
+    f'{part.skip + rest} of {part.filename})'
+  )

@@ -1,0 +1,165 @@
+"""Whole sets in memory, or streams of batches."""
+
+from collections.abc import Iterator
+import types
+
+import numpy as np
+
+from dmm_jax.data import images
+from dmm_jax.data import reading
+
+# Images decoded at a time, so that no second copy of a whole set is held.
+CHUNK = 256
+
+
+def load(
+  name: str,
+  split: str = 'train',
+  data_dir: str | None = None,
+  *,
+  size: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns `(xs [n, h, w, c] float32 in [0, 1], labels [n] int32)`.
+
+  A set that is not on disk is downloaded and prepared on first use, which needs
+  TensorFlow and the network and, for some sets, hours and many gigabytes. Let
+  one process do it: several at once would each download. Where the network does
+  not answer, tensorflow-datasets gives up after some minutes only.
+
+  Args:
+    name: 'digits' (1797 images, 8x8, embedded in scikit-learn) or an image
+      classification set of tensorflow-datasets, such as 'mnist', 'cifar10' or
+      'imagenette/160px-v2'.
+    split: as tensorflow-datasets has it: 'test', 'train[:1000]', 'train+test'.
+      For 'digits' the last 360 images are the test.
+    data_dir: where prepared sets lie; None stands for $TFDS_DATA_DIR or
+      `~/tensorflow_datasets`.
+    size: if given, each image's central square, resized to `size` x `size` as
+      by `resize`. Sets whose images differ in size need it.
+
+  Raises:
+    FileNotFoundError: if the set is not in `data_dir` and could not be prepared
+      there, or if there is no such directory (PermissionError: no access).
+    ValueError: for an unknown set or split, a set without images and classes,
+      images of unequal sizes, an unreadable record, a label out of range.
+  """
+  if name == 'digits':
+    xs, labels = _digits(split)
+    return xs if size is None else images.resize(xs, size, 1), labels
+  source = reading.records(name, split, data_dir)
+  n = len(source)
+  xs, labels = None, np.empty(n, np.int32)
+  for start in range(0, n, CHUNK):
+    keys = range(start, min(start + CHUNK, n))
+    for i, (x, label) in enumerate(reading.examples(source, keys, size), start):
+      if xs is None:
+        xs = np.empty((n, *x.shape), np.float32)
+      if x.shape != xs.shape[1:]:
+        raise ValueError(
+          f'images of {name!r} differ in size ({xs.shape[1:]}, then {x.shape}):'
+          ' pass size=, in pixels, to have each resized'
+        )
+      xs[i], labels[i] = x, label
+  return xs, labels
+
+
+def stream(
+  name: str,
+  split: str = 'train',
+  data_dir: str | None = None,
+  *,
+  batch_size: int,
+  size: int | None = None,
+  seed: int = 0,
+  shuffle: bool = False,
+  num_epochs: int | None = 1,
+  shard: tuple[int, int] = (0, 1),
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Returns an iterator of batches `(xs, labels)`, for sets larger than memory.
+
+  By grain (https://google-grain.readthedocs.io), whose iterators have
+  `get_state` and `set_state`, to go on later from the same batch.
+
+  Args:
+    name, split, data_dir, size: as in `load`.
+    batch_size: examples in a batch. The last batch of an epoch may be smaller,
+      or is left out with `shuffle`.
+    seed: of the order with `shuffle`, which is a new one each epoch.
+    shuffle: the order is random, else that of `load`.
+    num_epochs: passes over the set; None is for ever.
+    shard: `(index, count)`, this process and how many there are. Each reads
+      every count-th example from its index on; with `shuffle` up to count - 1
+      are left out each epoch, so that all processes take equal steps.
+
+  Raises:
+    ImportError: without grain.
+    ValueError, FileNotFoundError: as `load`; if a batch is larger than a shard.
+  """
+  try:
+    import grain
+  except ImportError as error:
+    raise ImportError('data.stream needs grain: pip install grain') from error
+  index, count = shard
+  if not 0 <= index < count:
+    raise ValueError(
+      f'shard is (index, count), 0 <= index < count; got {shard}'
+    )
+  n, example = _examples(name, split, data_dir, size)
+  order = grain.MapDataset.range(n)
+  if shuffle:
+    order = order.shuffle(seed=seed)[: n - n % count]
+  order = order[index::count]
+  if batch_size < 1 or (shuffle and batch_size > len(order)):
+    raise ValueError(f'batch_size {batch_size}, of {len(order)} examples')
+  batches = order.map(example).batch(batch_size, drop_remainder=shuffle)
+  # Counted in batches, of which grain would keep 500 in memory.
+  options = grain.ReadOptions(num_threads=8, prefetch_buffer_size=8)
+  return iter(batches.repeat(num_epochs).to_iter_dataset(options))
+
+
+def num_classes(name: str, data_dir: str | None = None) -> int:
+  """Returns a set's number of classes, without reading or preparing it."""
+  if name == 'digits':
+    return 10
+  return reading.num_classes(reading.find(name, data_dir), name)
+
+
+def _digits(split):
+  from sklearn import datasets
+
+  xs, labels = datasets.load_digits(return_X_y=True)
+  xs = (xs / 16).astype(np.float32).reshape(-1, 8, 8, 1)
+  rows = {'train': np.arange(1437), 'test': np.arange(1437, 1797)}
+  kept = rows[split] if split in rows else _slices(rows, split)
+  return xs[kept], labels[kept].astype(np.int32)
+
+
+def _slices(rows, split):
+  """Returns the rows of a split in tensorflow-datasets' language."""
+  import tensorflow_datasets as tfds
+
+  # All that is asked of a split is its size.
+  sizes = {
+    k: types.SimpleNamespace(num_examples=len(r)) for k, r in rows.items()
+  }
+  try:
+    parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(sizes)
+  except ValueError as error:
+    raise ValueError(
+      f"split of 'digits' is 'train' or 'test', or slices, got {split!r}"
+    ) from error
+  return np.concatenate([rows[p.splitname][p.from_ : p.to] for p in parts])
+
+
+def _examples(name, split, data_dir, size):
+  """Returns `(n, i -> (x, label))`."""
+  if name == 'digits':
+    xs, labels = load(name, split, size=size)
+    return len(xs), lambda i: (xs[i], labels[i])
+  source = reading.records(name, split, data_dir)
+  if size is None and None in source.dataset_info.features['image'].shape:
+    raise ValueError(
+      f'images of {name!r} may differ in size: pass size=, in pixels, to have '
+      'each resized'
+    )
+  return len(source), lambda i: next(reading.examples(source, [i], size))
