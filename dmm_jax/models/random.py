@@ -1,17 +1,16 @@
-"""Flax modules; each maps one input to `(logits [k], codes)`.
+"""Random networks: without biases, one set of weights for each example.
 
-`codes` holds every layer's activations by name; what is not used costs nothing
-under `jit`. Convolutions are matrix products of image patches: with one set of
-weights for each example, as random networks have, a grouped convolution runs
-several times slower than the batched product (on CPU, 3 to 7 times).
+Convolutions are matrix products of image patches: with weights of their own for
+each example a grouped convolution runs several times slower than the batched
+product (on CPU, 3 to 7 times).
 """
 
+import collections
 from collections.abc import Callable
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 Initializer = Callable
 
@@ -77,21 +76,10 @@ class FullyConnected(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array):
-    codes, h = {}, x.ravel()
+    codes, h = collections.OrderedDict(), x.ravel()
     for i, width in enumerate(self.widths):
       h = codes[f'dense{i}'] = nn.relu(dense(width, name=f'dense{i}')(h))
     return dense(self.num_classes, name='head')(h), codes
-
-
-def dense_layers(params) -> list[tuple[jax.Array, np.ndarray]]:
-  """Returns the layers `(weights, zero biases)` of a `FullyConnected`.
-
-  As `certify` takes them.
-  """
-  weights = params['params']
-  names = [f'dense{i}' for i in range(len(weights) - 1)] + ['head']
-  kernels = [weights[name]['kernel'] for name in names]
-  return [(w, np.zeros(w.shape[1:], np.float32)) for w in kernels]
 
 
 class Convolutional(nn.Module):
@@ -106,7 +94,7 @@ class Convolutional(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array):
-    codes, h = {}, x
+    codes, h = collections.OrderedDict(), x
     for i, width in enumerate(self.widths):
       h = codes[f'conv{i}'] = nn.relu(conv(width, name=f'conv{i}')(h))
     head = dense(self.num_classes, glorot_uniform, name='head')
@@ -122,7 +110,7 @@ class LeNet(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array):
-    codes, h = {}, x
+    codes, h = collections.OrderedDict(), x
     for i in range(4):
       h = codes[f'conv{i}'] = nn.relu(conv(self.width, name=f'conv{i}')(h))
       if i % 2:
@@ -155,7 +143,7 @@ class ResNet(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array):
     act = nn.relu
-    codes, h = {}, conv(self.width, name='conv0')(x)
+    codes, h = collections.OrderedDict(), conv(self.width, name='conv0')(x)
     if not self.pre_activation:
       h = act(h)
     for stack in range(3):

@@ -1,0 +1,104 @@
+"""What the trained networks are put together from."""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# The first keeps the variance through a ReLU, the second without one.
+he_normal = nn.initializers.he_normal()
+lecun_normal = nn.initializers.lecun_normal()
+
+
+def batch_norm(h, name, train, *, affine=True, dtype=None):
+  """Normalises channels by the batch and its pixels, or by running averages."""
+  norm = nn.BatchNorm(
+    use_running_average=not train,
+    momentum=0.9,
+    dtype=dtype,
+    use_bias=affine,
+    use_scale=affine,
+    axis_name='batch' if train else None,
+    name=name,
+  )
+  return norm(h)
+
+
+def conv(
+  h,
+  features,
+  name,
+  *,
+  size=3,
+  stride=1,
+  padding='SAME',
+  use_bias=True,
+  kernel_init=he_normal,
+  dtype=None,
+):
+  """Convolves an image `[h, w, c]`."""
+  layer = nn.Conv(
+    features,
+    (size, size),
+    strides=stride,
+    padding=padding,
+    use_bias=use_bias,
+    kernel_init=kernel_init,
+    dtype=dtype,
+    name=name,
+  )
+  out = layer(h)
+  if not out.size:
+    raise ValueError(
+      f'{name} of size {size} leaves nothing of {h.shape[:2]} pixels: the '
+      'input is too small for this network'
+    )
+  return out
+
+
+def conv_norm(
+  h, features, name, train, *, norm, affine=True, dtype=None, **options
+):
+  """Convolves, then normalises; without the norm, adds a bias instead."""
+  h = conv(h, features, name, use_bias=not norm, dtype=dtype, **options)
+  if norm:
+    h = batch_norm(h, f'{name}_norm', train, affine=affine, dtype=dtype)
+  return h
+
+
+def dense(h, features, name, *, kernel_init=he_normal, dtype=None):
+  return nn.Dense(features, kernel_init=kernel_init, dtype=dtype, name=name)(h)
+
+
+def at_least_float32(h):
+  return h.astype(jnp.promote_types(h.dtype, jnp.float32))
+
+
+def head(h, features, *, kernel_init=lecun_normal):
+  """The last layer: float32 or better, whatever the others compute in."""
+  h = at_least_float32(h).ravel()
+  return dense(h, features, 'head', kernel_init=kernel_init)
+
+
+def max_pool(h):
+  """Halves an image; odd sizes round up, so that none vanishes."""
+  return nn.max_pool(h, (2, 2), strides=(2, 2), padding='SAME')
+
+
+def dense_layers(params) -> list[tuple[jax.Array, jax.Array | np.ndarray]]:
+  """Returns the layers `(weights, biases)` of a dense ReLU network.
+
+  As `certify` takes them: of a `FullyConnected`, whose biases are 0, an `MLP`
+  or a `Linear`.
+
+  Args:
+    params: as `init` returns them.
+  """
+  weights = params['params']
+  names = [f'dense{i}' for i in range(len(weights) - 1)] + ['head']
+  kernels = [weights[name]['kernel'] for name in names]
+  biases = [
+    weights[name].get('bias', np.zeros(w.shape[1:], np.float32))
+    for name, w in zip(names, kernels, strict=True)
+  ]
+  return list(zip(kernels, biases, strict=True))
