@@ -9,10 +9,13 @@ import importlib
 __version__ = '0.1.0'
 
 __all__ = (
+  'adversarial',
   'boundary',
   'certify',
+  'checkpoints',
   'data',
   'distances',
+  'losses',
   'margins',
   'models',
   'nngp',
@@ -25,6 +28,7 @@ __all__ = (
   'records',
   'scaling',
   'statistics',
+  'synthetic',
   'train',
 )
 

@@ -94,6 +94,28 @@ def _fetch(out, count, bar):
   return out
 
 
+def replicate(tree: Any) -> Any:
+  """Puts arrays on every device, whole."""
+  whole = jax.sharding.NamedSharding(_mesh(), PartitionSpec())
+  return jax.device_put(tree, whole)
+
+
+def share(tree: Any) -> Any:
+  """Under `jit`: gives each device its part of a batch's rows, if they divide.
+
+  What is computed from them is then divided likewise.
+  """
+  mesh = _mesh()
+
+  def part(column):
+    if column.shape[0] % mesh.size:
+      return column
+    rows = jax.sharding.NamedSharding(mesh, PartitionSpec('examples'))
+    return jax.lax.with_sharding_constraint(column, rows)
+
+  return jax.tree.map(part, tree)
+
+
 @functools.cache
 def _mesh():
   # Auto axes: under make_mesh's default, Explicit, `vmap` of a `while_loop`

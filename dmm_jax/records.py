@@ -187,6 +187,20 @@ def log(run_dir: pathlib.Path, **metrics) -> None:
     file.write(json.dumps(metrics) + '\n')
 
 
+def read_log(run_dir: pathlib.Path) -> list[dict]:
+  """Returns the lines of metrics.jsonl, less one that a kill cut short."""
+  path = run_dir / 'metrics.jsonl'
+  if not path.exists():
+    return []
+  rows = []
+  for line in path.read_text().splitlines():
+    try:
+      rows.append(json.loads(line))
+    except json.JSONDecodeError:
+      continue
+  return rows
+
+
 def save_columns(path: pathlib.Path, columns: dict[str, np.ndarray]) -> None:
   """Writes columns of equal length; the same ones give the same bytes."""
   lengths = {name: len(column) for name, column in columns.items()}

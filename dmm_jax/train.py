@@ -1,65 +1,370 @@
-"""Training: plain, and the same for the same key."""
+"""Training of one network or of many at once, the same for the same key."""
 
 from collections.abc import Callable
 from collections.abc import Iterator
+import functools
 from typing import Any
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 
+from dmm_jax import adversarial
+from dmm_jax import losses
+from dmm_jax import parallel
 
-def epochs(
+
+class Recipe(NamedTuple):
+  """How to train.
+
+  Attributes:
+    loss: a key of `losses.LOSSES`.
+    optimizer: 'sgd', 'momentum' (0.9), 'adam' or 'adamw'.
+    learning_rate: after the warm-up.
+    schedule: 'constant', 'cosine' (to 0), or 'steps' (a tenth after half, and
+      after three quarters).
+    warmup: part of all steps in which the rate rises from 0.
+    weight_decay: decoupled for 'adamw', else added to the gradient.
+    batch_size: examples a step; all of them where there are fewer.
+    num_epochs: passes; the last rows that fill no batch wait for another one.
+    crop: pixels that images are shifted by at most, zeros coming in.
+    flip: whether images are mirrored half of the time.
+    adversary: None, or how examples are perturbed in training.
+  """
+
+  loss: str = 'cross_entropy'
+  optimizer: str = 'adam'
+  learning_rate: float = 1e-3
+  schedule: str = 'cosine'
+  warmup: float = 0.0
+  weight_decay: float = 0.0
+  batch_size: int = 128
+  num_epochs: int = 10
+  crop: int = 0
+  flip: bool = False
+  adversary: adversarial.Adversary | None = None
+
+
+class State(NamedTuple):
+  """What training changes; a pytree, to be stacked for many networks.
+
+  Attributes:
+    params: parameters.
+    stats: other variables of the network, as of batch norm; or {}.
+    optimizer: the optimizer's state.
+  """
+
+  params: Any
+  stats: Any
+  optimizer: Any
+
+
+class Progress(NamedTuple):
+  """A pause in training.
+
+  Attributes:
+    step: steps taken since the beginning.
+    epoch: passes finished.
+    state: as it stands.
+    loss: mean over the steps since the last pause, scalar or `[m]`; NaN at 0.
+  """
+
+  step: int
+  epoch: int
+  state: State
+  loss: np.ndarray
+
+
+Forward = Callable[..., tuple[Any, Any]]
+
+
+@functools.cache
+def flax_forward(module) -> Forward:
+  """Returns `(params, stats, x, key, train) -> (outputs, stats)` of one input.
+
+  Batch norm sees the batch through the axis name 'batch'; see `models`.
+  """
+
+  def forward(params, stats, x, key, train):
+    variables = {'params': params, **stats}
+    rngs = {'latent': key} if train else None
+    if not train or not stats:
+      return module.apply(variables, x, train=train, rngs=rngs), stats
+    mutable = list(stats)
+    return module.apply(variables, x, train=True, rngs=rngs, mutable=mutable)
+
+  return forward
+
+
+def start(key: jax.Array, module, x: jax.Array, transform) -> State:
+  """The state of a fresh Flax module, for inputs like `x`."""
+  variables = dict(module.init({'params': key, 'latent': key}, x))
+  params = variables.pop('params')
+  return State(params, variables, transform.init(params))
+
+
+def steps_per_epoch(recipe: Recipe, num: int) -> int:
+  return num // min(recipe.batch_size, num)
+
+
+@functools.cache
+def make_optimizer(recipe: Recipe, num: int) -> optax.GradientTransformation:
+  """The optimizer of a recipe, for `num` examples."""
+  total = recipe.num_epochs * steps_per_epoch(recipe, num)
+  warm = round(recipe.warmup * total)
+  peak, rest = recipe.learning_rate, max(total - warm, 1)
+  schedules = {
+    'constant': lambda: optax.constant_schedule(peak),
+    'cosine': lambda: optax.cosine_decay_schedule(peak, rest),
+    'steps': lambda: optax.piecewise_constant_schedule(
+      peak, {rest // 2: 0.1, 3 * rest // 4: 0.1}
+    ),
+  }
+  rate = _choice(schedules, recipe.schedule, 'schedule')()
+  if warm:
+    rise = optax.linear_schedule(0.0, peak, warm)
+    rate = optax.join_schedules([rise, rate], [warm])
+  decay = recipe.weight_decay
+  optimizers = {
+    'sgd': lambda: optax.sgd(rate),
+    'momentum': lambda: optax.sgd(rate, momentum=0.9),
+    'adam': lambda: optax.adam(rate),
+    'adamw': lambda: optax.adamw(rate, weight_decay=decay),
+  }
+  transform = _choice(optimizers, recipe.optimizer, 'optimizer')()
+  if decay and recipe.optimizer != 'adamw':
+    return optax.chain(optax.add_decayed_weights(decay), transform)
+  return transform
+
+
+def _choice(options, name, what):
+  if name not in options:
+    names = ', '.join(options)
+    raise ValueError(f'{what} must be one of {names}; got {name!r}')
+  return options[name]
+
+
+def log_spaced(last: int) -> list[int]:
+  """0, 1, 2, 3, 5, 10, 20, 50, 100, ...: steps to look at, up to `last`."""
+  decades = [m * 10**e for e in range(1, 13) for m in (1, 2, 5)]
+  return [step for step in [0, 1, 2, 3, 5, *decades] if step <= last]
+
+
+def fit(
   key: jax.Array,
-  logits_fn: Callable,
-  params: Any,
-  xs,
-  labels,
+  forward: Forward,
+  state: State,
+  xs: jax.Array,
+  targets: jax.Array,
   *,
-  num_epochs: int,
-  learning_rate: float,
-  batch_size: int = 128,
-) -> Iterator[tuple[Any, float]]:
-  """Minimises cross-entropy by Adam, the rate falling to 0 along a cosine.
+  recipe: Recipe,
+  weights: jax.Array | None = None,
+  data_axes: tuple = (None, None, None),
+  first_step: int = 0,
+  stops: tuple[int, ...] = (),
+  in_loop: bool | None = None,
+) -> Iterator[Progress]:
+  """Trains, and pauses after every epoch and at chosen steps.
 
-  One permutation an epoch, whose last examples are left out where they fill no
-  batch.
+  Each epoch goes once through a permutation of the examples. Everything random
+  depends on the key and the number of the step alone: training that starts
+  again from a state and its step ends with the same bits, on as many devices.
+  All devices share each batch; the data lie on every one of them.
+
+  Many networks train at once where `key` is an array of keys `[m]` and the
+  leaves of `state` are stacked, `[m, ...]`.
 
   Args:
-    key: of the order of examples.
-    logits_fn: `(params, x) -> logits [k]`, of one input.
-    params: a pytree, to start from.
-    xs, labels: `[n, ...]` and `[n]` integers.
-    num_epochs: how many passes.
-    learning_rate: of Adam, at the start.
-    batch_size: examples a step; all of them, if there are fewer.
+    key: one, or `[m]`.
+    forward: as of `flax_forward`.
+    state: to start from, as of `start`.
+    xs: inputs `[n, ...]`.
+    targets: `[n, ...]`, what the recipe's loss takes: class numbers, class
+      probabilities, images.
+    recipe: how to train.
+    weights: of the examples' losses `[n]`; None for equal ones.
+    data_axes: for many networks, 0 where each of them has its own `xs`,
+      `targets` or `weights`, `[m, n, ...]`.
+    first_step: the number of steps that led to `state`.
+    stops: further steps to pause at; 0 pauses before the first.
+    in_loop: whether the steps between two pauses are one call of the device;
+      None for not on CPUs, whose convolutions are several times slower there.
 
   Yields:
-    `(params, loss)` after every epoch, the loss its mean over the steps.
+    `Progress`, the last one at the end of the last epoch.
+
+  Raises:
+    FloatingPointError: where a loss is not finite, naming the step. The state
+      of the last pause is as good as it was.
   """
-  num = len(xs)
-  batch_size = min(batch_size, num)
-  steps = num // batch_size
-  rate = optax.cosine_decay_schedule(learning_rate, num_epochs * steps)
-  optimizer = optax.adam(rate)
+  many = key.ndim > 0
+  num = xs.shape[1] if many and data_axes[0] == 0 else len(xs)
+  weights = np.ones(num, np.float32) if weights is None else weights
+  if in_loop is None:
+    in_loop = jax.default_backend() != 'cpu'
+  data = parallel.replicate((xs, targets, weights))
+  state = parallel.replicate(state)
+  per_epoch = steps_per_epoch(recipe, num)
+  total = recipe.num_epochs * per_epoch
+  pauses = {s for s in stops if 0 < s} | {
+    per_epoch * (i + 1) for i in range(recipe.num_epochs)
+  }
+  task = dict(forward=forward, recipe=recipe, num=num)
+  task['axes'] = tuple(data_axes) if many else None
+  blank = np.full(key.shape, np.nan, np.float32)
+  if 0 in stops and first_step == 0:
+    yield Progress(0, 0, state, blank)
+  zero, never = np.zeros(key.shape, np.float32), np.iinfo(np.int32).max
+  fresh = zero, np.full(key.shape, never, np.int32)
+  step, epoch, order, sums = first_step, -1, None, fresh
+  for pause in sorted(p for p in pauses if first_step < p <= total):
+    since = step
+    while step < pause:
+      # No chunk spans two epochs: each has one permutation.
+      if step // per_epoch != epoch:
+        epoch = step // per_epoch
+        order = _order(key, epoch, num=num)
+      end = min(pause, (epoch + 1) * per_epoch) if in_loop else step + 1
+      state, *sums = _advance(
+        key, state, *sums, data, order, step, end, in_loop=in_loop, **task
+      )
+      step = end
+    bad = int(np.min(sums[1]))
+    if bad < never:
+      raise FloatingPointError(f'the loss is not finite at step {bad}')
+    loss = np.asarray(sums[0]) / (step - since)
+    yield Progress(step, step // per_epoch, state, loss)
+    sums = fresh
 
-  def loss(params, xs, labels):
-    logits = jax.vmap(lambda x: logits_fn(params, x))(xs)
-    return optax.softmax_cross_entropy_with_integer_labels(
-      logits, labels
-    ).mean()
 
-  @jax.jit
-  def epoch(state, key, xs, labels):
-    def step(state, rows):
-      params, inner = state
-      value, slope = jax.value_and_grad(loss)(params, xs[rows], labels[rows])
-      change, inner = optimizer.update(slope, inner)
-      return (optax.apply_updates(params, change), inner), value
+@functools.partial(jax.jit, static_argnames='num')
+def _order(key, epoch, *, num):
+  """The permutation of an epoch, for each key."""
+  one = lambda key: jax.random.permutation(jax.random.fold_in(key, epoch), num)
+  return jax.vmap(one)(key) if key.ndim else one(key)
 
-    order = jax.random.permutation(key, num)[: steps * batch_size]
-    return jax.lax.scan(step, state, order.reshape(steps, batch_size))
 
-  state = params, optimizer.init(params)
-  for i in range(num_epochs):
-    state, values = epoch(state, jax.random.fold_in(key, i), xs, labels)
-    yield state[0], float(values.mean())
+@functools.partial(
+  jax.jit, static_argnames=('forward', 'recipe', 'num', 'axes', 'in_loop')
+)
+def _advance(
+  key,
+  state,
+  total,
+  bad,
+  data,
+  order,
+  begin,
+  end,
+  *,
+  forward,
+  recipe,
+  num,
+  axes,
+  in_loop,
+):
+  """Steps `begin` to `end` of one epoch, or `begin` alone.
+
+  Returns `(state, total, bad)`: the sum of losses goes on, and the first step
+  whose loss was not finite.
+  """
+  transform = make_optimizer(recipe, num)
+  size = min(recipe.batch_size, num)
+
+  def run(key, state, total, bad, data, order):
+    def one_step(i, carry):
+      state, total, bad = carry
+      place = i % (num // size) * size
+      rows = jax.lax.dynamic_slice(order, (place,), (size,))
+      batch = parallel.share([column[rows] for column in data])
+      noise = jax.random.fold_in(jax.random.fold_in(key, 2**31 - 1), i)
+      keys = jax.random.split(noise, size)
+      objective = functools.partial(_objective, forward, recipe, state.stats)
+      grad = jax.value_and_grad(objective, has_aux=True)
+      (loss, stats), slope = grad(state.params, keys, *batch)
+      change, inner = transform.update(slope, state.optimizer, state.params)
+      params = optax.apply_updates(state.params, change)
+      bad = jnp.where(jnp.isfinite(loss), bad, jnp.minimum(bad, i))
+      return State(params, stats, inner), total + loss, bad
+
+    carry = state, total, bad
+    if not in_loop:
+      return one_step(begin, carry)
+    return jax.lax.fori_loop(begin, end, one_step, carry)
+
+  if axes is not None:
+    run = jax.vmap(run, in_axes=(0, 0, 0, 0, axes, 0))
+  return run(key, state, total, bad, data, order)
+
+
+def _objective(forward, recipe, stats, params, keys, xs, targets, weights):
+  """The weighted mean loss of a batch, and the network's other variables."""
+  loss = _choice(losses.LOSSES, recipe.loss, 'loss')
+
+  def one(key, x, target):
+    view, attack, inner = jax.random.split(key, 3)
+    x = _augment(view, x, recipe)
+    outputs = functools.partial(forward, params, stats)
+    if recipe.adversary is None:
+      out, new = outputs(x, inner, True)
+      return loss(out, target), new
+    frozen = jax.lax.stop_gradient((params, stats))
+    plain = lambda v: forward(*frozen, v, inner, False)[0]
+    return adversarial.loss(
+      attack,
+      lambda v: outputs(v, inner, True),
+      plain,
+      loss,
+      x,
+      target,
+      recipe.adversary,
+    )
+
+  values, new = jax.vmap(one, axis_name='batch')(keys, xs, targets)
+  mean = jnp.sum(weights * values) / jnp.sum(weights)
+  # Batch norm's statistics are those of the batch: the same for each example.
+  return mean, jax.tree.map(lambda v: v[0], new)
+
+
+def _augment(key, x, recipe):
+  """Shifts and mirrors an image `[h, w, c]` at random."""
+  if not recipe.crop and not recipe.flip:
+    return x
+  shift, side = jax.random.split(key)
+  if recipe.crop:
+    pad = recipe.crop
+    wide = jnp.pad(x, ((pad, pad), (pad, pad), (0, 0)))
+    corner = jax.random.randint(shift, (2,), 0, 2 * pad + 1)
+    x = jax.lax.dynamic_slice(wide, (*corner, 0), x.shape)
+  if recipe.flip:
+    x = jnp.where(jax.random.bernoulli(side), x[:, ::-1], x)
+  return x
+
+
+def accuracy(forward: Forward, state: State, xs, labels, **options) -> float:
+  """The share of examples whose largest logit is their label's.
+
+  `options` are those of `parallel.map_examples`. Non-finite logits are wrong.
+  """
+  return float(np.mean(_hits(forward, state, xs, labels, **options)))
+
+
+def _hits(forward, state, xs, labels, **options):
+  return parallel.map_examples(
+    _hit(forward),
+    (xs, np.asarray(labels)),
+    shared=(state.params, state.stats),
+    **options,
+  )
+
+
+@functools.cache
+def _hit(forward):
+  def hit(x, label, params, stats):
+    (logits, _), _ = forward(params, stats, x, None, False)
+    right = jnp.argmax(logits) == label
+    return right & jnp.all(jnp.isfinite(logits))
+
+  return hit

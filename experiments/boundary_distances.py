@@ -50,6 +50,7 @@ from dmm_jax import plots
 from dmm_jax import records
 from dmm_jax import train
 from experiments import common
+from experiments import networks
 
 MODELS = {
   'fully_connected': lambda config, k: models.FullyConnected(
@@ -90,6 +91,11 @@ class Config:
   width: int = common.flag(100, 'Units or channels of a layer.', least=1)
   depth: int = common.flag(
     2, 'Hidden layers; of a resnet, blocks of each of three stacks.', least=1
+  )
+  checkpoint: str = common.flag(
+    '',
+    'Run directory of train_classifier, whose network is measured; --model, '
+    '--width, --depth, --epochs and --learning_rate then mean nothing.',
   )
   network: str = common.flag(
     'trained',
@@ -136,10 +142,11 @@ def run(config: Config) -> dict:
   check_method(config)
   # Before the directory is made: a set that is not there leaves none behind.
   sets = load_sets(config)
+  model = load_model(config, *sets)
   return common.conduct(
     config,
     'experiments.boundary_distances',
-    collect=lambda config, run_dir: collect(config, run_dir, *sets),
+    collect=lambda config, run_dir: collect(config, run_dir, model, *sets),
     summarize=summarize,
     draw=plots.boundary_distances,
     report=report,
@@ -192,12 +199,30 @@ def chosen_classes(config, there):
 # --- Networks --------------------------------------------------------------
 
 
-def networks(config, run_dir, module, train_set):
+def load_model(config, classes, train_set, examples):
+  """Returns `(module, its variables if it is trained, else None)`."""
+  if not config.checkpoint:
+    return MODELS[config.model](config, len(classes)), None
+  found = networks.read(config.checkpoint)
+  shape, there = found.description['input_shape'], examples[0].shape[1:]
+  known = found.description['attributes']['num_classes']
+  if tuple(shape) != there or known != len(classes):
+    name = found.description['dataset']
+    raise common.FlagError(
+      f'--checkpoint={config.checkpoint} was trained on {name}: inputs '
+      f'{tuple(shape)}, {known} classes; --dataset={config.dataset} has inputs '
+      f'{there}, {len(classes)} classes'
+    )
+  return found.module, found.variables
+
+
+def collection(config, run_dir, model, train_set):
   """Returns `(names, draws, parameters)` of the networks, trained one first.
 
   Written to network.npz, one row a network, so that a run that goes on has the
   same ones whatever the hardware.
   """
+  module, trained = model
   keys = jax.random.split(jax.random.key(config.seed), config.num_fresh + 2)
   one = train_set[0][0]
   flat, unravel = flatten_util.ravel_pytree(module.init(keys[0], one))
@@ -206,7 +231,9 @@ def networks(config, run_dir, module, train_set):
     drawn = (module.init(key, one) for key in keys[2:])
     rows = [flatten_util.ravel_pytree(params)[0] for params in drawn]
     if config.network == 'trained':
-      params = fit(config, run_dir, keys[1], module, unravel(flat), train_set)
+      params = trained
+      if params is None:
+        params = fit(config, run_dir, keys[1], module, unravel(flat), train_set)
       rows.insert(0, flatten_util.ravel_pytree(params)[0])
     names = ['trained'] * (config.network == 'trained')
     names += ['fresh'] * config.num_fresh
@@ -224,22 +251,23 @@ def networks(config, run_dir, module, train_set):
 
 
 def fit(config, run_dir, key, module, params, train_set):
-  history = train.epochs(
-    key,
-    lambda params, x: module.apply(params, x)[0],
-    params,
-    *train_set,
-    num_epochs=config.epochs,
-    learning_rate=config.learning_rate,
+  recipe = train.Recipe(
+    num_epochs=config.epochs, learning_rate=config.learning_rate
   )
+  optimizer = train.make_optimizer(recipe, len(train_set[0]))
+  state = train.State(params, {}, optimizer.init(params))
+
+  def forward(params, stats, x, key, train):
+    return module.apply(params, x), stats
+
+  history = train.fit(key, forward, state, *train_set, recipe=recipe)
   with tqdm.tqdm(
     history, desc='training', total=config.epochs, unit='epoch'
   ) as bar:
-    for i, state in enumerate(bar):
-      params, loss = state
-      records.log(run_dir, epoch=i, loss=loss)
-      bar.set_postfix(loss=f'{loss:.4f}')
-  return params
+    for pause in bar:
+      records.log(run_dir, epoch=pause.epoch, loss=float(pause.loss))
+      bar.set_postfix(loss=f'{pause.loss:.4f}')
+  return pause.state.params
 
 
 # --- Measuring -------------------------------------------------------------
@@ -254,16 +282,16 @@ class Unit(NamedTuple):
   params: dict
 
 
-def collect(config, run_dir, classes, train_set, examples):
+def collect(config, run_dir, model, classes, train_set, examples):
   """Measures network by network and norm by norm, and writes the columns.
 
   results.npz: one row a (network, norm, example); points.npz: the nearest
   points of the first examples. results.npz comes last: it ends the work.
   """
-  module = MODELS[config.model](config, len(classes))
+  module, _ = model
   # One function a norm, shared by all networks: compiled once.
   solvers = {p: solver(config, module, p) for p in config.norms}
-  nets = networks(config, run_dir, module, train_set)
+  nets = collection(config, run_dir, model, train_set)
   units = [
     Unit(name, draw, p, params)
     for name, draw, params in nets
@@ -349,11 +377,15 @@ def save_part(run_dir, name, part):
 def lower_bounds(config, unit, xs, found):
   """Certified lower bounds of the distances `[n]`; NaN where there are none."""
   none = np.full(len(xs), np.nan)
-  if not config.certify or config.model != 'fully_connected':
+  try:
+    layers = models.dense_layers(unit.params) if config.certify else None
+  except KeyError:  # Other layers than dense ones.
+    layers = None
+  if layers is None:
     return none
   # Without the ascent of slopes: a little lower, several times faster.
   lower = certify.lower_bounds(
-    models.dense_layers(unit.params),
+    layers,
     xs.reshape(len(xs), -1),
     found['label'],
     norm=unit.norm,

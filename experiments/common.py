@@ -10,6 +10,7 @@ import typing
 
 from absl import app
 from absl import flags
+from absl import logging
 import jax
 
 from dmm_jax import records
@@ -86,7 +87,7 @@ def main(run, config_cls, presets: dict) -> None:
       preset = given.pop('preset', 'default')
       config = with_preset(config_cls, presets, preset, **given)
       check(config)
-      _set_up_jax()
+      _set_up()
       run(config)
     except (FlagError, records.RunError, FileNotFoundError) as error:
       print(f'error: {error}', file=sys.stderr)
@@ -111,7 +112,9 @@ def _parse(field, text):
 _BOOLEANS = {'true': True, 'false': False, '1': True, '0': False}
 
 
-def _set_up_jax():
+def _set_up():
+  # Libraries report every file they write.
+  logging.set_verbosity(logging.WARNING)
   # Geometry needs real float32: TPU and GPU matmuls round to fewer bits.
   jax.config.update('jax_default_matmul_precision', 'highest')
   if 'xla_force_host_platform_device_count' not in os.environ.get(

@@ -1,11 +1,18 @@
-"""Training against optax by hand."""
+"""Training against optax by hand, and against itself: resumed, many, shared."""
 
+import functools
+
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
+from dmm_jax import losses
 from dmm_jax import train
+
+KEY = jax.random.key(1)
 
 
 def problem():
@@ -15,44 +22,246 @@ def problem():
   return xs.astype(np.float32), labels, jnp.zeros((3, 4))
 
 
-def run(batch_size, num_epochs=3):
-  xs, labels, params = problem()
-  logits_fn = lambda w, x: w @ x
-  return list(
-    train.epochs(
-      jax.random.key(1),
-      logits_fn,
-      params,
-      xs,
-      labels,
-      num_epochs=num_epochs,
-      learning_rate=0.1,
-      batch_size=batch_size,
-    )
-  )
+def linear(params, stats, x, key, train):
+  del key, train
+  return (params @ x, {}), stats
 
 
-def test_one_batch_an_epoch_is_adam_by_hand():
+def begin(recipe, num=50, params=None):
+  params = jnp.zeros((3, 4)) if params is None else params
+  inner = train.make_optimizer(recipe, num).init(params)
+  return train.State(params, {}, inner)
+
+
+def run(recipe, key=KEY, **options):
+  xs, labels, _ = problem()
+  state = begin(recipe)
+  history = train.fit(key, linear, state, xs, labels, recipe=recipe, **options)
+  return list(history)
+
+
+@pytest.mark.parametrize(
+  'recipe, optimizer',
+  [
+    (train.Recipe(), optax.adam(optax.cosine_decay_schedule(1e-3, 3))),
+    (
+      train.Recipe(optimizer='sgd', schedule='constant', learning_rate=0.1),
+      optax.sgd(0.1),
+    ),
+    (
+      train.Recipe(
+        optimizer='momentum',
+        schedule='constant',
+        learning_rate=0.1,
+        weight_decay=0.2,
+      ),
+      optax.chain(optax.add_decayed_weights(0.2), optax.sgd(0.1, momentum=0.9)),
+    ),
+    (
+      train.Recipe(
+        optimizer='adamw', schedule='constant', weight_decay=0.3, warmup=1 / 3
+      ),
+      optax.adamw(lambda i: 1e-3 * (i > 0), weight_decay=0.3),
+    ),
+  ],
+)
+def test_one_batch_an_epoch_is_the_optimizer_by_hand(recipe, optimizer):
   xs, labels, params = problem()
-  optimizer = optax.adam(optax.cosine_decay_schedule(0.1, 3))
   state = optimizer.init(params)
-  found = run(batch_size=128)
+  found = run(recipe._replace(batch_size=128, num_epochs=3))
+  assert [pause.step for pause in found] == [1, 2, 3]
 
   def loss(w):
     rows = jax.nn.log_softmax(xs @ w.T)
     return -jnp.mean(rows[jnp.arange(50), labels])
 
-  for got, value in found:
+  for pause in found:
     want, slope = jax.value_and_grad(loss)(params)
-    change, state = optimizer.update(slope, state)
-    params = params + change
-    np.testing.assert_allclose(value, want, rtol=1e-5)
-    np.testing.assert_allclose(got, params, rtol=1e-4, atol=1e-5)
+    change, state = optimizer.update(slope, state, params)
+    params = optax.apply_updates(params, change)
+    np.testing.assert_allclose(pause.loss, want, rtol=1e-5)
+    np.testing.assert_allclose(pause.state.params, params, rtol=1e-4, atol=1e-5)
+
+
+RECIPE = train.Recipe(learning_rate=0.1, batch_size=16, num_epochs=10)
 
 
 def test_it_learns_and_repeats_to_the_same_bits():
-  first, again = run(16, 10), run(16, 10)
-  assert first[-1][1] < 0.3 * first[0][1]
+  first, again = run(RECIPE), run(RECIPE, in_loop=True)
+  assert first[-1].loss < 0.3 * first[0].loss
+  assert first[-1].step == 30 and first[-1].epoch == 10
   for one, other in zip(first, again, strict=True):
-    np.testing.assert_array_equal(one[0], other[0])
-    assert one[1] == other[1]
+    np.testing.assert_allclose(
+      one.state.params, other.state.params, rtol=1e-5, atol=1e-6
+    )
+    np.testing.assert_allclose(one.loss, other.loss, rtol=1e-5)
+  once_more = run(RECIPE)
+  np.testing.assert_array_equal(
+    first[-1].state.params, once_more[-1].state.params
+  )
+
+
+@pytest.mark.parametrize('in_loop', [False, True])
+def test_pauses_change_nothing_and_any_state_goes_on_to_the_same_bits(in_loop):
+  whole = run(RECIPE, in_loop=in_loop)
+  paused = run(RECIPE, in_loop=in_loop, stops=(0, 1, 2, 5, 7, 30))
+  assert [p.step for p in paused[:6]] == [0, 1, 2, 3, 5, 6]
+  assert np.isnan(paused[0].loss)
+  np.testing.assert_array_equal(whole[-1].state.params, paused[-1].state.params)
+  xs, labels, _ = problem()
+  for pause in paused[1:8:2]:
+    rest = train.fit(
+      KEY,
+      linear,
+      pause.state,
+      xs,
+      labels,
+      recipe=RECIPE,
+      first_step=pause.step,
+      in_loop=in_loop,
+    )
+    np.testing.assert_array_equal(
+      whole[-1].state.params, list(rest)[-1].state.params
+    )
+
+
+def test_many_networks_train_as_each_alone():
+  keys = jax.random.split(KEY, 3)
+  xs, labels, _ = problem()
+  shuffled = np.stack([labels, labels[::-1], np.roll(labels, 1)])
+  one = begin(RECIPE)
+  stacked = jax.tree.map(lambda v: jnp.stack([v] * 3), one)
+  *_, last = train.fit(
+    keys,
+    linear,
+    stacked,
+    xs,
+    shuffled,
+    recipe=RECIPE,
+    data_axes=(None, 0, None),
+  )
+  assert last.loss.shape == (3,)
+  for i in range(3):
+    *_, alone = train.fit(keys[i], linear, one, xs, shuffled[i], recipe=RECIPE)
+    np.testing.assert_allclose(last.loss[i], alone.loss, rtol=1e-4)
+    np.testing.assert_allclose(
+      last.state.params[i], alone.state.params, rtol=1e-3, atol=1e-4
+    )
+
+
+def test_weights_and_soft_targets_count():
+  xs, labels, _ = problem()
+  recipe = train.Recipe(batch_size=50, num_epochs=4, learning_rate=0.1)
+  fit = functools.partial(train.fit, KEY, linear, begin(recipe), recipe=recipe)
+  weights = (labels != 2).astype(np.float32)
+  *_, weighted = fit(xs, labels, weights=weights)
+  kept = labels != 2
+  halves = train.Recipe(batch_size=50, num_epochs=4, learning_rate=0.1)
+  *_, without = train.fit(
+    KEY, linear, begin(halves), xs[kept], labels[kept], recipe=halves
+  )
+  np.testing.assert_allclose(weighted.loss, without.loss, rtol=1e-4)
+  *_, hard = fit(xs, labels)
+  *_, soft = fit(xs, np.eye(3, dtype=np.float32)[labels])
+  np.testing.assert_allclose(
+    hard.state.params, soft.state.params, rtol=1e-5, atol=1e-6
+  )
+
+
+def test_a_loss_that_is_not_finite_names_its_step():
+  xs, labels, _ = problem()
+  recipe = RECIPE._replace(loss='squared', optimizer='sgd', learning_rate=1e9)
+  with pytest.raises(FloatingPointError, match=r'at step \d+'):
+    list(train.fit(KEY, linear, begin(recipe), xs, labels, recipe=recipe))
+  with (
+    np.errstate(all='ignore'),
+    pytest.raises(FloatingPointError, match='at step 0'),
+  ):
+    broken = np.where(np.arange(50)[:, None] >= 0, np.nan, xs)
+    list(train.fit(KEY, linear, begin(RECIPE), broken, labels, recipe=RECIPE))
+
+
+@pytest.mark.parametrize('field', ['loss', 'optimizer', 'schedule'])
+def test_unknown_choices_name_the_known_ones(field):
+  with pytest.raises(ValueError, match=f"{field} must be one of .*'magic'"):
+    run(RECIPE._replace(**{field: 'magic'}))
+
+
+class Normed(nn.Module):
+  """One layer and batch norm."""
+
+  @nn.compact
+  def __call__(self, x, train=False):
+    h = nn.Dense(3)(x)
+    norm = nn.BatchNorm(
+      use_running_average=not train,
+      axis_name='batch' if train else None,
+      momentum=0.5,
+    )
+    return norm(h), {}
+
+
+def test_batch_norm_sees_the_whole_batch():
+  xs, labels, _ = problem()
+  recipe = train.Recipe(batch_size=50, num_epochs=1, learning_rate=0.0)
+  module = Normed()
+  state = train.start(KEY, module, xs[0], train.make_optimizer(recipe, 50))
+  forward = train.flax_forward(module)
+  *_, last = train.fit(KEY, forward, state, xs, labels, recipe=recipe)
+  layer = state.params['Dense_0']
+  h = xs @ np.asarray(layer['kernel']) + np.asarray(layer['bias'])
+  found = last.state.stats['batch_stats']['BatchNorm_0']
+  np.testing.assert_allclose(found['mean'], 0.5 * h.mean(0), rtol=1e-4)
+  np.testing.assert_allclose(found['var'], 0.5 + 0.5 * h.var(0), rtol=1e-4)
+
+
+def test_images_are_shifted_and_mirrored():
+  image = np.arange(48, dtype=np.float32).reshape(4, 4, 3) + 1
+  wide = np.pad(image, ((1, 1), (1, 1), (0, 0)))
+  views = [
+    wide[i : i + 4, j : j + 4][:, ::side]
+    for i in range(3)
+    for j in range(3)
+    for side in (1, -1)
+  ]
+  recipe = train.Recipe(crop=1, flip=True)
+  seen = set()
+  for key in jax.random.split(KEY, 200):
+    out = train._augment(key, jnp.asarray(image), recipe)
+    hits = [i for i, v in enumerate(views) if np.array_equal(out, v)]
+    assert len(hits) == 1
+    seen |= set(hits)
+  assert len(seen) == len(views)
+
+
+def test_log_spaced_steps():
+  assert train.log_spaced(60) == [0, 1, 2, 3, 5, 10, 20, 50]
+  assert train.log_spaced(0) == [0]
+
+
+def test_losses_in_closed_form():
+  logits, target = jnp.array([1.0, 3.0, 2.0]), jnp.int32(2)
+  outputs = logits, {}
+  log_p = np.asarray(logits) - np.log(np.exp(np.asarray(logits)).sum())
+  np.testing.assert_allclose(
+    losses.cross_entropy(outputs, target), -log_p[2], rtol=1e-6
+  )
+  assert losses.squared(outputs, target) == (1 + 9 + 1) / 2
+  assert losses.hinge(outputs, target) == 2
+  assert losses.hinge(outputs, jnp.int32(1)) == 0
+  image = jnp.ones(4)
+  assert losses.reconstruction((image, None), jnp.zeros(4)) == 1
+  mean, log_variance = jnp.array([1.0, 0.0]), jnp.array([0.0, np.log(2.0)])
+  found = losses.evidence((image, (mean, log_variance)), 0.9 * image)
+  # KL of N(1, 1) and of N(0, 2) from N(0, 1).
+  want = 4 * 0.01 / 0.02 + 0.5 + (2 - 1 - np.log(2)) / 2
+  np.testing.assert_allclose(found, want, rtol=1e-5)
+
+
+def test_accuracy_counts_hits():
+  xs, labels, _ = problem()
+  state = train.State(jnp.eye(3, 4), {}, ())
+  want = np.mean(np.argmax(xs[:, :3], 1) == labels)
+  assert train.accuracy(linear, state, xs, labels) == pytest.approx(want)
+  broken = state._replace(params=jnp.full((3, 4), np.nan))
+  assert train.accuracy(linear, broken, xs, 0 * labels) == 0

@@ -3,5 +3,6 @@
 from dmm_jax.plots.canvas import save
 from dmm_jax.plots.distances import boundary_distances
 from dmm_jax.plots.scaling import random_scaling
+from dmm_jax.plots.training import learning_curves
 
-__all__ = ('boundary_distances', 'random_scaling', 'save')
+__all__ = ('boundary_distances', 'learning_curves', 'random_scaling', 'save')

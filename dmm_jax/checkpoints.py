@@ -1,0 +1,147 @@
+"""Checkpoints of training by orbax: whole, or not there."""
+
+from collections.abc import Iterator
+import contextlib
+import pathlib
+from typing import Any
+from typing import NamedTuple
+
+import jax
+from orbax.checkpoint import v1 as orbax
+
+_training = orbax.training
+_policies = _training.preservation_policies
+
+
+class CheckpointError(RuntimeError):
+  """A checkpoint that cannot be written or read; says which, and why."""
+
+
+class Checkpoint(NamedTuple):
+  """What was read.
+
+  Attributes:
+    step: it was saved at.
+    state: a pytree, as saved.
+    description: of what it belongs to; as given to `writer`.
+  """
+
+  step: int
+  state: Any
+  description: dict
+
+
+@contextlib.contextmanager
+def writer(directory, description: dict, *, keep: tuple[int, ...] = ()):
+  """Gives `save(step, state)`, which returns while the files are written.
+
+  A checkpoint has its own directory, written aside and renamed: one that is
+  there is whole. The last two stay, and those of the steps `keep`. All
+  processes call it; each writes its share.
+
+  Raises:
+    CheckpointError: from the next `save` or at the end, where a checkpoint
+      could not be written. The ones before are as they were.
+  """
+  directory = pathlib.Path(directory).absolute()
+  policies = [_policies.LatestN(2)]
+  if keep:
+    policies.append(_policies.CustomSteps(keep))
+  options = dict(
+    preservation_policy=_policies.AnyPreservationPolicy(policies),
+    custom_metadata=description,
+    cleanup_tmp_directories=True,
+  )
+  with _explained('write to', directory):
+    directory.mkdir(parents=True, exist_ok=True)
+    manager = _training.Checkpointer(directory, **options)
+
+  def save(step: int, state: Any) -> None:
+    with _explained('write to', directory):
+      manager.save_async(step, state, force=True, overwrite=True)
+
+  try:
+    yield save
+  finally:
+    with _explained('write to', directory):
+      manager.close()
+
+
+def steps(directory) -> list[int]:
+  """The steps whose checkpoints are there, in order."""
+  directory = pathlib.Path(directory)
+  if not directory.is_dir():
+    return []
+  names = [path.name for path in directory.iterdir()]
+  return sorted(int(name) for name in names if name.isdigit())
+
+
+def read(directory, like: Any = None, step: int | None = None) -> Checkpoint:
+  """Reads the last checkpoint, or that of a step.
+
+  Args:
+    directory: as given to `writer`.
+    like: a pytree of arrays or shapes, which the checkpoint must match; its
+      arrays come back where these lie. None for nested dicts and lists of
+      arrays, on the first device.
+    step: None for the last.
+
+  Raises:
+    CheckpointError: where there is none, it cannot be read, or it belongs to
+      something else.
+  """
+  directory = pathlib.Path(directory).absolute()
+  there = steps(directory)
+  if not there or (step is not None and step not in there):
+    which = 'no checkpoint' if step is None else f'no checkpoint of step {step}'
+    has = f'; it has those of {", ".join(map(str, there))}' if there else ''
+    raise CheckpointError(f'{which} in {directory}{has}')
+  step = there[-1] if step is None else step
+  where = directory / str(step)
+  with _explained('read', where), _training.Checkpointer(directory) as manager:
+    there = manager.metadata(step).metadata
+    if like is None:
+      first = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+      like = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=first), there
+      )
+    _compare(there, like, where)
+    state = manager.load(step, like)
+    description = manager.root_metadata().custom_metadata or {}
+  return Checkpoint(step, state, dict(description))
+
+
+def _compare(found, like, where):
+  """Refuses a checkpoint whose arrays have other names or shapes."""
+  ours, theirs = dict(_shapes(like)), dict(_shapes(found))
+  both = sorted(set(ours) | set(theirs))
+  if not theirs:
+    raise CheckpointError(f'cannot read the checkpoint {where}: no array in it')
+  differ = [name for name in both if ours.get(name) != theirs.get(name)]
+  if differ:
+    name = differ[0]
+    raise CheckpointError(
+      f'{where} belongs to another network: {name} is '
+      f'{theirs.get(name, "absent")} there, {ours.get(name, "absent")} here '
+      f'({len(differ)} of {len(both)} arrays differ)'
+    )
+
+
+def _shapes(tree) -> Iterator[tuple[str, tuple]]:
+  for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+    name = '/'.join(str(getattr(p, 'key', getattr(p, 'name', p))) for p in path)
+    yield name, tuple(getattr(leaf, 'shape', ()))
+
+
+@contextlib.contextmanager
+def _explained(verb, where):
+  """Turns what the file system and orbax raise into one kind of error."""
+  try:
+    yield
+  except CheckpointError:
+    raise
+  except Exception as error:  # Orbax raises many kinds, bare ones included.
+    text = str(error).strip() or type(error).__name__
+    raise CheckpointError(
+      f'cannot {verb} the checkpoint {where}: {text.splitlines()[0]}'
+    ) from error

@@ -1,0 +1,93 @@
+"""Networks by name: built from flags, read back from a training run."""
+
+import dataclasses
+from typing import Any
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dmm_jax import checkpoints
+from dmm_jax import models
+from experiments import common
+
+KINDS = {'classifier': models.CLASSIFIERS, 'autoencoder': models.AUTOENCODERS}
+
+
+class Trained(NamedTuple):
+  """A network as a run of training left it.
+
+  Attributes:
+    module: of Flax.
+    variables: as its `apply` takes them; batch norm uses its averages.
+    description: as given to `checkpoints.writer`.
+    step: of training.
+  """
+
+  module: Any
+  variables: dict
+  description: dict
+  step: int
+
+
+def describe(kind: str, name: str, **wanted) -> dict:
+  """What rebuilds a module: its name, and its attributes that are not None.
+
+  Raises:
+    FlagError: for one that the module does not have.
+  """
+  module = KINDS[kind][name]
+  known = {field.name for field in dataclasses.fields(module)}
+  attributes = {k: v for k, v in wanted.items() if v is not None}
+  for attribute in attributes:
+    if attribute not in known:
+      raise common.FlagError(f'--{attribute}: --model={name} has no such thing')
+  return {'kind': kind, 'model': name, 'attributes': attributes}
+
+
+def build(description: dict):
+  """The module of a description, whose lists may have been tuples."""
+  attributes = {
+    name: _frozen(value) for name, value in description['attributes'].items()
+  }
+  if 'dtype' in attributes:
+    attributes['dtype'] = jnp.dtype(attributes['dtype'])
+  return KINDS[description['kind']][description['model']](**attributes)
+
+
+def _frozen(value):
+  return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+def read(run_dir, step: int | None = None, kind: str = 'classifier') -> Trained:
+  """The network of a training run's last checkpoint, or of one of its steps.
+
+  Raises:
+    CheckpointError: where there is none, or of another kind.
+  """
+  found = checkpoints.read(f'{run_dir}/checkpoints', step=step)
+  description = found.description
+  if description.get('kind') != kind:
+    other = description.get('kind', 'something else')
+    raise checkpoints.CheckpointError(
+      f'the checkpoints in {run_dir} are of kind {other!r}, not {kind!r}'
+    )
+  stats = found.state['stats'] or {}
+  variables = {'params': found.state['params'], **stats}
+  return Trained(build(description), variables, description, found.step)
+
+
+def numbers(text: str) -> tuple[int, ...] | None:
+  """Numbers of a flag, or None where it is empty."""
+  if not text:
+    return None
+  try:
+    return tuple(int(part) for part in text.split(','))
+  except ValueError:
+    raise common.FlagError(f'{text!r} is not numbers such as 256,256') from None
+
+
+def size(tree) -> int:
+  """How many numbers a pytree of arrays holds."""
+  return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))

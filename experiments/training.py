@@ -1,0 +1,139 @@
+"""What the training experiments share: flags, the loop, checkpoints."""
+
+from collections.abc import Callable
+import dataclasses
+
+import jax
+import numpy as np
+import tqdm
+
+from dmm_jax import checkpoints
+from dmm_jax import records
+from dmm_jax import train
+from experiments import common
+from experiments import networks
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  preset: str = common.flag(
+    'default', 'Values for the flags that are not given; see above.'
+  )
+  workdir: str = common.flag('runs/training', 'Run directory.')
+  seed: int = common.flag(0, 'Of weights, order and noise.', least=0)
+  dataset: str = common.flag(
+    'digits', 'digits (embedded), or an image set of tensorflow-datasets.'
+  )
+  data_dir: str = common.flag('', 'Of tensorflow-datasets.')
+  num_train: int = common.flag(0, 'Only the first so many; 0 for all.', least=0)
+  num_test: int = common.flag(0, 'Likewise, of the test set.', least=0)
+  batch_norm: str = common.flag(
+    'own',
+    "Whether there is; or the model's own default.",
+    choices=('own', 'true', 'false'),
+  )
+  dtype: str = common.flag(
+    'float32',
+    'That layers compute in; parameters are float32.',
+    choices=('float32', 'bfloat16'),
+  )
+  optimizer: str = common.flag(
+    'adam', 'Optimizer.', choices=('sgd', 'momentum', 'adam', 'adamw')
+  )
+  learning_rate: float = common.flag(1e-3, 'After the warm-up.', least=0)
+  schedule: str = common.flag(
+    'cosine', 'Of the rate.', choices=('constant', 'cosine', 'steps')
+  )
+  warmup: float = common.flag(0.0, 'Part of all steps.', least=0)
+  weight_decay: float = common.flag(0.0, 'Decoupled for adamw.', least=0)
+  batch_size: int = common.flag(128, 'Examples a step.', least=1)
+  epochs: int = common.flag(40, 'Passes over the training set.', least=1)
+  crop: int = common.flag(0, 'Pixels of random shifts.', least=0)
+  flip: bool = common.flag(False, 'Mirror images at random.')
+  snapshots: bool = common.flag(True, 'Keep checkpoints of chosen steps.')
+
+
+def recipe(config: Config, loss: str, adversary=None) -> train.Recipe:
+  """The recipe of the flags."""
+  other = {'adversary', 'num_epochs', 'loss'}
+  same = {n: getattr(config, n) for n in set(train.Recipe._fields) - other}
+  return train.Recipe(
+    **same, loss=loss, num_epochs=config.epochs, adversary=adversary
+  )
+
+
+def attributes(config: Config) -> dict:
+  """Those of a module that every model may have; None for its own."""
+  normed = {'own': None, 'true': True, 'false': False}[config.batch_norm]
+  dtype = None if config.dtype == 'float32' else config.dtype
+  return dict(batch_norm=normed, dtype=dtype)
+
+
+def run(
+  config: Config,
+  run_dir,
+  description: dict,
+  plan: train.Recipe,
+  xs,
+  targets,
+  evaluate: Callable[[train.Forward, train.State], dict],
+) -> None:
+  """Trains, from the last checkpoint if there is one, and writes the curves.
+
+  results.npz: one row an epoch, which ends the work; metrics.jsonl also has the
+  loss at every pause. Checkpoints of every pause are written, of which the
+  last two stay and, with --snapshots, those of log-spaced steps.
+
+  Args:
+    config, run_dir: flags, and where.
+    description: rebuilds the network; see `networks`.
+    plan: how to train.
+    xs, targets: to train on.
+    evaluate: numbers to add to the curves after each epoch.
+  """
+  module = networks.build(description)
+  optimizer = train.make_optimizer(plan, len(xs))
+  weights, order = jax.random.split(jax.random.key(config.seed))
+  state = train.start(weights, module, xs[0], optimizer)
+  forward = train.flax_forward(module)
+  per_epoch = train.steps_per_epoch(plan, len(xs))
+  stops = tuple(train.log_spaced(config.epochs * per_epoch))
+  state, first, rows = _resume(run_dir, state)
+  done = first // per_epoch
+  keep = stops if config.snapshots else ()
+  folder = run_dir / 'checkpoints'
+  with (
+    tqdm.tqdm(total=config.epochs, initial=done, unit='epoch') as bar,
+    checkpoints.writer(folder, description, keep=keep) as save,
+  ):
+    for pause in train.fit(
+      order,
+      forward,
+      state,
+      xs,
+      targets,
+      recipe=plan,
+      first_step=first,
+      stops=stops,
+    ):
+      row = dict(step=pause.step, epoch=pause.epoch, loss=float(pause.loss))
+      if pause.step and pause.step == pause.epoch * per_epoch:
+        row |= evaluate(forward, pause.state)
+        bar.update(pause.epoch - bar.n)
+        bar.set_postfix({k: f'{v:.4g}' for k, v in row.items() if k != 'step'})
+      records.log(run_dir, **row)
+      rows.append(row)
+      save(pause.step, pause.state)
+  curves = [row for row in rows if len(row) == len(rows[-1])]
+  columns = {name: np.array([row[name] for row in curves]) for name in rows[-1]}
+  records.save_columns(run_dir / 'results.npz', columns)
+
+
+def _resume(run_dir, state):
+  """`(state, step, rows of metrics up to it)` of the last checkpoint."""
+  if not checkpoints.steps(run_dir / 'checkpoints'):
+    return state, 0, []
+  found = checkpoints.read(run_dir / 'checkpoints', state)
+  rows = [r for r in records.read_log(run_dir) if r['step'] <= found.step]
+  # Of a step that was reached twice, the last.
+  return found.state, found.step, [*{r['step']: r for r in rows}.values()]
