@@ -83,7 +83,7 @@ def read(directory, like: Any = None, step: int | None = None) -> Checkpoint:
     directory: as given to `writer`.
     like: a pytree of arrays or shapes, which the checkpoint must match; its
       arrays come back where these lie. None for nested dicts and lists of
-      arrays, on the first device.
+      numpy arrays.
     step: None for the last.
 
   Raises:
@@ -99,14 +99,15 @@ def read(directory, like: Any = None, step: int | None = None) -> Checkpoint:
   step = there[-1] if step is None else step
   where = directory / str(step)
   with _explained('read', where), _training.Checkpointer(directory) as manager:
-    there = manager.metadata(step).metadata
-    if like is None:
-      first = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-      like = jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=first), there
-      )
-    _compare(there, like, where)
-    state = manager.load(step, like)
+    arrays = manager.metadata(step).metadata
+    if like is not None:
+      _compare(arrays, like, where)
+      state = manager.load(step, like)
+    else:
+      here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+      shape = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here)
+      state = manager.load(step, jax.tree.map(shape, arrays))
+      state = jax.device_get(state)
     description = manager.root_metadata().custom_metadata or {}
   return Checkpoint(step, state, dict(description))
 

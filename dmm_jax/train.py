@@ -343,28 +343,28 @@ def _augment(key, x, recipe):
   return x
 
 
-def accuracy(forward: Forward, state: State, xs, labels, **options) -> float:
-  """The share of examples whose largest logit is their label's.
+def outputs(forward: Forward, state: State, xs, **options) -> np.ndarray:
+  """A network's first outputs `[n, ...]`: logits, or images given back.
 
-  `options` are those of `parallel.map_examples`. Non-finite logits are wrong.
+  `options` are those of `parallel.map_examples`.
   """
-  return float(np.mean(_hits(forward, state, xs, labels, **options)))
-
-
-def _hits(forward, state, xs, labels, **options):
+  shared = state.params, state.stats
   return parallel.map_examples(
-    _hit(forward),
-    (xs, np.asarray(labels)),
-    shared=(state.params, state.stats),
-    **options,
+    _first_output(forward), (xs,), shared=shared, **options
   )
 
 
 @functools.cache
-def _hit(forward):
-  def hit(x, label, params, stats):
-    (logits, _), _ = forward(params, stats, x, None, False)
-    right = jnp.argmax(logits) == label
-    return right & jnp.all(jnp.isfinite(logits))
+def _first_output(forward):
+  # The same function for the same network: compiled once.
+  return lambda x, params, stats: forward(params, stats, x, None, False)[0][0]
 
-  return hit
+
+def accuracy(forward: Forward, state: State, xs, labels, **options) -> float:
+  """The share of examples whose largest logit is their label's.
+
+  Non-finite logits are wrong; `options` as for `outputs`.
+  """
+  logits = outputs(forward, state, xs, **options)
+  right = np.argmax(logits, axis=1) == np.asarray(labels)
+  return float(np.mean(right & np.isfinite(logits).all(1)))

@@ -213,7 +213,7 @@ def load_model(config, classes, train_set, examples):
       f'{tuple(shape)}, {known} classes; --dataset={config.dataset} has inputs '
       f'{there}, {len(classes)} classes'
     )
-  return found.module, found.variables
+  return found.module, networks.variables(found.state)
 
 
 def collection(config, run_dir, model, train_set):

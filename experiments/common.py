@@ -1,19 +1,29 @@
-"""What every experiment script needs: flags, presets, steps, tables."""
+"""What every experiment script needs: flags, presets, steps, tables.
+
+Every script runs as one process or as several; see SCALING.md.
+"""
 
 from collections.abc import Callable
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import os
 import sys
+import time
+import traceback
 import typing
 
 from absl import app
 from absl import flags
 from absl import logging
 import jax
+import tqdm
 
 from dmm_jax import records
+
+# Seconds until a process that says nothing counts as dead.
+_SILENCE = 30
 
 
 class FlagError(ValueError):
@@ -61,9 +71,52 @@ def check(config) -> None:
         raise FlagError(f'--{field.name}={v} is too small; at least {least}')
 
 
+@dataclasses.dataclass(frozen=True)
+class Processes:
+  """What else a script is told: no part of its config, nor of flags.txt.
+
+  A run may go on with another number of processes.
+  """
+
+  num_processes: int = flag(
+    1, 'Processes of this run; 0 for what the cluster says.', least=0
+  )
+  process_id: int = flag(-1, 'Number of this process, from 0.', least=-1)
+  coordinator: str = flag('', 'host:port where process 0 listens.')
+
+
 def main(run, config_cls, presets: dict) -> None:
   """Makes flags of the config's fields, parses them, and runs."""
-  for field in dataclasses.fields(config_cls):
+  _define(config_cls)
+  _define(Processes)
+
+  def start(argv):
+    try:
+      if len(argv) > 1:
+        raise FlagError(f'unexpected argument {argv[1]!r}; flags begin with --')
+      given = _given(config_cls)
+      preset = given.pop('preset', 'default')
+      config = with_preset(config_cls, presets, preset, **given)
+      check(config)
+      _set_up()
+      _join(Processes(**_given(Processes)))
+      run(config)
+    except (FlagError, records.RunError, FileNotFoundError) as error:
+      print(f'error: {error}', file=sys.stderr)
+      _leave(2)
+    except (Exception, KeyboardInterrupt) as error:
+      if not jax.distributed.is_initialized():
+        raise
+      traceback.print_exc()
+      _explain(error)
+      _leave(1)
+
+  app.run(start)
+
+
+def _define(cls):
+  """Makes flags of a dataclass's fields."""
+  for field in dataclasses.fields(cls):
     default = field.default
     if isinstance(default, tuple):
       default = ','.join(map(str, default))
@@ -75,25 +128,99 @@ def main(run, config_cls, presets: dict) -> None:
       sys.argv[0], flags.FLAGS[field.name]
     )
 
-  def start(argv):
-    try:
-      if len(argv) > 1:
-        raise FlagError(f'unexpected argument {argv[1]!r}; flags begin with --')
-      given = {
-        field.name: _parse(field, flags.FLAGS[field.name].value)
-        for field in dataclasses.fields(config_cls)
-        if flags.FLAGS[field.name].present
-      }
-      preset = given.pop('preset', 'default')
-      config = with_preset(config_cls, presets, preset, **given)
-      check(config)
-      _set_up()
-      run(config)
-    except (FlagError, records.RunError, FileNotFoundError) as error:
-      print(f'error: {error}', file=sys.stderr)
-      sys.exit(2)
 
-  app.run(start)
+def _given(cls):
+  return {
+    field.name: _parse(field, flags.FLAGS[field.name].value)
+    for field in dataclasses.fields(cls)
+    if flags.FLAGS[field.name].present
+  }
+
+
+def _join(asked: Processes) -> None:
+  """Joins the processes of a run, before any of them uses a device.
+
+  Raises:
+    FlagError: for flags that do not fit together, or where there is nothing to
+      join. The runtime itself ends a process that waits for another in vain.
+  """
+  check(asked)
+  num, number, where = dataclasses.astuple(asked)
+  if num < 2:
+    if number >= 0 or where:
+      raise FlagError(
+        '--process_id and --coordinator need --num_processes of 2 or more'
+      )
+    if num == 1:
+      return
+    number = None
+  else:
+    host, _, port = where.rpartition(':')
+    if not host or not port.isdigit():
+      raise FlagError(f'--coordinator={where} is not host:port')
+    if number not in range(num):
+      raise FlagError(
+        f'--process_id={number} has to be 0 to {num - 1}, another one for each '
+        f'of --num_processes={num}'
+      )
+    said = f'process {number} of {num}: waiting for the others at {where}'
+    print(said, file=sys.stderr, flush=True)
+  try:
+    jax.distributed.initialize(
+      where or None,
+      num or None,
+      number,
+      heartbeat_timeout_seconds=_SILENCE,
+      shutdown_timeout_seconds=2 * _SILENCE,
+    )
+  except (ValueError, RuntimeError) as error:
+    raise FlagError(
+      f'--num_processes={num} --coordinator={where}: {error}'
+      if num
+      else f'--num_processes=0: JAX knows no cluster here ({error}); give '
+      '--num_processes, --process_id and --coordinator'
+    ) from error
+  if not records.is_first():
+    _silence()
+
+
+def _silence():
+  """Leaves bars and tables to process 0; errors still show."""
+  os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+  tqdm.tqdm.__init__ = functools.partialmethod(tqdm.tqdm.__init__, disable=True)
+
+
+def _explain(error):
+  """Says what ended this process, one of several."""
+  causes = []
+  while error:
+    causes.append(error)
+    error = error.__cause__ or error.__context__
+  who = f'process {jax.process_index()} of {jax.process_count()}'
+  lost = any(isinstance(c, jax.errors.JaxRuntimeError) for c in causes)
+  if not lost or any('RESOURCE_EXHAUSTED' in str(c) for c in causes):
+    print(f'error: {who} failed, and ends the others', file=sys.stderr)
+    return
+  print(
+    f'error: {who} cannot reach another one, which has probably died; the '
+    f'runtime names it ("tasks") within {_SILENCE} seconds. Start all of them '
+    'again with the same flags, and the run goes on where it was.',
+    file=sys.stderr,
+    flush=True,
+  )
+  time.sleep(_SILENCE + 10)  # The runtime ends this process meanwhile.
+
+
+def _leave(status):
+  """Ends this process, and with it a run of several."""
+  if not jax.distributed.is_initialized():
+    sys.exit(status)
+  sys.stdout.flush()
+  sys.stderr.flush()
+  if records.is_first():
+    time.sleep(2)  # Its end cuts off the others' messages.
+  # Exit hooks would wait for the others, which may wait for this one.
+  os._exit(status)
 
 
 def _parse(field, text):
@@ -117,15 +244,21 @@ def _set_up():
   logging.set_verbosity(logging.WARNING)
   # Geometry needs real float32: TPU and GPU matmuls round to fewer bits.
   jax.config.update('jax_default_matmul_precision', 'highest')
-  if 'xla_force_host_platform_device_count' not in os.environ.get(
+  asked = 'xla_force_host_platform_device_count' in os.environ.get(
     'XLA_FLAGS', ''
-  ):
+  )
+  if not asked and jax.config.jax_num_cpu_devices < 0:
     jax.config.update('jax_num_cpu_devices', os.cpu_count())
 
 
 @contextlib.contextmanager
 def workers(num):
-  """A pool of threads that an error or Ctrl-C ends without waiting its turn."""
+  """A pool of threads that an error or Ctrl-C ends without waiting its turn.
+
+  One thread where there are several processes: all have to use their devices in
+  one order.
+  """
+  num = num if jax.process_count() == 1 else 1
   pool = concurrent.futures.ThreadPoolExecutor(num)
   try:
     yield pool
@@ -144,6 +277,8 @@ def conduct(
 ) -> dict:
   """Goes from a run directory to its report; a finished run shows it again.
 
+  Of several processes, all collect and summarize; process 0 draws and reports.
+
   Args:
     config: with a `workdir`.
     experiment: the module that `python -m` runs.
@@ -157,14 +292,17 @@ def conduct(
     The summary, as written to summary.json.
   """
   run_dir = records.open_run(config.workdir, config, experiment)
-  if not (run_dir / 'results.npz').exists():
+  if not records.agree((run_dir / 'results.npz').exists()):
     collect(config, run_dir)
+  records.agree(0)  # What follows reads what process 0 has written.
   summary = summarize(config, run_dir)
   records.write_json(run_dir / 'summary.json', summary)
-  figures = draw(run_dir)
-  records.finish_run(run_dir)
-  report(summary)
-  print(f'\nfigures: {", ".join(map(str, figures))}')
+  if records.is_first():
+    figures = draw(run_dir)
+    records.finish_run(run_dir)
+    report(summary)
+    print(f'\nfigures: {", ".join(map(str, figures))}')
+  records.agree(0)  # None leaves while another one works.
   return summary
 
 

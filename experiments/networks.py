@@ -10,6 +10,7 @@ import numpy as np
 
 from dmm_jax import checkpoints
 from dmm_jax import models
+from dmm_jax import train
 from experiments import common
 
 KINDS = {'classifier': models.CLASSIFIERS, 'autoencoder': models.AUTOENCODERS}
@@ -20,13 +21,13 @@ class Trained(NamedTuple):
 
   Attributes:
     module: of Flax.
-    variables: as its `apply` takes them; batch norm uses its averages.
+    state: its parameters and statistics, of numpy; no optimizer's.
     description: as given to `checkpoints.writer`.
     step: of training.
   """
 
   module: Any
-  variables: dict
+  state: train.State
   description: dict
   step: int
 
@@ -73,9 +74,13 @@ def read(run_dir, step: int | None = None, kind: str = 'classifier') -> Trained:
     raise checkpoints.CheckpointError(
       f'the checkpoints in {run_dir} are of kind {other!r}, not {kind!r}'
     )
-  stats = found.state['stats'] or {}
-  variables = {'params': found.state['params'], **stats}
-  return Trained(build(description), variables, description, found.step)
+  state = train.State(found.state['params'], found.state['stats'] or {}, ())
+  return Trained(build(description), state, description, found.step)
+
+
+def variables(state: train.State) -> dict:
+  """As a module's `apply` takes them; batch norm then uses its averages."""
+  return {'params': state.params, **state.stats}
 
 
 def numbers(text: str) -> tuple[int, ...] | None:

@@ -101,6 +101,8 @@ PRESETS = {
 def run(config: Config) -> dict:
   """Runs the experiment, and returns what it wrote to summary.json."""
   common.check(config)
+  if config.trades and not config.radius:
+    raise common.FlagError(f'--trades={config.trades} needs a --radius')
   sets = load_sets(config)
   return common.conduct(
     config,
@@ -180,7 +182,7 @@ def summarize(config, run_dir, sets):
     'question': __doc__.split('\n')[0],
     'dataset': config.dataset,
     'model': config.model,
-    'parameters': networks.size(networks.read(run_dir).variables['params']),
+    'parameters': networks.size(networks.read(run_dir).state.params),
     'steps': int(curves['step'][-1]),
     'loss': float(curves['loss'][-1]),
     'train_accuracy': float(curves['train_accuracy'][-1]),

@@ -1,0 +1,205 @@
+"""The training scripts at toy size: learned, killed, measured, refused."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from dmm_jax import checkpoints
+from dmm_jax import records
+from experiments import boundary_distances
+from experiments import common
+from experiments import networks
+from experiments import train_autoencoder
+from experiments import train_classifier
+
+TOY = dict(widths='16', epochs=3, num_train=400, num_test=100)
+
+
+def classifier(workdir, **more):
+  return train_classifier.Config(workdir=str(workdir), **(TOY | more))
+
+
+def autoencoder(workdir, **more):
+  return train_autoencoder.Config(
+    workdir=str(workdir), **(TOY | dict(widths='4,8') | more)
+  )
+
+
+def test_a_classifier_is_trained_kept_and_measured(tmp_path, capsys):
+  run_dir = tmp_path / 'net'
+  summary = train_classifier.run(classifier(run_dir, learning_rate=0.01))
+  assert summary['verdict'] == 'learned' and summary['steps'] == 9
+  assert summary['parameters'] == 64 * 16 + 16 + 160 + 10
+  low, high = summary['test_accuracy']['interval']
+  assert low < summary['test_accuracy']['value'] < high
+  table = records.load_columns(run_dir / 'results.npz')
+  assert table['step'].tolist() == [3, 6, 9]
+  assert checkpoints.steps(run_dir / 'checkpoints') == [0, 1, 2, 3, 5, 6, 9]
+  assert (run_dir / 'figures/learning_curves.png').stat().st_size > 5000
+  out = capsys.readouterr().out
+  assert 'mlp on digits' in out and 'verdict' in out
+
+  measured = boundary_distances.run(
+    boundary_distances.Config(
+      workdir=str(tmp_path / 'measured'),
+      checkpoint=str(run_dir),
+      num_examples=20,
+      num_fresh=1,
+      norms=(2.0,),
+      method='fast',
+    )
+  )
+  rows = records.load_columns(tmp_path / 'measured' / 'results.npz')
+  first = records.select(rows, network='trained')
+  found = networks.read(run_dir)
+  apply = lambda x: found.module.apply(networks.variables(found.state), x)[0]
+  xs, _ = train_classifier.load_sets(classifier(run_dir))['test']
+  wanted = np.argmax(jax.vmap(apply)(xs[:20]), 1)
+  np.testing.assert_array_equal(first['predicted'], wanted)
+  # A dense network has certified bounds.
+  assert 0 < measured['rows'][0]['lower_over_distance'] <= 1
+
+
+def test_another_set_is_refused(tmp_path):
+  train_classifier.run(classifier(tmp_path / 'net', labels='parity', epochs=1))
+  with pytest.raises(common.FlagError, match=r'on digits.*2 classes'):
+    boundary_distances.run(
+      boundary_distances.Config(
+        workdir=str(tmp_path / 'measured'), checkpoint=str(tmp_path / 'net')
+      )
+    )
+  with pytest.raises(checkpoints.CheckpointError, match='of kind'):
+    networks.read(tmp_path / 'net', kind='autoencoder')
+  assert not (tmp_path / 'measured').exists()
+
+
+@pytest.mark.parametrize(
+  'flags',
+  [
+    dict(model='cnn', channels='4,4', radius=0.5, attack_steps=2),
+    pytest.param(
+      dict(model='resnet20', widths='', epochs=1, optimizer='momentum', crop=1),
+      marks=pytest.mark.slow,
+    ),
+    dict(
+      loss='hinge', label_noise=0.2, dtype='bfloat16', flip=True, trades=2.0
+    ),
+    dict(radius=0.1, norm=np.inf, trades=2.0, attack_steps=2),
+  ],
+)
+def test_every_way_of_training_runs(tmp_path, flags):
+  small = dict(num_train=64, num_test=20, batch_size=32)
+  summary = train_classifier.run(classifier(tmp_path, **(small | flags)))
+  assert np.isfinite(summary['loss'])
+
+
+def test_an_autoencoder_is_held_against_pca(tmp_path, capsys):
+  summary = train_autoencoder.run(autoencoder(tmp_path / 'net'))
+  errors = [summary[name]['value'] for name in ('test_error', 'pca_error')]
+  low, high = summary['difference']['interval']
+  assert low < errors[0] - errors[1] < high
+  said = 'better than PCA' if high < 0 else 'not better than PCA'
+  assert summary['verdict'] == said
+  images = records.load_columns(tmp_path / 'net' / 'images.npz')
+  first = np.mean((images['pca'] - images['image']) ** 2)
+  assert first == pytest.approx(errors[1], rel=0.5)
+  for name in ('error', 'reconstructions'):
+    assert (tmp_path / f'net/figures/{name}.png').stat().st_size > 3000
+  assert 'linear code' in capsys.readouterr().out
+
+
+def test_a_vae_is_trained(tmp_path):
+  summary = train_autoencoder.run(
+    autoencoder(tmp_path, model='vae', epochs=1, num_train=64, batch_size=32)
+  )
+  assert summary['steps'] == 2 and np.isfinite(summary['test_error']['value'])
+
+
+@pytest.mark.parametrize(
+  'flags, message',
+  [
+    (dict(widths='a,b'), 'not numbers such as'),
+    (dict(channels='3'), '--channels: --model=mlp has no such thing'),
+    (dict(model='unet'), '--model=unet is unknown'),
+    (dict(trades=2.0), '--trades=2.0 needs a --radius'),
+    (dict(dataset='nothing_like_it'), 'nothing_like_it'),
+  ],
+)
+def test_bad_flags_are_named(tmp_path, flags, message):
+  with pytest.raises((ValueError, FileNotFoundError), match=message):
+    train_classifier.run(classifier(tmp_path / 'run', **flags))
+
+
+def test_presets_are_flags():
+  for module in (train_classifier, train_autoencoder):
+    for preset in module.PRESETS:
+      config = common.with_preset(module.Config, module.PRESETS, preset)
+      common.check(config)
+
+
+def test_a_diverging_run_names_the_step_and_keeps_the_last_checkpoint(tmp_path):
+  config = classifier(
+    tmp_path,
+    loss='squared',
+    optimizer='sgd',
+    learning_rate=1e9,
+    schedule='constant',
+  )
+  with pytest.raises(FloatingPointError, match=r'at step \d+'):
+    train_classifier.run(config)
+  kept = checkpoints.read(tmp_path / 'checkpoints')
+  assert kept.step == max(checkpoints.steps(tmp_path / 'checkpoints'))
+  first = checkpoints.read(tmp_path / 'checkpoints', step=0)
+  assert all(np.isfinite(v).all() for v in jax.tree.leaves(first.state))
+
+
+def command(workdir):
+  flags = dict(widths=64, epochs=60, num_train=400, batch_size=20)
+  given = [f'--{name}={value}' for name, value in flags.items()]
+  module = 'experiments.train_classifier'
+  return [sys.executable, '-m', module, f'--workdir={workdir}', *given]
+
+
+def kill_and_finish(tmp_path, kills):
+  """Kills a run after some more checkpoints each time; compares to a whole."""
+  subprocess.run(command(tmp_path / 'whole'), check=True, capture_output=True)
+  broken, rng = tmp_path / 'broken', random.Random(0)
+  folder = broken / 'checkpoints'
+  for _ in range(kills):
+    last = max(checkpoints.steps(folder), default=-1)
+    process = subprocess.Popen(
+      command(broken), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while max(checkpoints.steps(folder), default=-1) <= last:
+      assert process.poll() is None, 'the run ended before it could be killed'
+      time.sleep(0.01)
+    time.sleep(rng.uniform(0, 0.5))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+  subprocess.run(command(broken), check=True, capture_output=True)
+  for name in ('results.npz', 'summary.json'):
+    whole = (tmp_path / 'whole' / name).read_bytes()
+    assert (broken / name).read_bytes() == whole, name
+  ends = [
+    checkpoints.read(tmp_path / d / 'checkpoints') for d in ('whole', 'broken')
+  ]
+  one, other = (jax.tree.leaves(end.state) for end in ends)
+  for a, b in zip(one, other, strict=True):
+    np.testing.assert_array_equal(a, b)
+  assert json.loads((broken / 'run.json').read_text())['finished']
+
+
+def test_a_killed_run_ends_with_the_same_parameters(tmp_path):
+  kill_and_finish(tmp_path, 1)
+
+
+@pytest.mark.slow
+def test_a_run_killed_five_times_ends_with_the_same_parameters(tmp_path):
+  kill_and_finish(tmp_path, 5)
