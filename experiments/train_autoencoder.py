@@ -7,8 +7,8 @@
 The first takes half a minute on 2 CPU cores. A run killed at any moment goes on
 from its last checkpoint, to the same parameters.
 
---distances names a run of `boundary_distances` on the same set: its distances in
-l2 are put beside the l2 reconstruction errors. Where the errors are larger,
+--distances names a run of `boundary_distances` on the same set: its distances
+in l2 are put beside the l2 reconstruction errors. Where the errors are larger,
 images do not lie on the learned manifold at the scale of adversarial
 perturbations, and on- and off-manifold distances are to be read with that in
 mind.
