@@ -1,4 +1,9 @@
-"""A one-example function over a data set, on all devices."""
+"""A one-example function over a data set, on all devices of all processes.
+
+With several processes (`jax.distributed`) each of them makes the same calls in
+the same order and gives the same arguments, whole; only its own rows go to its
+devices, and every process gets all results.
+"""
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -68,18 +73,25 @@ def iterate_batches(
   The next batch is under way while the caller uses the last one.
   """
   mesh = _mesh()
+  columns = tuple(map(np.asarray, columns))
   num = len(columns[0])
   batch_size = min(batch_size, max(num, 1))
   # Devices take equal shares: a batch is padded for them, by its successors.
   padded = -(-batch_size // mesh.size) * mesh.size
+  if jax.process_count() > 1:
+    shared = replicate(shared)
+  silent = progress is None or jax.process_index() > 0
   pending = None
   with tqdm.tqdm(
-    total=num, desc=progress, disable=progress is None, unit='example'
+    total=num, desc=progress, disable=silent, unit='example'
   ) as bar:
     for start in range(0, num, batch_size):
       rows = np.arange(start, start + padded) % num
-      batch = tuple(np.asarray(c)[rows] for c in columns)
+      batch = tuple(_divide(column, rows, mesh) for column in columns)
       out = _step(batch, shared, fn=fn, mesh=mesh, lanes=lanes)
+      if jax.process_count() > 1 and jax.default_backend() == 'cpu':
+        # Queued collectives can lock each other out there, as in training.
+        jax.block_until_ready(out)
       if pending is not None:
         yield _fetch(*pending, bar)
       pending = out, min(batch_size, num - start)
@@ -94,10 +106,35 @@ def _fetch(out, count, bar):
   return out
 
 
+def _divide(column, rows, mesh):
+  """Puts rows of a column on the devices; each process reads its own alone."""
+  return jax.make_array_from_callback(
+    (len(rows), *column.shape[1:]),
+    jax.sharding.NamedSharding(mesh, PartitionSpec('examples')),
+    lambda part: column[rows[part[0]]],
+  )
+
+
 def replicate(tree: Any) -> Any:
-  """Puts arrays on every device, whole."""
+  """Puts arrays on every device of every process, whole."""
   whole = jax.sharding.NamedSharding(_mesh(), PartitionSpec())
-  return jax.device_put(tree, whole)
+  if jax.process_count() == 1:
+    return jax.device_put(tree, whole)
+  return jax.tree.map(lambda leaf: _copy(leaf, whole), tree)
+
+
+def _copy(leaf, whole):
+  if isinstance(leaf, jax.Array):
+    if not leaf.is_fully_addressable:  # It lies on all processes already.
+      return jax.device_put(leaf, whole)
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      data = _copy(jax.random.key_data(leaf), whole)
+      return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+  # Not `device_put`, which compares the processes' values, and NaN with NaN.
+  value = np.asarray(leaf)
+  return jax.make_array_from_callback(
+    value.shape, whole, lambda part: value[part]
+  )
 
 
 def share(tree: Any) -> Any:
@@ -127,7 +164,10 @@ def _mesh():
 
 @functools.partial(jax.jit, static_argnames=('fn', 'mesh', 'lanes'))
 def _step(batch, shared, *, fn, mesh, lanes):
-  """One batch; every device loops by itself, no collective in any loop."""
+  """One batch; every device loops by itself, no collective in any loop.
+
+  Several processes share their rows at the end, so that each can read them all.
+  """
 
   def share(batch, shared):
     one = lambda example: fn(*example, *shared)
@@ -138,9 +178,13 @@ def _step(batch, shared, *, fn, mesh, lanes):
     return jax.lax.map(one, batch, batch_size=lanes)
 
   rows, whole = PartitionSpec('examples'), PartitionSpec()
-  return jax.shard_map(
+  out = jax.shard_map(
     share, mesh=mesh, in_specs=(rows, whole), out_specs=rows, check_vma=False
   )(batch, shared)
+  if jax.process_count() == 1:
+    return out
+  everywhere = jax.sharding.NamedSharding(mesh, whole)
+  return jax.lax.with_sharding_constraint(out, everywhere)
 
 
 def _dtype(column):

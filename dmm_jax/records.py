@@ -10,6 +10,10 @@
 
 Whole files are written aside and renamed, so that a run killed at any moment
 leaves no half of one.
+
+Where several processes run as one (`jax.distributed`), all of them make these
+calls, process 0 alone writes, and all read: the directory lies on a file system
+that they share.
 """
 
 from collections.abc import Callable
@@ -18,7 +22,9 @@ from collections.abc import Iterator
 import contextlib
 import dataclasses
 import datetime
+import functools
 import importlib.metadata
+import itertools
 import json
 import os
 import pathlib
@@ -30,6 +36,7 @@ from typing import Any
 import zipfile
 
 import jax
+from jax.experimental import multihost_utils
 import numpy as np
 
 _PACKAGES = ('dmm_jax', 'jax', 'jaxlib', 'flax', 'numpy', 'scipy')
@@ -37,6 +44,32 @@ _PACKAGES = ('dmm_jax', 'jax', 'jaxlib', 'flax', 'numpy', 'scipy')
 
 class RunError(ValueError):
   """A run directory that this run must not write into."""
+
+
+def is_first() -> bool:
+  """Whether this process is the one that writes and reports."""
+  return jax.process_index() == 0
+
+
+def agree(value: int) -> int:
+  """Returns the smallest of the processes' values, and waits for all of them.
+
+  For what a process found on disk: what they do next has to be the same.
+  """
+  if jax.process_count() == 1:
+    return value
+  return int(np.min(multihost_utils.process_allgather(np.int32(value))))
+
+
+def _by_first(write):
+  """Lets process 0 alone write; the others go on."""
+
+  @functools.wraps(write)
+  def by_first(*args, **kwargs):
+    if is_first():
+      write(*args, **kwargs)
+
+  return by_first
 
 
 def open_run(workdir: str, config, experiment: str) -> pathlib.Path:
@@ -64,18 +97,31 @@ def open_run(workdir: str, config, experiment: str) -> pathlib.Path:
       f'--workdir={workdir} is not empty and holds no run (it has {found}); '
       'choose a new or an empty directory'
     )
+  agree(0)  # All have looked before the first one writes.
   try:
-    run_dir.mkdir(parents=True, exist_ok=True)
-    for part in run_dir.rglob('.*.part'):  # Left by a killed run.
-      part.unlink()
-    lines = [f'--{name}={value}' for name, value in asked.items()]
-    write_text(flags_file, '\n'.join(lines) + '\n')
-    write_json(run_dir / 'run.json', _circumstances(experiment, asked))
+    _begin(run_dir, asked, experiment)
   except OSError as error:
     raise RunError(f'--workdir={workdir} cannot be written: {error}') from error
+  agree(0)
+  if not _appears(flags_file):
+    raise RunError(
+      f'--workdir={workdir}: process {jax.process_index()} does not see what '
+      'process 0 wrote there; all need one file system'
+    )
   return run_dir
 
 
+@_by_first
+def _begin(run_dir, asked, experiment):
+  run_dir.mkdir(parents=True, exist_ok=True)
+  for part in run_dir.rglob('.*.part'):  # Left by a killed run.
+    part.unlink()
+  lines = [f'--{name}={value}' for name, value in asked.items()]
+  write_text(run_dir / 'flags.txt', '\n'.join(lines) + '\n')
+  write_json(run_dir / 'run.json', _circumstances(experiment, asked))
+
+
+@_by_first
 def finish_run(run_dir: pathlib.Path) -> None:
   """Marks the run as finished, and drops its chunks."""
   run = read_json(run_dir / 'run.json')
@@ -124,6 +170,7 @@ def _circumstances(experiment, asked):
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
       versions[package] = importlib.metadata.version(package)
   devices = jax.devices()
+  kind, processes = devices[0].device_kind, jax.process_count()
   return {
     'experiment': experiment,
     'flags': asked,
@@ -132,7 +179,7 @@ def _circumstances(experiment, asked):
     'git_dirty': bool(_git('status', '--porcelain', '--untracked-files=no')),
     'python': sys.version.split()[0],
     'versions': versions,
-    'devices': {'kind': devices[0].device_kind, 'count': len(devices)},
+    'devices': dict(kind=kind, count=len(devices), processes=processes),
     'started': _now(),
   }
 
@@ -168,6 +215,7 @@ def _replacing(path: pathlib.Path):
   os.replace(aside, path)
 
 
+@_by_first
 def write_text(path: pathlib.Path, text: str) -> None:
   with _replacing(path) as file:
     file.write(text.encode())
@@ -181,6 +229,7 @@ def read_json(path: pathlib.Path):
   return json.loads(pathlib.Path(path).read_text())
 
 
+@_by_first
 def log(run_dir: pathlib.Path, **metrics) -> None:
   """Appends one line to metrics.jsonl."""
   with open(run_dir / 'metrics.jsonl', 'a') as file:
@@ -201,6 +250,7 @@ def read_log(run_dir: pathlib.Path) -> list[dict]:
   return rows
 
 
+@_by_first
 def save_columns(path: pathlib.Path, columns: dict[str, np.ndarray]) -> None:
   """Writes columns of equal length; the same ones give the same bytes."""
   lengths = {name: len(column) for name, column in columns.items()}
@@ -211,6 +261,20 @@ def save_columns(path: pathlib.Path, columns: dict[str, np.ndarray]) -> None:
 
 
 def load_columns(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """Reads what `save_columns` wrote, once process 0 has written it."""
+  _appears(pathlib.Path(path))
+  return _read_columns(path)
+
+
+def _appears(path, seconds=60):
+  """Whether a file is there; waits for one that process 0 may be writing."""
+  end = time.monotonic() + (0 if is_first() else seconds)
+  while not path.exists() and time.monotonic() < end:
+    time.sleep(0.05)
+  return path.exists()
+
+
+def _read_columns(path):
   with open(path, 'rb') as file, np.load(file) as columns:
     return dict(columns)
 
@@ -224,7 +288,7 @@ def load_chunk(run_dir, name: str) -> dict[str, np.ndarray] | None:
   """Returns a finished part, or None if there is none that can be read."""
   path = run_dir / 'chunks' / f'{name}.npz'
   try:
-    return load_columns(path)
+    return _read_columns(path)
   except (FileNotFoundError, EOFError, ValueError, zipfile.BadZipFile):
     return None
 
@@ -249,13 +313,10 @@ def resume(
     load, save: `(run_dir, name) -> part or None`, `(run_dir, name, part)`; for
       parts that are more than one table.
   """
-  done = 0
-  for name in names:
-    part = load(run_dir, name)
-    if part is None:
-      break
-    done += 1
-    yield part
+  found = (load(run_dir, name) for name in names)
+  there = list(itertools.takewhile(lambda part: part is not None, found))
+  done = agree(len(there))
+  yield from there[:done]
   if done == len(names):
     return
   tick = time.perf_counter()

@@ -230,6 +230,9 @@ def fit(
       state, *sums = _advance(
         key, state, *sums, data, order, step, end, in_loop=in_loop, **task
       )
+      if not in_loop:
+        # Queued collectives of several steps can lock each other out on CPUs.
+        jax.block_until_ready(state)
       step = end
     bad = int(np.min(sums[1]))
     if bad < never:

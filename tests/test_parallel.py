@@ -53,3 +53,23 @@ def test_batches_have_the_size_asked_for():
   batches = list(parallel.iterate_batches(lambda x: 2 * x, (xs,), batch_size=3))
   assert [len(b) for b in batches] == [3, 3, 3, 1]
   np.testing.assert_array_equal(np.concatenate(batches), 2 * xs)
+
+
+def test_replicated_arrays_are_whole_on_every_device():
+  tree = {'a': np.array([1, np.nan], np.float32), 'key': jax.random.key(3)}
+  out = parallel.replicate(parallel.replicate(tree))
+  assert all(v.sharding.is_fully_replicated for v in out.values())
+  assert all(len(v.sharding.device_set) == 2 for v in out.values())
+  np.testing.assert_array_equal(out['a'], tree['a'])
+  assert jax.random.bits(out['key']) == jax.random.bits(tree['key'])
+
+
+def test_columns_of_any_type_and_kind():
+  """Doubles become floats, as elsewhere in JAX; lists and JAX arrays do."""
+  columns = [1.0, 2.0, 3.0], jnp.arange(3), np.arange(3, dtype=np.int64)
+  out = parallel.map_examples(lambda *row: jnp.stack(row), columns)
+  assert out.dtype == np.float32
+  np.testing.assert_array_equal(out, [[1, 0, 0], [2, 1, 1], [3, 2, 2]])
+  with jax.enable_x64(True):
+    out = parallel.map_examples(lambda x: x, (np.array([1 / 3, 1]),))
+  assert out.dtype == np.float64 and out[0] == 1 / 3

@@ -26,6 +26,7 @@ def test_a_run_says_what_it_was_asked(tmp_path):
   assert lines[1:] == ['--seed=0', '--sizes=1,2', '--box=true']
   run = records.read_json(run_dir / 'run.json')
   assert run['versions']['jax'] and run['devices']['count'] == 2
+  assert run['devices']['processes'] == 1
   assert 'finished' not in run
   records.save_chunk(run_dir, 'a', {'x': np.arange(3)})
   records.finish_run(run_dir)
@@ -114,6 +115,12 @@ def test_runs_go_on_after_the_last_part_that_is_there(tmp_path):
   lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
   units = [json.loads(line)['unit'] for line in lines]
   assert units == [*names, 'part-2', 'part-3']
+
+
+def test_one_process_agrees_with_itself_and_waits_for_nobody(tmp_path):
+  assert records.is_first() and records.agree(3) == 3
+  with pytest.raises(FileNotFoundError):
+    records.load_columns(tmp_path / 'absent.npz')
 
 
 def test_select_keeps_rows_with_the_values_asked_for():

@@ -27,7 +27,7 @@ def learning_curves(run_dir: pathlib.Path) -> list[pathlib.Path]:
     xscale='log',
     yscale='log',
     xlabel='step',
-    ylabel='training loss, mean since the last point',
+    ylabel='training loss',
   )
   epochs, accuracy = curves['epoch'], curves['test_accuracy']
   every = dict(markersize=3, markevery=max(len(epochs) // 20, 1))
