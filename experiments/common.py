@@ -20,6 +20,7 @@ from absl import logging
 import jax
 import tqdm
 
+from dmm_jax import checkpoints
 from dmm_jax import records
 
 # Seconds until a process that says nothing counts as dead.
@@ -28,6 +29,16 @@ _SILENCE = 30
 
 class FlagError(ValueError):
   """A flag whose value cannot be used; the message names it and says why."""
+
+
+# What a user can mend, told without a traceback.
+EXPECTED = (
+  FlagError,
+  records.RunError,
+  checkpoints.CheckpointError,
+  FileNotFoundError,
+  FloatingPointError,
+)
 
 
 def flag(default, help_text: str, *, least=None, choices=None):
@@ -101,7 +112,7 @@ def main(run, config_cls, presets: dict) -> None:
       _set_up()
       _join(Processes(**_given(Processes)))
       run(config)
-    except (FlagError, records.RunError, FileNotFoundError) as error:
+    except EXPECTED as error:
       print(f'error: {error}', file=sys.stderr)
       _leave(2)
     except (Exception, KeyboardInterrupt) as error:
