@@ -14,7 +14,15 @@ os.environ.setdefault(
 
 import jax
 import matplotlib
+import pytest
 
 jax.config.update('jax_num_cpu_devices', 2)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 matplotlib.use('Agg')
+
+
+@pytest.fixture(scope='module', autouse=True)
+def forget_programs():
+  """A process that keeps every module's programs runs out of memory maps."""
+  yield
+  jax.clear_caches()
