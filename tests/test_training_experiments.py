@@ -89,7 +89,10 @@ def test_another_set_is_refused(tmp_path):
       marks=pytest.mark.slow,
     ),
     dict(
-      loss='hinge', label_noise=0.2, dtype='bfloat16', flip=True, trades=2.0
+      loss='hinge',
+      label_noise=0.2,
+      dtype='bfloat16',
+      flip=True,
     ),
     dict(radius=0.1, norm=np.inf, trades=2.0, attack_steps=2),
   ],
