@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from dmm_jax import norms
 
@@ -111,4 +112,5 @@ def loss(
 
 def _divergence(log_p, logits):
   """Kullback and Leibler's, in nats, from `log_p` to the logits' softmax."""
-  return jnp.sum(jnp.exp(log_p) * (log_p - jax.nn.log_softmax(logits)))
+  log_q = jax.nn.log_softmax(logits)
+  return optax.losses.kl_divergence_with_log_targets(log_q, log_p)

@@ -230,7 +230,7 @@ def fit(
       state, *sums = _advance(
         key, state, *sums, data, order, step, end, in_loop=in_loop, **task
       )
-      if not in_loop:
+      if not in_loop and jax.device_count() > 1:
         # Queued collectives of several steps can lock each other out on CPUs.
         jax.block_until_ready(state)
       step = end

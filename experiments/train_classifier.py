@@ -9,9 +9,10 @@ The first takes 20 seconds on 2 CPU cores. Checkpoints of chosen steps (0, 1, 2,
 along training. A run killed at any moment goes on from its last checkpoint when
 started again, to the same parameters, bit by bit, on as many devices.
 
-Presets, with the test accuracy to expect: default (digits, MLP) 97 %, mnist_mlp
-98.2 %, mnist_cnn 99.1 %, mnist_cnn_adversarial 98 % (l2, radius 2), cifar_cnn
-75 % of 25,000 images, cifar_resnet18 93 % (all 50,000, on a GPU).
+Presets: default (digits, MLP), mnist_mlp, mnist_cnn, mnist_cnn_adversarial (l2,
+radius 2), cifar_cnn, cifar_resnet18 (for a GPU). Seen so far, seed 0: default
+91 % of the last 360 digits, which are the hardest; mnist_mlp 98.4 %. The others
+have not been run to their end.
 
 Accuracies have 95 % Wilson intervals over examples; the draw of the weights is
 not in them: train other seeds for that. Verdict, by a rule fixed here:
@@ -168,7 +169,9 @@ def collect(config, run_dir, sets):
 
   plan = training.recipe(config, config.loss, adversary(config))
   about = description(config, sets)
-  training.run(config, run_dir, about, plan, *sets['train'], evaluate)
+  pair = sets['train']
+  _, curves = training.run(config, run_dir, about, plan, *pair, evaluate)
+  records.save_columns(run_dir / 'results.npz', curves)
 
 
 def summarize(config, run_dir, sets):

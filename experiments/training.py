@@ -77,12 +77,12 @@ def run(
   xs,
   targets,
   evaluate: Callable[[train.Forward, train.State], dict],
-) -> None:
-  """Trains, from the last checkpoint if there is one, and writes the curves.
+) -> tuple[train.State, dict[str, np.ndarray]]:
+  """Trains, from the last checkpoint if there is one.
 
-  results.npz: one row an epoch, which ends the work; metrics.jsonl also has the
-  loss at every pause. Checkpoints of every pause are written, of which the
-  last two stay and, with --snapshots, those of log-spaced steps.
+  metrics.jsonl has the loss at every pause. Checkpoints of every pause are
+  written, of which the last two stay and, with --snapshots, those of log-spaced
+  steps.
 
   Args:
     config, run_dir: flags, and where.
@@ -90,6 +90,10 @@ def run(
     plan: how to train.
     xs, targets: to train on.
     evaluate: numbers to add to the curves after each epoch.
+
+  Returns:
+    The last state, and the curves, columns of one row an epoch: results.npz,
+    which the caller writes when all is done.
   """
   module = networks.build(description)
   optimizer = train.make_optimizer(plan, len(xs))
@@ -124,9 +128,10 @@ def run(
       records.log(run_dir, **row)
       rows.append(row)
       save(pause.step, pause.state)
+      state = pause.state
   curves = [row for row in rows if len(row) == len(rows[-1])]
   columns = {name: np.array([row[name] for row in curves]) for name in rows[-1]}
-  records.save_columns(run_dir / 'results.npz', columns)
+  return state, columns
 
 
 def _resume(run_dir, state):
