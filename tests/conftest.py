@@ -1,12 +1,20 @@
 """Strict JAX, on two CPU devices so that sharded code runs sharded."""
 
+import importlib.metadata
 import os
 import pathlib
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-# Tests compile more than they compute: less optimisation, and programs are
-# kept, for the scripts that tests start and for the next run.
-os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=1')
+# Tests compile more than they compute: less optimisation halves the time, and
+# programs are kept, for the scripts that tests start and for the next run.
+# `oracles.optimized` is for those that compute more.
+QUICK = [
+  '--xla_backend_optimization_level=0',
+  '--xla_llvm_disable_expensive_passes=true',
+]
+if importlib.metadata.version('jaxlib') < '0.11':  # Later ones know it no more.
+  QUICK.append('--xla_cpu_use_fusion_emitters=false')
+os.environ.setdefault('XLA_FLAGS', ' '.join(QUICK))
 os.environ.setdefault(
   'JAX_COMPILATION_CACHE_DIR',
   str(pathlib.Path(__file__).parent.parent / '.pytest_cache' / 'xla'),

@@ -1,7 +1,17 @@
 """Independent implementations that the tests hold the library to."""
 
+import jax
 import numpy as np
 from scipy import optimize
+
+
+def optimized(fn):
+  """`jax.jit` at full optimisation, which tests otherwise do without."""
+  options = {
+    'xla_backend_optimization_level': 3,
+    'xla_llvm_disable_expensive_passes': False,
+  }
+  return jax.jit(fn, compiler_options=options)
 
 
 def dense_kernel(xs1, xs2, depth, sigma_w, sigma_b, activation='relu'):

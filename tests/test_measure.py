@@ -170,8 +170,10 @@ def test_a_seed_repeats_and_others_find_the_same(method):
   traced = len(traces)
   again, large, negative = (solve(seed=s) for s in (3, 2**40 + 5, -1))
   jax.tree.map(np.testing.assert_array_equal, first, again)
+  # A single search ends in a local optimum: at the kink next to one of these
+  # inputs 30 seeds spread over 1.8 %, everywhere else over 0.1 %.
   for other in (large, negative):
-    assert_same(other, first, rtol=0.01)
+    assert_same(other, first, rtol=0.02 if method == 'projection' else 0.01)
     assert np.any(other.point != first.point)
   # Each call evaluates the network's shape, and compiles nothing.
   assert len(traces) - traced <= 3
