@@ -8,13 +8,12 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 # Tests compile more than they compute: less optimisation halves the time, and
 # programs are kept, for the scripts that tests start and for the next run.
 # `oracles.optimized` is for those that compute more.
-QUICK = {
-  '--xla_backend_optimization_level=0': True,
-  '--xla_llvm_disable_expensive_passes=true': True,
+os.environ.setdefault(
+  'XLA_FLAGS',
+  '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
   # Later ones do not know it, and end.
-  '--xla_cpu_use_fusion_emitters=false': version('jaxlib') < '0.11',
-}
-os.environ.setdefault('XLA_FLAGS', ' '.join(k for k in QUICK if QUICK[k]))
+  + ' --xla_cpu_use_fusion_emitters=false' * (version('jaxlib') < '0.11'),
+)
 os.environ.setdefault(
   'JAX_COMPILATION_CACHE_DIR',
   str(pathlib.Path(__file__).parent.parent / '.pytest_cache' / 'xla'),
