@@ -4,6 +4,7 @@ from collections.abc import Callable
 import dataclasses
 
 import jax
+from jax import flatten_util
 import numpy as np
 import tqdm
 
@@ -132,6 +133,47 @@ def run(
   curves = [row for row in rows if len(row) == len(rows[-1])]
   columns = {name: np.array([row[name] for row in curves]) for name in rows[-1]}
   return state, columns
+
+
+def read_or_fit(run_dir, key, directory, description, targets, *, xs, plan):
+  """A network of another run, or one that is trained here in a minute.
+
+  The latter is kept in the run directory, so that a run that goes on has the
+  same one; it has no checkpoints.
+
+  Args:
+    run_dir: of this run.
+    key: of weights and order.
+    directory: of a training run, or ''.
+    description: of the network to train where there is none; see `networks`.
+    targets, xs: to train it on.
+    plan: how.
+
+  Returns:
+    `(module, variables)`, as `module.apply` takes them.
+  """
+  kind = description['kind']
+  if directory:
+    found = networks.read(directory, kind=kind)
+    return found.module, networks.variables(found.state)
+  module = networks.build(description)
+  optimizer = train.make_optimizer(plan, len(xs))
+  weights, order = jax.random.split(key)
+  state = train.start(weights, module, xs[0], optimizer)
+  flat, unravel = flatten_util.ravel_pytree((state.params, state.stats))
+  path = run_dir / f'{kind}.npz'
+  if not records.agree(path.exists()):
+    forward = train.flax_forward(module)
+    history = train.fit(order, forward, state, xs, targets, recipe=plan)
+    with tqdm.tqdm(
+      history, desc=f'training {kind}', total=plan.num_epochs, unit='epoch'
+    ) as bar:
+      for pause in bar:
+        bar.set_postfix(loss=f'{pause.loss:.4g}')
+    flat, _ = flatten_util.ravel_pytree((pause.state.params, pause.state.stats))
+    records.save_columns(path, {'parameters': np.asarray(flat)})
+  params, stats = unravel(records.load_columns(path)['parameters'])
+  return module, networks.variables(train.State(params, stats, ()))
 
 
 def _resume(run_dir, state):

@@ -19,7 +19,7 @@ ROOMS = (
   ),
   ('normals', 'losses', 'adversarial', 'synthetic'),
   ('boundary', 'models', 'nngp', 'train'),
-  ('random_nets', 'plots', 'certify', 'scaling', 'distances'),
+  ('random_nets', 'plots', 'certify', 'scaling', 'distances', 'manifold'),
   ('predictions',),
 )
 

@@ -155,6 +155,7 @@ def measure(
   norm: float = 2,
   bounds: tuple | None = None,
   project=None,
+  project_rows: tuple = (),
   method: str = 'portfolio',
   max_gradients: int = 2000,
   seed: int = 0,
@@ -175,6 +176,9 @@ def measure(
     xs: `[n, ...]`, floating point; every one within `bounds`.
     labels: `[n]` integers, or None for the network's own predictions.
     norm, bounds, project, method, max_gradients: as for `nearest_point`.
+    project_rows: arrays `[n, ...]` for a subspace of each example's own:
+      `project(v, *rows)` then takes the example's rows of them, as
+      `manifold.on` and `manifold.off` take a basis.
     seed: as for `nearest_point`, one for all examples: results depend neither
       on their order nor on their batch.
     batch_size: examples a step; memory grows with it, results do not change.
@@ -184,8 +188,8 @@ def measure(
     A `BoundaryPoint` of numpy columns `[n, ...]`, in order.
 
   Raises:
-    ValueError: for an unsupported option, labels of the wrong number or
-      outside `[0, k)`, or inputs outside the bounds.
+    ValueError: for an unsupported option, labels or rows of the wrong number,
+      labels outside `[0, k)`, or inputs outside the bounds.
     TypeError: for integer inputs or labels that are not integers.
   """
   xs = np.asarray(xs)
@@ -200,6 +204,7 @@ def measure(
     labels = np.zeros(len(xs), np.int32)
   labels = _check_labels(labels, xs, num_classes)
   xs = xs.astype(example.dtype, copy=False)
+  rows = _check_rows(project, project_rows, xs)
   # Own predictions are never wrong: the first batch is for the warning alone.
   seen = slice(batch_size if own else None)
   first = triage.look(logits_fn, xs[seen], labels[seen], batch_size=batch_size)
@@ -214,12 +219,24 @@ def measure(
   )
   needs_search = first.finite & (first.predicted == labels[seen])
   if own or needs_search.all():
-    return solve((xs, labels))
+    return solve((xs, labels, *rows))
   result = triage.settle(logits_fn, xs, labels, first, batch_size=batch_size)
   triage.overwrite(
-    result, needs_search, solve, (xs, labels), batch_size=batch_size
+    result, needs_search, solve, (xs, labels, *rows), batch_size=batch_size
   )
   return result
+
+
+def _check_rows(project, rows, xs):
+  if rows and project is None:
+    raise ValueError('project_rows are arguments of project, which is None')
+  rows = tuple(map(np.asarray, rows))
+  for row in rows:
+    if len(row) != len(xs):
+      raise ValueError(
+        f'{len(xs)} inputs need as many rows, got {len(row)} rows'
+      )
+  return rows
 
 
 def _check_bounds(xs, bounds, dtype):
@@ -254,15 +271,17 @@ def _check_labels(labels, xs, num_classes):
 def _solver(logits_fn, norm, project, method, max_gradients, own):
   """One function object for equal options, so that `jit` finds it again."""
 
-  def solve(x, label, low, high, seed):
+  def solve(x, label, *rest):
+    *rows, low, high, seed = rest
     label = jnp.argmax(logits_fn(x)) if own else label
+    onto = (lambda v: project(v, *rows)) if rows else project
     return nearest_point(
       logits_fn,
       x,
       label,
       norm=norm,
       bounds=(low, high),
-      project=project,
+      project=onto,
       method=method,
       max_gradients=max_gradients,
       seed=seed,

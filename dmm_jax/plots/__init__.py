@@ -3,12 +3,14 @@
 from dmm_jax.plots.canvas import save
 from dmm_jax.plots.distances import boundary_distances
 from dmm_jax.plots.scaling import random_scaling
+from dmm_jax.plots.splits import manifold_split
 from dmm_jax.plots.training import learning_curves
 from dmm_jax.plots.training import reconstructions
 
 __all__ = (
   'boundary_distances',
   'learning_curves',
+  'manifold_split',
   'random_scaling',
   'reconstructions',
   'save',

@@ -2,8 +2,10 @@
 
 import pathlib
 
+from matplotlib import colors
 from matplotlib import figure as figure_lib
 from matplotlib import ticker
+import numpy as np
 
 # Distinct in grey too: every series has its own marker, dash and shade.
 STYLES = (
@@ -14,6 +16,11 @@ STYLES = (
   dict(color='#8a8a8a', marker='v', linestyle=(0, (5, 1, 1, 1))),
 )
 NORMS = {'1.0': r'\ell^1', '2.0': r'\ell^2', 'inf': r'\ell^\infty'}
+
+# Diverging, and of rising lightness, so that its sign survives in grey.
+_CHANGE = colors.LinearSegmentedColormap.from_list(
+  'change', ['#06264a', '#3f78b5', '#b9b9b9', '#f0a050', '#fff3d0']
+)
 
 
 def save(figure, stem: pathlib.Path) -> pathlib.Path:
@@ -45,3 +52,17 @@ def legend(figure, ax, **options):
   figure.legend(
     handles, labels, loc='outside lower center', fontsize=8, **options
   )
+
+
+def image(ax, pixels):
+  """Shows an image `[h, w, c]`, grey or coloured, pixels in [0, 1]."""
+  if pixels.shape[-1] == 1:
+    ax.imshow(pixels[..., 0], cmap='gray', vmin=0, vmax=1)
+  else:
+    ax.imshow(np.clip(pixels, 0, 1))
+
+
+def change(ax, pixels, size):
+  """Shows a change of an image: dark takes away, bright adds, up to `size`."""
+  # Colours by their mean: a change has no colour of its own.
+  ax.imshow(pixels.mean(-1), cmap=_CHANGE, vmin=-size, vmax=size)

@@ -2,7 +2,6 @@
 
 import pathlib
 
-from matplotlib import colors
 import numpy as np
 
 from dmm_jax import records
@@ -14,10 +13,6 @@ _LOOKS = {
   'fresh': dict(color='#d9822b', linestyle='--', linewidth=1.5),
 }
 _NAMES = {'trained': 'trained', 'fresh': 'untrained, own labels'}
-# Diverging, and of rising lightness, so that its sign survives in grey.
-_CHANGE = colors.LinearSegmentedColormap.from_list(
-  'change', ['#06264a', '#3f78b5', '#b9b9b9', '#f0a050', '#fff3d0']
-)
 _PICTURES = 6
 
 
@@ -157,10 +152,9 @@ def _pictures(points, norm, network):
   change = points['point'] - points['x']
   for j in range(columns):
     scale = float(np.abs(change[j]).max())
-    _image(axes[0, j], points['x'][j])
-    # Colours by their mean: a change has no colour of its own.
-    axes[1, j].imshow(change[j].mean(-1), cmap=_CHANGE, vmin=-scale, vmax=scale)
-    _image(axes[2, j], points['point'][j])
+    canvas.image(axes[0, j], points['x'][j])
+    canvas.change(axes[1, j], change[j], scale)
+    canvas.image(axes[2, j], points['point'][j])
     axes[0, j].set_title(
       rf'{points["label"][j]} $\rightarrow$ {points["target"][j]}'
       f'\nat {points["distance"][j]:.3g}',
@@ -178,10 +172,3 @@ def _pictures(points, norm, network):
     fontsize=9,
   )
   return figure
-
-
-def _image(ax, image):
-  if image.shape[-1] == 1:
-    ax.imshow(image[..., 0], cmap='gray', vmin=0, vmax=1)
-  else:
-    ax.imshow(np.clip(image, 0, 1))

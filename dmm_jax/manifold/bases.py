@@ -1,0 +1,105 @@
+"""Orthonormal bases of subspaces of input space.
+
+Tangent spaces of the data, and those that they are held against.
+"""
+
+from collections.abc import Callable
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import fft
+
+Decode = Callable[[jax.Array], jax.Array]
+
+
+def tangent_basis(
+  decode: Decode, z: jax.Array, rank: int | float | None = None
+) -> jax.Array:
+  """Returns a basis `[k, d]` of the tangent space of a decoder's image.
+
+  The columns of the Jacobian at `z`, by k forward derivatives at once, made
+  orthonormal. Latents that move nothing of their own, to rounding, get a row of
+  zeros: what rows are left span the column space either way.
+
+  Args:
+    decode: one code `[k]` -> input, any shape; k is at most d.
+    z: the code, floating point.
+    rank: None for the whole space, by a thin QR factorisation; an integer for
+      that many leading left singular vectors; or a number below 1, for those
+      whose singular value is at least this share of the largest, the others
+      replaced by zeros.
+  """
+  columns = jax.jacfwd(decode)(z).reshape(-1, z.size)
+  d, k = columns.shape
+  if k > d:
+    raise ValueError(f'{k} latents cannot span tangents of {d} entries')
+  eps = max(d, k) * jnp.finfo(columns.dtype).eps
+  if rank is None:
+    # Columns of unit size first: which are dependent is not a matter of units.
+    size = jnp.linalg.norm(columns, axis=0)
+    q, r = jnp.linalg.qr(columns / jnp.where(size > 0, size, 1.0))
+    return jnp.where(jnp.abs(jnp.diag(r)) > eps, q, 0.0).T
+  u, values, _ = jnp.linalg.svd(columns, full_matrices=False)
+  least = jnp.maximum(eps, rank if rank < 1 else 0.0) * values[0]
+  basis = jnp.where((values > 0) & (values >= least), u, 0.0).T
+  return basis if rank < 1 else basis[: int(rank)]
+
+
+def principal_basis(xs: np.ndarray, k: int) -> np.ndarray:
+  """Returns the first k principal directions `[k, d]` of data `[n, ...]`."""
+  # Of the covariance, in double precision: exact, and cheap for n >> d.
+  flat = np.asarray(xs, np.float64).reshape(len(xs), -1)
+  n, d = flat.shape
+  if not 0 < k <= min(n - 1, d):
+    raise ValueError(f'{n} points of {d} entries have no {k} directions')
+  flat = flat - flat.mean(0)
+  if n > d:
+    _, vectors = np.linalg.eigh(flat.T @ flat)
+    return vectors[:, ::-1][:, :k].T.astype(np.float32)
+  return np.linalg.svd(flat, full_matrices=False)[2][:k].astype(np.float32)
+
+
+def neighbor_basis(xs: jax.Array, x: jax.Array, k: int, num: int) -> jax.Array:
+  """Returns the first k principal directions of the points nearest to `x`.
+
+  Local PCA: of the `num` nearest rows of `xs` in l2, `x` itself left out where
+  it is among them, about their mean.
+
+  Args:
+    xs: data `[n, ...]`.
+    x: one input.
+    k: directions, fewer than `num`.
+    num: neighbours.
+  """
+  if not 0 < k < num < len(xs):
+    raise ValueError(f'{num} of {len(xs)} neighbours have no {k} directions')
+  gaps = jnp.sum((xs - x[None]).reshape(len(xs), -1) ** 2, axis=1)
+  gaps = jnp.where(gaps > 0, gaps, jnp.inf)
+  rows = jax.lax.top_k(-gaps, num)[1]
+  near = xs[rows].reshape(num, -1)
+  near = near - jnp.mean(near, axis=0, keepdims=True)
+  return jnp.linalg.svd(near, full_matrices=False)[2][:k]
+
+
+def random_basis(key: jax.Array, k: int, d: int) -> jax.Array:
+  """Returns a basis `[k, d]` of a uniformly random subspace (Haar)."""
+  return jnp.linalg.qr(jax.random.normal(key, (d, k)))[0].T
+
+
+def frequency_basis(shape: tuple[int, ...], k: int) -> np.ndarray:
+  """Returns the k cosines `[k, d]` of lowest frequency of images `[h, w, c]`.
+
+  Of the two-dimensional cosine transform (DCT-II), in the order of
+  `(u / h)^2 + (v / w)^2`; of one frequency, all channels after one another.
+  """
+  rows, cols, _ = shape
+  if not 0 < k <= math.prod(shape):
+    raise ValueError(f'images of shape {shape} have no {k} cosines')
+  u, v, c = np.indices(shape).reshape(3, -1)
+  order = np.lexsort((c, v, u, (u / rows) ** 2 + (v / cols) ** 2))[:k]
+  waves = np.zeros((k, *shape))
+  waves[np.arange(k), u[order], v[order], c[order]] = 1.0
+  waves = fft.idctn(waves, axes=(1, 2), norm='ortho')
+  return waves.reshape(k, -1).astype(np.float32)

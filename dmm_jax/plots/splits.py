@@ -1,0 +1,156 @@
+"""Figures of `experiments.manifold_split`."""
+
+import pathlib
+
+import numpy as np
+
+from dmm_jax import records
+from dmm_jax.plots import canvas
+
+
+def manifold_split(run_dir: pathlib.Path) -> list[pathlib.Path]:
+  """Draws distances and enrichments against their nulls, and a picture sheet.
+
+  Returns the figures' paths.
+  """
+  run_dir = pathlib.Path(run_dir)
+  summary = records.read_json(run_dir / 'summary.json')
+  points = records.load_columns(run_dir / 'points.npz')
+  figures = {'ratios': _ratios(summary), 'enrichment': _enrichment(summary)}
+  if points['x'].ndim == 4:
+    figures['pictures'] = _pictures(points)
+  return [
+    canvas.save(f, run_dir / 'figures' / name) for name, f in figures.items()
+  ]
+
+
+def _panels(summary, width):
+  """A figure, and `(axis, rows)` for each start and k, in one line."""
+  rows = summary['rows']
+  keys = sorted(
+    {(row['base'] != 'image', row['base'], row['k']) for row in rows}
+  )
+  most = max(
+    sum((row['base'], row['k']) == key[1:] for row in rows) for key in keys
+  )
+  figure, axes = canvas.grid(
+    1, len(keys), width=width, height=0.9 + 0.32 * most
+  )
+  panels = []
+  for ax, (_, base, k) in zip(axes[0], keys, strict=True):
+    of = [row for row in rows if (row['base'], row['k']) == (base, k)]
+    ax.set_title(f'{base}, k = {k}', fontsize=9)
+    ax.set(ylim=(len(of) - 0.4, -0.6), yticks=range(len(of)))
+    ax.set_yticklabels([row['kind'] for row in of], fontsize=8)
+    ax.set_xscale('log')
+    ax.grid(axis='x', color='0.9', linewidth=0.6)
+    panels.append((ax, of))
+  return figure, panels
+
+
+def _dots(ax, rows, name, look, label, shift):
+  values = [row[name]['value'] for row in rows]
+  there = np.isfinite(values)
+  ends = np.array([row[name]['interval'] for row in rows]).T
+  gaps = np.abs(ends - np.array(values))
+  style = dict(color=look['color'], marker=look['marker'])
+  ax.errorbar(
+    np.where(there, values, np.nan),
+    np.arange(len(rows)) + shift,
+    xerr=np.where(np.isfinite(gaps), gaps, 0),
+    linestyle='',
+    markersize=4,
+    capsize=2,
+    label=label,
+    **style,
+  )
+
+
+def _ratios(summary):
+  figure, panels = _panels(summary, width=2.6)
+  for ax, rows in panels:
+    for name, look, shift in (('on', 0, -0.12), ('off', 1, 0.12)):
+      label = f'{name} / free, median and 95 %'
+      _dots(ax, rows, f'{name}_over_free', canvas.STYLES[look], label, shift)
+      ax.axvline(
+        rows[0][f'random_{name}_over_free'],
+        color=canvas.STYLES[look]['color'],
+        linestyle=(':', '--')[look],
+        label=f'{name}: flat boundary, random subspace',
+      )
+    ax.set_xlabel('distance / free distance')
+  canvas.legend(figure, ax, ncols=2)
+  figure.suptitle(
+    f'{summary["dataset"]}: l2 distance to the boundary within subspaces (on) '
+    'and orthogonal to them (off)',
+    fontsize=9,
+  )
+  return figure
+
+
+def _enrichment(summary):
+  figure, panels = _panels(summary, width=2.6)
+  for ax, rows in panels:
+    for name, look, shift in (('distance', 0, -0.12), ('normal', 1, 0.12)):
+      _dots(
+        ax,
+        rows,
+        f'enrichment_by_{name}',
+        canvas.STYLES[look],
+        f'by {name}, 95 %',
+        shift,
+      )
+    ax.axvline(1.0, color='0.4', linestyle='--', label='random subspace')
+    ax.set_xlabel('enrichment A')
+  canvas.legend(figure, ax, ncols=3)
+  figure.suptitle(
+    f"{summary['dataset']}: the normal's squared length for each dimension "
+    'within a subspace, over that outside',
+    fontsize=9,
+  )
+  return figure
+
+
+_ROWS = (
+  ('free', 'free', 'free'),
+  ('decoder', 'on', 'on the manifold'),
+  ('decoder', 'off', 'off the manifold'),
+  ('random', 'on', 'random subspace'),
+)
+
+
+def _pictures(points):
+  """Change and result of each search, for a few images, one a column."""
+  points = records.select(points, base=points['base'][0])
+  sheets = []
+  for kind, side, text in _ROWS:
+    of = records.select(points, kind=kind, side=side)
+    if len(of['k']):
+      sheets.append((text, records.select(of, k=of['k'].max())))
+  columns = len(sheets[0][1]['x'])
+  figure, axes = canvas.grid(1 + 2 * len(sheets), columns, 1.2, 1.25)
+  for j in range(columns):
+    canvas.image(axes[0, j], sheets[0][1]['x'][j])
+    axes[0, j].set_title(f'class {sheets[0][1]["label"][j]}', fontsize=8)
+  axes[0, 0].set_ylabel('image', fontsize=7)
+  for i, (text, found) in enumerate(sheets):
+    top, bottom = axes[1 + 2 * i], axes[2 + 2 * i]
+    for j in range(columns):
+      change = found['point'][j] - found['x'][j]
+      size = float(np.abs(change).max()) or 1.0
+      canvas.change(top[j], change, size)
+      canvas.image(bottom[j], found['point'][j])
+      top[j].set_title(rf'$\pm${size:.2g}', fontsize=7)
+      bottom[j].set_title(
+        rf'$\rightarrow$ {found["target"][j]} at {found["distance"][j]:.3g}',
+        fontsize=7,
+      )
+    top[0].set_ylabel('change', fontsize=7)
+    bottom[0].set_ylabel(text, fontsize=7)
+  for ax in axes.flat:
+    ax.set(xticks=[], yticks=[])
+  figure.suptitle(
+    'Nearest boundary points: change, then result with class and l2 distance',
+    fontsize=9,
+  )
+  return figure

@@ -1,0 +1,511 @@
+"""Do perturbations avoid the data's manifold, more than a random subspace?
+
+Finds for every example the nearest boundary point without restriction, within
+the manifold's tangent space and orthogonal to it, and the same for subspaces of
+as many dimensions that know nothing of the manifold.
+
+  python -m experiments.manifold_split
+  python -m experiments.manifold_split --preset=mnist --data_dir=DIR \
+    --checkpoint=runs/mnist_mlp --autoencoder=runs/mnist_autoencoder_small
+
+The first takes 3 minutes on 2 CPU cores, --preset=quick half a minute. It
+trains a small classifier and an auto-encoder on digits; --checkpoint and
+--autoencoder name runs of train_classifier and train_autoencoder instead. A run
+killed at any moment goes on where it was, to the same bytes.
+
+Subspaces (`kind`), each of k dimensions:
+  decoder    tangent space of the auto-encoder's decoder at the image's code
+  principal  principal directions of the training set
+  neighbors  principal directions of the 3 k nearest training images
+and the nulls
+  random     uniformly random, another one for each image
+  frequency  cosines of lowest frequency: the spectrum of images, no more
+  untrained  as decoder, of an auto-encoder that was not trained
+  other      as decoder, at another image
+  permuted   as decoder, of permuted pixels
+
+That a distance is larger within k of n dimensions says nothing by itself: a
+random subspace lengthens it by sqrt(n / k). Enrichment A is what is left: how
+much more of the boundary normal's squared length falls on a dimension of the
+subspace than on one outside, 1 for a random one. It comes from the mean over
+images of the squared part f^2 of the normal within the subspace, as f^2 / k
+(n - k) / (1 - f^2); once with f^2 as the distances have it, off^2 / (on^2 +
+off^2), and once with that of the normals at the free boundary points. Where
+the boundary is flat the two agree, and 1 / free^2 = 1 / on^2 + 1 / off^2
+(`flatness`: the median of the free distance over that; 1 where flat).
+
+Misclassified images are counted and left out; a failed search counts as
+infinitely far. Ratios are medians of paired ratios, with 95 % bootstrap
+intervals over images. Verdict on each subspace, by a rule fixed here:
+"favoured" ("avoided") if both intervals of A lie above (below) 1, "not told
+apart from random" if both hold 1, else "the two measures differ".
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import tqdm
+
+from dmm_jax import boundary
+from dmm_jax import data
+from dmm_jax import manifold
+from dmm_jax import parallel
+from dmm_jax import plots
+from dmm_jax import records
+from dmm_jax import statistics
+from dmm_jax import train
+from experiments import common
+from experiments import networks
+from experiments import training
+
+DECODED = ('decoder', 'untrained', 'other', 'permuted')
+KINDS = ('decoder', 'principal', 'neighbors', 'random', 'frequency')
+KINDS += DECODED[1:]
+SIDES = {'on': manifold.on, 'off': manifold.off}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  preset: str = common.flag(
+    'default',
+    'Values for the flags that are not given: default, quick, mnist, cifar.',
+  )
+  workdir: str = common.flag('runs/manifold_split', 'Run directory.')
+  seed: int = common.flag(0, 'Of weights and random subspaces.', least=0)
+  dataset: str = common.flag(
+    'digits', 'digits (embedded), or an image set of tensorflow-datasets.'
+  )
+  data_dir: str = common.flag('', 'Of tensorflow-datasets.')
+  num_examples: int = common.flag(
+    300, 'The first so many of the test set; all, if there are fewer.', least=2
+  )
+  checkpoint: str = common.flag(
+    '', 'Run of train_classifier; empty for an MLP that is trained here.'
+  )
+  autoencoder: str = common.flag(
+    '', 'Run of train_autoencoder; empty for one that is trained here.'
+  )
+  latent: int = common.flag(8, 'Latents of the one trained here.', least=1)
+  epochs: int = common.flag(40, 'Of what is trained here.', least=1)
+  kinds: tuple[str, ...] = common.flag(
+    KINDS, 'Subspaces; see above.', choices=KINDS
+  )
+  ks: tuple[int, ...] = common.flag(
+    (4, 16),
+    'Further dimensions, besides as many as there are latents; of a decoder, '
+    'its leading directions.',
+    least=1,
+  )
+  bases: tuple[str, ...] = common.flag(
+    ('image', 'decoded'),
+    'From where: the image, or what the auto-encoder makes of it, which lies '
+    'on the learned manifold.',
+    choices=('image', 'decoded'),
+  )
+  box: bool = common.flag(False, 'Keep perturbed pixels in [0, 1].')
+  method: str = common.flag('portfolio', 'Search, as of boundary_distances.')
+  max_gradients: int = common.flag(300, 'Budget of one search.', least=2)
+  batch_size: int = common.flag(128, 'Examples a step.', least=1)
+  num_pictures: int = common.flag(6, 'Examples that are drawn.', least=1)
+
+
+PRESETS = {
+  'default': {},
+  'quick': dict(
+    workdir='runs/manifold_split_quick',
+    num_examples=100,
+    kinds=('decoder', 'principal', 'random', 'frequency'),
+    ks=(8,),
+    bases=('image',),
+    epochs=10,
+    max_gradients=100,
+  ),
+  'mnist': dict(
+    workdir='runs/manifold_split_mnist',
+    dataset='mnist',
+    num_examples=500,
+    ks=(32,),
+  ),
+  'cifar': dict(
+    workdir='runs/manifold_split_cifar',
+    dataset='cifar10',
+    num_examples=200,
+    ks=(32,),
+  ),
+}
+
+
+def run(config: Config) -> dict:
+  """Runs the experiment, and returns what it wrote to summary.json."""
+  common.check(config)
+  sets = {
+    split: data.load(config.dataset, split, config.data_dir or None)
+    for split in ('train', 'test')
+  }
+  size = sets['test'][0][0].size
+  for k in config.ks:
+    if k >= size:
+      raise common.FlagError(
+        f'--ks={k} has to be less than the {size} numbers of an image'
+      )
+  return common.conduct(
+    config,
+    'experiments.manifold_split',
+    collect=lambda config, run_dir: collect(config, run_dir, sets),
+    summarize=summarize,
+    draw=plots.manifold_split,
+    report=report,
+  )
+
+
+# --- Networks --------------------------------------------------------------
+
+
+class Nets(NamedTuple):
+  """Modules, and the variables of each."""
+
+  classifier: tuple
+  autoencoder: tuple
+
+
+def load_networks(config, run_dir, sets) -> Nets:
+  """Reads both networks, or trains them; written, so that a run can go on."""
+  keys = jax.random.split(jax.random.key(config.seed), 2)
+  xs, labels = sets['train']
+  mlp = networks.describe(
+    'classifier', 'mlp', num_classes=int(labels.max()) + 1
+  )
+  auto = networks.describe(
+    'autoencoder',
+    'convolutional',
+    latent=config.latent,
+    widths=(16, 32),
+    shape=xs.shape[1:],
+  )
+  plan = train.Recipe(num_epochs=config.epochs, learning_rate=3e-3)
+  get = functools.partial(training.read_or_fit, run_dir, xs=xs, plan=plan)
+  return Nets(
+    get(keys[0], config.checkpoint, mlp, labels),
+    get(
+      keys[1],
+      config.autoencoder,
+      auto,
+      xs,
+      plan=plan._replace(loss='reconstruction'),
+    ),
+  )
+
+
+# --- Subspaces -------------------------------------------------------------
+
+
+class Unit(NamedTuple):
+  """One search of all examples."""
+
+  base: str
+  kind: str
+  k: int
+  side: str
+
+  @property
+  def name(self):
+    return '-'.join(map(str, self))
+
+
+def units(config, latent):
+  """All searches, of each base the free one first."""
+  found = []
+  for base in config.bases:
+    found.append(Unit(base, 'free', 0, 'free'))
+    for kind in config.kinds:
+      for k in sorted({latent, *config.ks}):
+        if kind not in DECODED or k <= latent:
+          found += [Unit(base, kind, k, side) for side in SIDES]
+  return found
+
+
+def bases_of(config, unit, nets, codes, xs, train_xs):
+  """The subspaces of all examples `[n, k, d]`."""
+  n, d = len(xs), xs[0].size
+  key = jax.random.fold_in(jax.random.key(config.seed), unit.k)
+  spread = lambda basis: np.broadcast_to(basis, (n, *basis.shape))
+  if unit.kind == 'random':
+    draw = lambda i: manifold.random_basis(
+      jax.random.fold_in(key, i), unit.k, d
+    )
+    return parallel.map_examples(draw, (np.arange(n),))
+  if unit.kind == 'frequency':
+    return spread(manifold.frequency_basis(xs.shape[1:], unit.k))
+  if unit.kind == 'principal':
+    return spread(manifold.principal_basis(train_xs, unit.k))
+  if unit.kind == 'neighbors':
+    near = lambda x, xs: manifold.neighbor_basis(xs, x, unit.k, 3 * unit.k)
+    return parallel.map_examples(
+      near, (xs,), shared=(train_xs,), batch_size=config.batch_size
+    )
+  module, variables = nets.autoencoder
+  if unit.kind == 'untrained':
+    variables = module.init({'params': key, 'latent': key}, xs[0])
+  rank = None if unit.k == codes.shape[1] else unit.k
+
+  def tangent(z, variables):
+    decode = lambda z: module.apply(variables, z, method='decode')
+    return manifold.tangent_basis(decode, z, rank)
+
+  bases = parallel.map_examples(
+    tangent, (codes,), shared=(variables,), batch_size=config.batch_size
+  )
+  if unit.kind == 'other':
+    return np.roll(bases, 1, axis=0)
+  if unit.kind == 'permuted':
+    return bases[:, :, np.asarray(jax.random.permutation(key, d))]
+  return bases
+
+
+# --- Measuring -------------------------------------------------------------
+
+FIELDS = 'distance target status gradients'.split()
+
+
+def solver(config, module, side):
+  """Returns the function of one example that `parallel` spreads."""
+
+  def solve(x, label, *rest):
+    *basis, variables = rest
+    project = (lambda v: SIDES[side](v, *basis)) if basis else None
+    found = boundary.nearest_point(
+      lambda v: module.apply(variables, v)[0],
+      x,
+      label,
+      bounds=(0.0, 1.0) if config.box else None,
+      project=project,
+      method=config.method,
+      max_gradients=config.max_gradients,
+    )
+    fields = FIELDS + ['point'] + ['normal'] * (side == 'free')
+    return {name: getattr(found, name) for name in fields}
+
+  return solve
+
+
+def fractions(normal, step, basis):
+  """Parts within a subspace of the free normal and of the free perturbation."""
+  return {
+    'normal_fraction': manifold.tangent_fraction(normal, basis),
+    'step_fraction': manifold.tangent_fraction(step, basis),
+  }
+
+
+def collect(config, run_dir, sets):
+  """Searches unit by unit.
+
+  results.npz: one row a (unit, example); points.npz: where the searches from
+  the first images ended.
+  """
+  nets = load_networks(config, run_dir, sets)
+  train_xs = sets['train'][0]
+  xs, labels = (column[: config.num_examples] for column in sets['test'])
+  codes, decoded = through_autoencoder(nets, xs)
+  starts = {'image': xs, 'decoded': decoded}
+  module, variables = nets.classifier
+  # One function a side: compiled once for all subspaces of one dimension.
+  solvers = {side: solver(config, module, side) for side in ('free', *SIDES)}
+  spread = functools.partial(
+    parallel.map_examples, batch_size=config.batch_size
+  )
+  plan = units(config, codes.shape[1])
+
+  def compute(done):
+    for unit in plan[done:]:
+      start = starts[unit.base]
+      rows, more = (), {}
+      if unit.kind != 'free':
+        known = records.load_chunk(run_dir, free_of(unit).name)
+        step = known['point'] - start
+        rows = (bases_of(config, unit, nets, codes, start, train_xs),)
+        more = spread(fractions, (known['normal'], step, *rows))
+      columns = (start, labels, *rows)
+      found = spread(solvers[unit.side], columns, shared=(variables,))
+      if unit.kind != 'free':
+        found['point'] = found['point'][: config.num_pictures]
+      yield found | more
+
+  found = records.resume(run_dir, [unit.name for unit in plan], compute)
+  rows, points = [], []
+  with tqdm.tqdm(zip(plan, found, strict=True), total=len(plan)) as bar:
+    for unit, part in bar:
+      bar.set_description(f'{unit.base} {unit.kind} {unit.side} {unit.k}')
+      rows.append(to_rows(unit, part, labels))
+      few = len(part['point'][: config.num_pictures])
+      points.append(
+        {name: v[:few] for name, v in rows[-1].items()}
+        | {'x': starts[unit.base][:few], 'point': part['point'][:few]}
+      )
+  records.save_columns(run_dir / 'points.npz', records.concatenate(points))
+  records.save_columns(run_dir / 'results.npz', records.concatenate(rows))
+
+
+def free_of(unit):
+  return Unit(unit.base, 'free', 0, 'free')
+
+
+def through_autoencoder(nets, xs):
+  """Returns the images' codes, and what is made of them."""
+  module, variables = nets.autoencoder
+
+  def through(x, variables):
+    z = module.apply(variables, x, method='encode')
+    return z, module.apply(variables, z, method='decode')
+
+  return parallel.map_examples(through, (xs,), shared=(variables,))
+
+
+def to_rows(unit, part, labels):
+  """Columns of one unit."""
+  n = len(labels)
+  nothing = np.full(n, np.nan, np.float32)
+  return {
+    'base': np.full(n, unit.base, 'U8'),
+    'kind': np.full(n, unit.kind, 'U10'),
+    'k': np.full(n, unit.k, np.int32),
+    'side': np.full(n, unit.side, 'U4'),
+    'index': np.arange(n, dtype=np.int32),
+    'label': labels,
+    **{name: part[name] for name in FIELDS},
+    'normal_fraction': part.get('normal_fraction', nothing),
+    'step_fraction': part.get('step_fraction', nothing),
+  }
+
+
+# --- Judging ---------------------------------------------------------------
+
+
+def summarize(config, run_dir):
+  """Every number with n, interval, null and verdict."""
+  table = records.load_columns(run_dir / 'results.npz')
+  d = records.load_columns(run_dir / 'points.npz')['x'][0].size
+  rows, starts = [], []
+  for base in config.bases:
+    part = records.select(table, base=base)
+    free = records.select(part, kind='free')
+    right = free['status'] != boundary.Status.MISCLASSIFIED
+    starts.append(
+      {
+        'base': base,
+        'misclassified': statistics.share(~right),
+        'distance': middle(free['distance'][right]),
+      }
+    )
+    pairs = sorted({*zip(part['kind'], part['k'], strict=True)} - {('free', 0)})
+    for kind, k in sorted(pairs, key=lambda p: (KINDS.index(p[0]), p[1])):
+      of = records.select(part, kind=kind, k=k)
+      sides = [records.select(of, side=side) for side in SIDES]
+      three = [
+        {name: column[right] for name, column in rows_.items()}
+        for rows_ in (free, *sides)
+      ]
+      entry = dict(base=base, kind=str(kind), k=int(k))
+      rows.append(entry | compare(*three, int(k), d))
+  return {
+    'question': __doc__.split('\n')[0],
+    'dataset': config.dataset,
+    'inputs': d,
+    'starts': starts,
+    'rows': rows,
+  }
+
+
+def middle(values):
+  return statistics.estimate(statistics.quantile(50), values[:, None])
+
+
+def compare(free, on, off, k, d):
+  """What the searches of one subspace say, the same images in each."""
+  a, b, c = (rows['distance'] for rows in (free, on, off))
+  implied = manifold.implied_fraction(b, c) ** 2
+  seen = ~np.isnan(implied)
+  mean_a = lambda square: manifold.fraction_enrichment(
+    np.sqrt(square.mean((-2, -1))), k, d
+  )
+  by_distance = statistics.estimate(mean_a, implied[seen][:, None])
+  usable = np.isfinite(on['normal_fraction'])
+  square = on['normal_fraction'][usable] ** 2
+  by_normal = statistics.estimate(mean_a, square[:, None])
+  return {
+    'n': len(a),
+    'on_over_free': middle(b / a),
+    'off_over_free': middle(c / a),
+    'random_on_over_free': manifold.random_ratio(k, d),
+    'random_off_over_free': manifold.random_ratio(d - k, d),
+    'enrichment_by_distance': by_distance,
+    'enrichment_by_normal': by_normal,
+    'fraction': middle(on['normal_fraction'][usable]),
+    'random_fraction': float(manifold.fraction_null(k, d).median() ** 0.5),
+    'flatness': middle(a / manifold.unconstrained(b, c)),
+    'on_not_found': statistics.share(np.isinf(b)),
+    'off_not_found': statistics.share(np.isinf(c)),
+    'verdict': verdict(by_distance['interval'], by_normal['interval']),
+  }
+
+
+def verdict(by_distance, by_normal):
+  """The rule of the module's docstring, in words."""
+  (a, b), (c, d) = by_distance, by_normal
+  if min(a, c) > 1:
+    return 'favoured'
+  if max(b, d) < 1:
+    return 'avoided'
+  if a <= 1 <= b and c <= 1 <= d:
+    return 'not told apart from random'
+  return 'the two measures differ'
+
+
+def report(summary):
+  """Prints the summary as tables."""
+  print(
+    f'\n{summary["dataset"]}, {summary["inputs"]} inputs: l2 distances to the '
+    'boundary from each start\n'
+  )
+  common.print_table(
+    ['start', 'n', 'misclassified', 'median distance [95 %]'],
+    [
+      [
+        row['base'],
+        str(row['misclassified']['n']),
+        common.with_interval(row['misclassified'], '.1%'),
+        common.with_interval(row['distance'], '.4g'),
+      ]
+      for row in summary['starts']
+    ],
+  )
+  print(
+    '\nwithin subspaces of k dimensions (on) and orthogonal to them (off)\n'
+  )
+  rows = []
+  for row in summary['rows']:
+    a, b = row['enrichment_by_distance'], row['enrichment_by_normal']
+    rows.append(
+      [
+        f'{row["base"]} {row["kind"]}',
+        str(row['k']),
+        str(row['n']),
+        common.with_interval(row['on_over_free'], '.2f'),
+        f'{row["random_on_over_free"]:.2f}',
+        common.with_interval(row['off_over_free'], '.3f'),
+        f'{row["on_not_found"]["value"]:.1%}',
+        common.with_interval(a, '.2f'),
+        common.with_interval(b, '.2f'),
+        f'{row["flatness"]["value"]:.2f}',
+        row['verdict'],
+      ]
+    )
+  header = 'start subspace,k,n,on/free [95 %],random,off/free [95 %],on lost,'
+  header += 'A by distance [95 %],A by normal [95 %],flatness,subspace is'
+  common.print_table(header.split(','), rows)
+
+
+if __name__ == '__main__':
+  common.main(run, Config, PRESETS)
