@@ -190,7 +190,8 @@ def fit(
     first_step: the number of steps that led to `state`.
     stops: further steps to pause at; 0 pauses before the first.
     in_loop: whether the steps between two pauses are one call of the device;
-      None for not on CPUs, whose convolutions are several times slower there.
+      None for always, but for convolutions on CPUs, which are several times
+      slower there.
 
   Yields:
     `Progress`, the last one at the end of the last epoch.
@@ -203,7 +204,9 @@ def fit(
   num = xs.shape[1] if many and data_axes[0] == 0 else len(xs)
   weights = np.ones(num, np.float32) if weights is None else weights
   if in_loop is None:
-    in_loop = jax.default_backend() != 'cpu'
+    in_loop = jax.default_backend() != 'cpu' or not _convolves(
+      forward, state, xs, key, data_axes
+    )
   data = parallel.replicate((xs, targets, weights))
   state = parallel.replicate(state)
   per_epoch = steps_per_epoch(recipe, num)
@@ -240,6 +243,18 @@ def fit(
     loss = np.asarray(sums[0]) / (step - since)
     yield Progress(step, step // per_epoch, state, loss)
     sums = fresh
+
+
+def _convolves(forward, state, xs, key, data_axes):
+  """Whether a network has convolutions."""
+  many = key.ndim > 0
+  one = lambda tree, drop: jax.tree.map(
+    lambda v: jax.ShapeDtypeStruct(v.shape[drop:], v.dtype), tree
+  )
+  x = one(xs, 2 if many and data_axes[0] == 0 else 1)
+  params, stats = one((state.params, state.stats), int(many))
+  plain = lambda *args: forward(*args, None, False)
+  return 'conv_general_dilated' in str(jax.make_jaxpr(plain)(params, stats, x))
 
 
 @functools.partial(jax.jit, static_argnames='num')
