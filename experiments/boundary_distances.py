@@ -227,7 +227,7 @@ def collection(config, run_dir, model, train_set):
   one = train_set[0][0]
   flat, unravel = flatten_util.ravel_pytree(module.init(keys[0], one))
   path = run_dir / 'network.npz'
-  if not path.exists():
+  if not records.agree(path.exists()):
     drawn = (module.init(key, one) for key in keys[2:])
     rows = [flatten_util.ravel_pytree(params)[0] for params in drawn]
     if config.network == 'trained':

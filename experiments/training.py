@@ -178,9 +178,11 @@ def read_or_fit(run_dir, key, directory, description, targets, *, xs, plan):
 
 def _resume(run_dir, state):
   """`(state, step, rows of metrics up to it)` of the last checkpoint."""
-  if not checkpoints.steps(run_dir / 'checkpoints'):
+  there = checkpoints.steps(run_dir / 'checkpoints')
+  step = records.agree(max(there, default=-1))
+  if step < 0:
     return state, 0, []
-  found = checkpoints.read(run_dir / 'checkpoints', state)
+  found = checkpoints.read(run_dir / 'checkpoints', state, step)
   rows = [r for r in records.read_log(run_dir) if r['step'] <= found.step]
   # Of a step that was reached twice, the last.
   return found.state, found.step, [*{r['step']: r for r in rows}.values()]

@@ -2,6 +2,7 @@
 
 import itertools
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from scipy import signal
 
 from dmm_jax import models
+from dmm_jax.models import layers
 
 MNIST, CIFAR = (28, 28, 1), (32, 32, 3)
 # Every module, small enough to run.
@@ -458,3 +460,14 @@ def test_vae_samples_in_training_only():
   )
   np.testing.assert_allclose(zs.std(0), deviation, rtol=4 / np.sqrt(2 * num))
   assert np.abs(np.corrcoef(zs.T)[0, 1]) < 4 / np.sqrt(num)
+
+
+@pytest.mark.parametrize('size', [(6, 8), (7, 5), (1, 1)])
+def test_pooling_is_flax_pooling_and_so_is_its_gradient(size):
+  h = jax.random.normal(jax.random.key(0), (*size, 3))
+  ours = layers.max_pool
+  theirs = lambda h: nn.max_pool(h, (2, 2), strides=(2, 2), padding='SAME')
+  np.testing.assert_array_equal(ours(h), theirs(h))
+  weights = jax.random.normal(jax.random.key(1), ours(h).shape)
+  slope = lambda pool: jax.grad(lambda h: jnp.sum(weights * pool(h)))(h)
+  np.testing.assert_array_equal(slope(ours), slope(theirs))

@@ -11,6 +11,7 @@ import pytest
 
 from dmm_jax import losses
 from dmm_jax import train
+from dmm_jax.train import loop
 
 KEY = jax.random.key(1)
 
@@ -227,7 +228,7 @@ def test_images_are_shifted_and_mirrored():
   recipe = train.Recipe(crop=1, flip=True)
   seen = set()
   for key in jax.random.split(KEY, 200):
-    out = train._augment(key, jnp.asarray(image), recipe)
+    out = loop._augment(key, jnp.asarray(image), recipe)
     hits = [i for i, v in enumerate(views) if np.array_equal(out, v)]
     assert len(hits) == 1
     seen |= set(hits)

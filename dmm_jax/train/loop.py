@@ -1,4 +1,4 @@
-"""Training of one network or of many at once, the same for the same key."""
+"""The loop: one network or many at once, the same for the same key."""
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -14,37 +14,7 @@ import optax
 from dmm_jax import adversarial
 from dmm_jax import losses
 from dmm_jax import parallel
-
-
-class Recipe(NamedTuple):
-  """How to train.
-
-  Attributes:
-    loss: a key of `losses.LOSSES`.
-    optimizer: 'sgd', 'momentum' (0.9), 'adam' or 'adamw'.
-    learning_rate: after the warm-up.
-    schedule: 'constant', 'cosine' (to 0), or 'steps' (a tenth after half, and
-      after three quarters).
-    warmup: part of all steps in which the rate rises from 0.
-    weight_decay: decoupled for 'adamw', else added to the gradient.
-    batch_size: examples a step; all of them where there are fewer.
-    num_epochs: passes; the last rows that fill no batch wait for another one.
-    crop: pixels that images are shifted by at most, zeros coming in.
-    flip: whether images are mirrored half of the time.
-    adversary: None, or how examples are perturbed in training.
-  """
-
-  loss: str = 'cross_entropy'
-  optimizer: str = 'adam'
-  learning_rate: float = 1e-3
-  schedule: str = 'cosine'
-  warmup: float = 0.0
-  weight_decay: float = 0.0
-  batch_size: int = 128
-  num_epochs: int = 10
-  crop: int = 0
-  flip: bool = False
-  adversary: adversarial.Adversary | None = None
+from dmm_jax.train import recipes
 
 
 class State(NamedTuple):
@@ -105,53 +75,6 @@ def start(key: jax.Array, module, x: jax.Array, transform) -> State:
   return State(params, variables, transform.init(params))
 
 
-def steps_per_epoch(recipe: Recipe, num: int) -> int:
-  return num // min(recipe.batch_size, num)
-
-
-@functools.cache
-def make_optimizer(recipe: Recipe, num: int) -> optax.GradientTransformation:
-  """The optimizer of a recipe, for `num` examples."""
-  total = recipe.num_epochs * steps_per_epoch(recipe, num)
-  warm = round(recipe.warmup * total)
-  peak, rest = recipe.learning_rate, max(total - warm, 1)
-  schedules = {
-    'constant': lambda: optax.constant_schedule(peak),
-    'cosine': lambda: optax.cosine_decay_schedule(peak, rest),
-    'steps': lambda: optax.piecewise_constant_schedule(
-      peak, {rest // 2: 0.1, 3 * rest // 4: 0.1}
-    ),
-  }
-  rate = _choice(schedules, recipe.schedule, 'schedule')()
-  if warm:
-    rise = optax.linear_schedule(0.0, peak, warm)
-    rate = optax.join_schedules([rise, rate], [warm])
-  decay = recipe.weight_decay
-  optimizers = {
-    'sgd': lambda: optax.sgd(rate),
-    'momentum': lambda: optax.sgd(rate, momentum=0.9),
-    'adam': lambda: optax.adam(rate),
-    'adamw': lambda: optax.adamw(rate, weight_decay=decay),
-  }
-  transform = _choice(optimizers, recipe.optimizer, 'optimizer')()
-  if decay and recipe.optimizer != 'adamw':
-    return optax.chain(optax.add_decayed_weights(decay), transform)
-  return transform
-
-
-def _choice(options, name, what):
-  if name not in options:
-    names = ', '.join(options)
-    raise ValueError(f'{what} must be one of {names}; got {name!r}')
-  return options[name]
-
-
-def log_spaced(last: int) -> list[int]:
-  """0, 1, 2, 3, 5, 10, 20, 50, 100, ...: steps to look at, up to `last`."""
-  decades = [m * 10**e for e in range(1, 13) for m in (1, 2, 5)]
-  return [step for step in [0, 1, 2, 3, 5, *decades] if step <= last]
-
-
 def fit(
   key: jax.Array,
   forward: Forward,
@@ -159,7 +82,7 @@ def fit(
   xs: jax.Array,
   targets: jax.Array,
   *,
-  recipe: Recipe,
+  recipe: recipes.Recipe,
   weights: jax.Array | None = None,
   data_axes: tuple = (None, None, None),
   first_step: int = 0,
@@ -190,7 +113,8 @@ def fit(
     first_step: the number of steps that led to `state`.
     stops: further steps to pause at; 0 pauses before the first.
     in_loop: whether the steps between two pauses are one call of the device;
-      None for not on CPUs, whose convolutions are several times slower there.
+      None for always, but for convolutions on CPUs, which are several times
+      slower there.
 
   Yields:
     `Progress`, the last one at the end of the last epoch.
@@ -203,10 +127,12 @@ def fit(
   num = xs.shape[1] if many and data_axes[0] == 0 else len(xs)
   weights = np.ones(num, np.float32) if weights is None else weights
   if in_loop is None:
-    in_loop = jax.default_backend() != 'cpu'
+    in_loop = jax.default_backend() != 'cpu' or not _convolves(
+      forward, state, xs, key, data_axes
+    )
   data = parallel.replicate((xs, targets, weights))
   state = parallel.replicate(state)
-  per_epoch = steps_per_epoch(recipe, num)
+  per_epoch = recipes.steps_per_epoch(recipe, num)
   total = recipe.num_epochs * per_epoch
   pauses = {s for s in stops if 0 < s} | {
     per_epoch * (i + 1) for i in range(recipe.num_epochs)
@@ -242,6 +168,18 @@ def fit(
     sums = fresh
 
 
+def _convolves(forward, state, xs, key, data_axes):
+  """Whether a network has convolutions."""
+  many = key.ndim > 0
+  one = lambda tree, drop: jax.tree.map(
+    lambda v: jax.ShapeDtypeStruct(v.shape[drop:], v.dtype), tree
+  )
+  x = one(xs, 2 if many and data_axes[0] == 0 else 1)
+  params, stats = one((state.params, state.stats), int(many))
+  plain = lambda *args: forward(*args, None, False)
+  return 'conv_general_dilated' in str(jax.make_jaxpr(plain)(params, stats, x))
+
+
 @functools.partial(jax.jit, static_argnames='num')
 def _order(key, epoch, *, num):
   """The permutation of an epoch, for each key."""
@@ -273,7 +211,7 @@ def _advance(
   Returns `(state, total, bad)`: the sum of losses goes on, and the first step
   whose loss was not finite.
   """
-  transform = make_optimizer(recipe, num)
+  transform = recipes.make_optimizer(recipe, num)
   size = min(recipe.batch_size, num)
 
   def run(key, state, total, bad, data, order):
@@ -304,7 +242,7 @@ def _advance(
 
 def _objective(forward, recipe, stats, params, keys, xs, targets, weights):
   """The weighted mean loss of a batch, and the network's other variables."""
-  loss = _choice(losses.LOSSES, recipe.loss, 'loss')
+  loss = recipes.choice(losses.LOSSES, recipe.loss, 'loss')
 
   def one(key, x, target):
     view, attack, inner = jax.random.split(key, 3)
@@ -344,30 +282,3 @@ def _augment(key, x, recipe):
   if recipe.flip:
     x = jnp.where(jax.random.bernoulli(side), x[:, ::-1], x)
   return x
-
-
-def outputs(forward: Forward, state: State, xs, **options) -> np.ndarray:
-  """A network's first outputs `[n, ...]`: logits, or images given back.
-
-  `options` are those of `parallel.map_examples`.
-  """
-  shared = state.params, state.stats
-  return parallel.map_examples(
-    _first_output(forward), (xs,), shared=shared, **options
-  )
-
-
-@functools.cache
-def _first_output(forward):
-  # The same function for the same network: compiled once.
-  return lambda x, params, stats: forward(params, stats, x, None, False)[0][0]
-
-
-def accuracy(forward: Forward, state: State, xs, labels, **options) -> float:
-  """The share of examples whose largest logit is their label's.
-
-  Non-finite logits are wrong; `options` as for `outputs`.
-  """
-  logits = outputs(forward, state, xs, **options)
-  right = np.argmax(logits, axis=1) == np.asarray(labels)
-  return float(np.mean(right & np.isfinite(logits).all(1)))
