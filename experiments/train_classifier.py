@@ -54,6 +54,11 @@ class Config(training.Config):
     '', "Of hidden dense layers, such as 256,256; empty for the model's own."
   )
   channels: str = common.flag('', 'Of convolutions, likewise.')
+  width: int = common.flag(
+    0,
+    "Of the first layer, in models that scale with it; 0 for the model's own.",
+    least=0,
+  )
   loss: str = common.flag(
     'cross_entropy', 'Loss.', choices=('cross_entropy', 'squared', 'hinge')
   )
@@ -75,15 +80,14 @@ PRESETS = {
   'mnist_mlp': dict(workdir='runs/mnist_mlp', **MNIST),
   'mnist_cnn': dict(workdir='runs/mnist_cnn', model='cnn', **MNIST),
   'mnist_cnn_adversarial': dict(
-    workdir='runs/mnist_cnn_adversarial', model='cnn', radius=2.0, **MNIST
+    workdir='runs/mnist_cnn_adversarial',
+    model='cnn',
+    radius=2.0,
+    attack_steps=5,
+    **MNIST | dict(epochs=8),
   ),
   'cifar_cnn': dict(
-    workdir='runs/cifar_cnn',
-    model='cnn',
-    channels='64,128,256',
-    widths='256',
-    epochs=30,
-    **CIFAR,
+    workdir='runs/cifar_cnn', model='playground', width=32, epochs=15, **CIFAR
   ),
   'cifar_resnet18': dict(
     workdir='runs/cifar_resnet18',
@@ -149,6 +153,7 @@ def description(config, sets):
     config.model,
     widths=networks.numbers(config.widths),
     channels=networks.numbers(config.channels),
+    width=config.width or None,
     num_classes=max(int(sets['train'][1].max()) + 1, 2),
     **training.attributes(config),
   )
