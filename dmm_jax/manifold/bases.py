@@ -38,12 +38,13 @@ def tangent_basis(
   eps = max(d, k) * jnp.finfo(columns.dtype).eps
   if rank is None:
     # Columns of unit size first: which are dependent is not a matter of units.
-    size = jnp.linalg.norm(columns, axis=0)
+    size = jnp.linalg.norm(columns, axis=0, keepdims=True)
     q, r = jnp.linalg.qr(columns / jnp.where(size > 0, size, 1.0))
-    return jnp.where(jnp.abs(jnp.diag(r)) > eps, q, 0.0).T
+    return jnp.where(jnp.abs(jnp.diag(r))[:, None] > eps, q.T, 0.0)
   u, values, _ = jnp.linalg.svd(columns, full_matrices=False)
   least = jnp.maximum(eps, rank if rank < 1 else 0.0) * values[0]
-  basis = jnp.where((values > 0) & (values >= least), u, 0.0).T
+  large = (values > 0) & (values >= least)
+  basis = jnp.where(large[:, None], u.T, 0.0)
   return basis if rank < 1 else basis[: int(rank)]
 
 

@@ -1,6 +1,7 @@
 """Figures, drawn from the files of a run directory; nothing else draws."""
 
 from dmm_jax.plots.canvas import save
+from dmm_jax.plots.clinging import clinging_dimpling
 from dmm_jax.plots.distances import boundary_distances
 from dmm_jax.plots.scaling import random_scaling
 from dmm_jax.plots.splits import manifold_split
@@ -9,6 +10,7 @@ from dmm_jax.plots.training import reconstructions
 
 __all__ = (
   'boundary_distances',
+  'clinging_dimpling',
   'learning_curves',
   'manifold_split',
   'random_scaling',
