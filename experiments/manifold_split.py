@@ -285,7 +285,7 @@ def solver(config, module, side):
       method=config.method,
       max_gradients=config.max_gradients,
     )
-    fields = FIELDS + ['point'] + ['normal'] * (side == 'free')
+    fields = [*FIELDS, 'point'] + ['normal'] * (side == 'free')
     return {name: getattr(found, name) for name in fields}
 
   return solve
@@ -329,8 +329,6 @@ def collect(config, run_dir, sets):
         more = spread(fractions, (known['normal'], step, *rows))
       columns = (start, labels, *rows)
       found = spread(solvers[unit.side], columns, shared=(variables,))
-      if unit.kind != 'free':
-        found['point'] = found['point'][: config.num_pictures]
       yield found | more
 
   found = records.resume(run_dir, [unit.name for unit in plan], compute)

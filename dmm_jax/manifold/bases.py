@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import fft
 
+from dmm_jax import norms
+
 Decode = Callable[[jax.Array], jax.Array]
 
 
@@ -26,26 +28,52 @@ def tangent_basis(
   Args:
     decode: one code `[k]` -> input, any shape; k is at most d.
     z: the code, floating point.
-    rank: None for the whole space, by a thin QR factorisation; an integer for
-      that many leading left singular vectors; or a number below 1, for those
-      whose singular value is at least this share of the largest, the others
-      replaced by zeros.
+    rank: None for the whole space, by Gram and Schmidt; an integer for that
+      many leading left singular vectors; or a number below 1, for those whose
+      singular value is at least this share of the largest, the others replaced
+      by zeros. Shares below the root of the rounding unit (3e-4 in float32) are
+      not told apart.
   """
   columns = jax.jacfwd(decode)(z).reshape(-1, z.size)
   d, k = columns.shape
   if k > d:
     raise ValueError(f'{k} latents cannot span tangents of {d} entries')
-  eps = max(d, k) * jnp.finfo(columns.dtype).eps
+  basis = orthonormalize(columns.T)
   if rank is None:
-    # Columns of unit size first: which are dependent is not a matter of units.
-    size = jnp.linalg.norm(columns, axis=0, keepdims=True)
-    q, r = jnp.linalg.qr(columns / jnp.where(size > 0, size, 1.0))
-    return jnp.where(jnp.abs(jnp.diag(r))[:, None] > eps, q.T, 0.0)
-  u, values, _ = jnp.linalg.svd(columns, full_matrices=False)
-  least = jnp.maximum(eps, rank if rank < 1 else 0.0) * values[0]
-  large = (values > 0) & (values >= least)
-  basis = jnp.where(large[:, None], u.T, 0.0)
-  return basis if rank < 1 else basis[: int(rank)]
+    return basis
+  small = basis @ columns
+  squares, vectors = jnp.linalg.eigh(small @ small.T)
+  rotated = vectors[:, ::-1].T @ basis
+  squares = squares[::-1]
+  least = max(rank if rank < 1 else 0.0, (d * jnp.finfo(z.dtype).eps) ** 0.5)
+  large = (squares > 0) & (squares >= least**2 * squares[0])
+  rotated = jnp.where(large[:, None], rotated, 0.0)
+  return rotated if rank < 1 else rotated[: int(rank)]
+
+
+def orthonormalize(rows: jax.Array) -> jax.Array:
+  """Returns orthonormal rows `[k, d]` of the same span.
+
+  Gram and Schmidt's method, each row twice ("twice is enough", Kahan): as
+  orthogonal as rounding allows. Rows that depend on those before them, to
+  rounding, become zeros.
+
+  Not `jnp.linalg.qr`, nor `svd`: jaxlib's batched ones wait for each other for
+  ever where several CPU devices of one process call them at once.
+  """
+  eps = max(rows.shape) * jnp.finfo(rows.dtype).eps
+
+  def add(i, basis):
+    row = rows[i]
+    size = norms.norm(row, 2)
+    row = row / jnp.where(size > 0, size, 1.0)
+    for _ in range(2):
+      row = row - (basis @ row) @ basis
+      rest = norms.norm(row, 2)
+      row = jnp.where(rest > eps, row / jnp.where(rest > 0, rest, 1.0), 0.0)
+    return basis.at[i].set(row)
+
+  return jax.lax.fori_loop(0, len(rows), add, jnp.zeros_like(rows))
 
 
 def principal_basis(xs: np.ndarray, k: int) -> np.ndarray:
@@ -81,12 +109,13 @@ def neighbor_basis(xs: jax.Array, x: jax.Array, k: int, num: int) -> jax.Array:
   rows = jax.lax.top_k(-gaps, num)[1]
   near = xs[rows].reshape(num, -1)
   near = near - jnp.mean(near, axis=0, keepdims=True)
-  return jnp.linalg.svd(near, full_matrices=False)[2][:k]
+  vectors = jnp.linalg.eigh(near @ near.T)[1]
+  return orthonormalize(vectors[:, ::-1][:, :k].T @ near)
 
 
 def random_basis(key: jax.Array, k: int, d: int) -> jax.Array:
   """Returns a basis `[k, d]` of a uniformly random subspace (Haar)."""
-  return jnp.linalg.qr(jax.random.normal(key, (d, k)))[0].T
+  return orthonormalize(jax.random.normal(key, (k, d)))
 
 
 def frequency_basis(shape: tuple[int, ...], k: int) -> np.ndarray:
