@@ -16,7 +16,7 @@ TOY = dict(
   num_examples=30,
   latent=4,
   epochs=3,
-  ks=(2,),
+  ks=(4,),
   max_gradients=30,
   method='fast',
   batch_size=16,
@@ -47,9 +47,9 @@ def finished(tmp_path_factory):
 def test_every_subspace_is_searched_on_and_off(finished):
   run_dir, summary, _ = finished
   rows = records.load_columns(run_dir / 'results.npz')
-  # Two starts: free, and on and off 8 subspaces in 2 sizes.
-  assert len(rows['distance']) == 30 * 2 * (1 + 2 * 2 * 8)
-  assert len(summary['rows']) == 2 * 2 * 8
+  # Two starts: free, and on and off 8 subspaces.
+  assert len(rows['distance']) == 30 * 2 * (1 + 2 * 8)
+  assert len(summary['rows']) == 2 * 8
   image = records.select(rows, base='image')
   free = records.select(image, kind='free')
   right = free['status'] == boundary.Status.FOUND
@@ -90,6 +90,8 @@ def test_summary_tells_n_intervals_and_nulls(finished):
     low, high = row['enrichment_by_normal']['interval']
     assert low <= row['enrichment_by_normal']['value'] <= high
     assert row['n'] <= 30 and row['random_on_over_free'] > 3
+    null = row['kind'] == 'random'
+    assert (row['verdict'] == 'the null') == null
   for name in ('ratios', 'enrichment', 'pictures'):
     assert (run_dir / f'figures/{name}.png').stat().st_size > 5000
 
@@ -110,12 +112,19 @@ def test_a_broken_run_ends_with_the_same_bytes(finished, tmp_path):
 
 
 def test_verdict_follows_the_rule():
-  verdict = manifold_split.verdict
-  assert verdict((1.1, 2.0), (1.2, 3.0)) == 'favoured'
-  assert verdict((0.1, 0.5), (0.2, 0.9)) == 'avoided'
-  assert verdict((0.9, 1.5), (0.2, 1.9)) == 'not told apart from random'
-  assert verdict((1.1, 1.5), (0.2, 1.9)) == 'the two measures differ'
-  assert verdict((np.nan, np.nan), (0.2, 1.9)) == 'the two measures differ'
+  pair = lambda a, b: {
+    name: {'interval': interval}
+    for name, interval in zip(manifold_split.MEASURES, (a, b), strict=True)
+  }
+  verdict, null = manifold_split.verdict, pair((0.9, 1.2), (0.8, 1.1))
+  assert verdict(pair((1.3, 2.0), (1.2, 3.0)), null) == 'favoured'
+  assert verdict(pair((1.1, 2.0), (1.2, 3.0)), None) == 'favoured'
+  assert verdict(pair((0.1, 0.5), (0.2, 0.7)), null) == 'avoided'
+  same = 'not told apart from random'
+  assert verdict(pair((1.1, 1.5), (0.2, 1.9)), null) == same
+  mixed = 'the two measures differ'
+  assert verdict(pair((1.3, 1.5), (0.2, 1.9)), null) == mixed
+  assert verdict(pair((np.nan, np.nan), (0.2, 0.7)), null) == mixed
 
 
 @pytest.mark.parametrize(

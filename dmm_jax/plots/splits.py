@@ -2,6 +2,7 @@
 
 import pathlib
 
+from matplotlib import ticker
 import numpy as np
 
 from dmm_jax import records
@@ -24,27 +25,30 @@ def manifold_split(run_dir: pathlib.Path) -> list[pathlib.Path]:
   ]
 
 
-def _panels(summary, width):
-  """A figure, and `(axis, rows)` for each start and k, in one line."""
+def _panels(summary):
+  """A figure, and `(axis, rows)` for each start (down) and k (across)."""
   rows = summary['rows']
-  keys = sorted(
-    {(row['base'] != 'image', row['base'], row['k']) for row in rows}
-  )
-  most = max(
-    sum((row['base'], row['k']) == key[1:] for row in rows) for key in keys
-  )
+  bases = list(dict.fromkeys(row['base'] for row in rows))
+  ks = sorted({row['k'] for row in rows})
+  of = lambda base, k: [r for r in rows if (r['base'], r['k']) == (base, k)]
+  most = max(len(of(base, k)) for base in bases for k in ks)
+  width = max(2.8, 7 / len(ks))
   figure, axes = canvas.grid(
-    1, len(keys), width=width, height=0.9 + 0.32 * most
+    len(bases), len(ks), width=width, height=1.0 + 0.3 * most
   )
   panels = []
-  for ax, (_, base, k) in zip(axes[0], keys, strict=True):
-    of = [row for row in rows if (row['base'], row['k']) == (base, k)]
-    ax.set_title(f'{base}, k = {k}', fontsize=9)
-    ax.set(ylim=(len(of) - 0.4, -0.6), yticks=range(len(of)))
-    ax.set_yticklabels([row['kind'] for row in of], fontsize=8)
-    ax.set_xscale('log')
-    ax.grid(axis='x', color='0.9', linewidth=0.6)
-    panels.append((ax, of))
+  for line, base in zip(axes, bases, strict=True):
+    for ax, k in zip(line, ks, strict=True):
+      shown = of(base, k)
+      ax.set_title(f'from the {base}, k = {k}', fontsize=9)
+      ax.set(ylim=(len(shown) - 0.4, -0.6), yticks=range(len(shown)))
+      ax.set_yticklabels([row['kind'] for row in shown], fontsize=8)
+      ax.set_xscale('log')
+      ax.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+      ax.xaxis.set_major_formatter(ticker.StrMethodFormatter('{x:g}'))
+      ax.xaxis.set_minor_locator(ticker.NullLocator())
+      ax.grid(axis='x', color='0.9', linewidth=0.6)
+      panels.append((ax, shown))
   return figure, panels
 
 
@@ -67,7 +71,7 @@ def _dots(ax, rows, name, look, label, shift):
 
 
 def _ratios(summary):
-  figure, panels = _panels(summary, width=2.6)
+  figure, panels = _panels(summary)
   for ax, rows in panels:
     for name, look, shift in (('on', 0, -0.12), ('off', 1, 0.12)):
       label = f'{name} / free, median and 95 %'
@@ -79,9 +83,9 @@ def _ratios(summary):
         label=f'{name}: flat boundary, random subspace',
       )
     ax.set_xlabel('distance / free distance')
-  canvas.legend(figure, ax, ncols=2)
+  canvas.legend(figure, panels[0][0], ncols=2)
   figure.suptitle(
-    f'{summary["dataset"]}: l2 distance to the boundary within subspaces (on) '
+    f'{summary["dataset"]}: l2 distance to the boundary\nwithin subspaces (on) '
     'and orthogonal to them (off)',
     fontsize=9,
   )
@@ -89,7 +93,7 @@ def _ratios(summary):
 
 
 def _enrichment(summary):
-  figure, panels = _panels(summary, width=2.6)
+  figure, panels = _panels(summary)
   for ax, rows in panels:
     for name, look, shift in (('distance', 0, -0.12), ('normal', 1, 0.12)):
       _dots(
@@ -102,10 +106,10 @@ def _enrichment(summary):
       )
     ax.axvline(1.0, color='0.4', linestyle='--', label='random subspace')
     ax.set_xlabel('enrichment A')
-  canvas.legend(figure, ax, ncols=3)
+  canvas.legend(figure, panels[0][0], ncols=3)
   figure.suptitle(
-    f"{summary['dataset']}: the normal's squared length for each dimension "
-    'within a subspace, over that outside',
+    f"{summary['dataset']}: the boundary normal's squared length\nfor each "
+    'dimension within a subspace, over that outside',
     fontsize=9,
   )
   return figure
