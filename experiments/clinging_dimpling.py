@@ -30,7 +30,8 @@ gradient shrinks where margins shrink or gradients grow: `by gradient` is the
 share of the gap's fall, in logarithms, that the latter makes.
 
 Verdict on each network, by a rule fixed here. The gap falls if it comes to half
-of what it was at the start, or less. The time of clinging is the first step at
+of what it was at the start, or less; of the largest that was found, where none
+was found at the start. The time of clinging is the first step at
 which half of that fall, in logarithms, is over; the time of fitting the first
 at which half of the rise of the share of right examples is over. "two phases":
 the gap falls, and clings earlier than it fits; "together": it falls, not
@@ -63,6 +64,7 @@ from dmm_jax import statistics
 from dmm_jax import synthetic
 from dmm_jax import train
 from experiments import common
+from experiments import networks
 
 NUM_NEIGHBORS = 3  # As many times as there are directions.
 
@@ -113,9 +115,7 @@ class Config:
   num_examples: int = common.flag(
     100, 'Training examples that are measured, at most.', least=2
   )
-  widths: tuple[int, ...] = common.flag(
-    (100, 100), 'Hidden layers of the network.', least=1
-  )
+  widths: str = common.flag('100,100', 'Of the hidden layers.')
   num_seeds: int = common.flag(5, 'Networks of each condition.', least=1)
   init_scales: tuple[float, ...] = common.flag(
     (1.0, 0.3, 3.0),
@@ -137,7 +137,6 @@ PRESETS = {
     init_scales=(1.0, 3.0),
     weight_decays=(0.0,),
     steps=200,
-    num_seeds=3,
     num_examples=40,
   ),
   'full': dict(
@@ -145,7 +144,7 @@ PRESETS = {
     datasets=(*SETTINGS, 'mnist', 'cifar10'),
     num_train=50000,
     num_examples=500,
-    widths=(256, 256),
+    widths='256,256',
     num_seeds=10,
     init_scales=(1.0, 0.1, 0.3, 3.0, 10.0),
     weight_decays=(0.0, 1e-3, 1e-2, 1e-1),
@@ -182,6 +181,7 @@ def conditions(config):
 def run(config: Config) -> dict:
   """Runs the experiment, and returns what it wrote to summary.json."""
   common.check(config)
+  networks.numbers(config.widths)
   samples = {name: load(config, name) for name in config.datasets}
   return common.conduct(
     config,
@@ -216,7 +216,9 @@ def setting(config, name):
 
 
 def module_of(config, sample):
-  return models.MLP(config.widths, max(int(sample.labels.max()) + 1, 2))
+  return models.MLP(
+    networks.numbers(config.widths), max(int(sample.labels.max()) + 1, 2)
+  )
 
 
 def recipe(config, name, decay, num):
@@ -355,6 +357,8 @@ def measure_group(config, run_dir, name, sample, decay):
           'seed': np.full(num, seed, np.int32),
           'step': np.full(num, step, np.int32),
           'index': np.arange(num, dtype=np.int32),
+          'k': np.full(num, sample.tangents.shape[1], np.int32),
+          'n': np.full(num, sample.xs[0].size, np.int32),
           **found,
         }
       )
@@ -389,35 +393,40 @@ def film(run_dir, name, module, sample, frames):
     ).reshape(points.shape[:-1])
     for _, params in frames
   ]
-  records.save_columns(
-    run_dir / f'{name}.npz',
-    {
-      'axis': axis,
-      'step': np.array([step for step, _ in frames]),
-      'margin': np.stack(values).astype(np.float32),
-      'points': coordinates,
-      'labels': sample.labels,
-    },
-  )
+  table = {
+    'step': np.array([step for step, _ in frames]),
+    'margin': np.stack(values).astype(np.float32),
+  }
+  # The same in every row: one a step.
+  for key, value in (
+    ('axis', axis),
+    ('points', coordinates),
+    ('labels', sample.labels),
+  ):
+    table[key] = np.stack(len(frames) * [value])
+  records.save_columns(run_dir / f'{name}.npz', table)
 
 
 # --- Judging ---------------------------------------------------------------
 
 
-def curves(table, config):
+def curves(table):
   """`(steps, {name: [networks, steps]})` of one set in one condition."""
   steps, seeds = np.unique(table['step']), np.unique(table['seed'])
   order = np.lexsort((table['index'], table['step'], table['seed']))
   shape = len(seeds), len(steps), -1
   grid = lambda name: table[name][order].reshape(shape)
-  middle = lambda v: np.nanmedian(v, axis=-1)
-  quiet = {'gap': np.median(grid('distance'), axis=-1)}
-  quiet['right'] = np.mean(grid('margin') > 0, axis=-1)
-  quiet['gradient'] = middle(grid('gradient'))
-  quiet['own_margin'] = middle(grid('own_margin'))
-  with np.errstate(all='ignore'):
-    quiet['fraction'] = middle(grid('fraction'))
-  return steps, quiet
+  middle = lambda name: np.median(grid(name), axis=-1)
+  lines = {
+    'gap': middle('distance'),
+    'right': np.mean(grid('margin') > 0, axis=-1),
+    'gradient': middle('gradient'),
+    'own_margin': middle('own_margin'),
+  }
+  # Where no boundary was found there is no normal.
+  fraction = np.ma.masked_invalid(grid('fraction'))
+  lines['fraction'] = np.ma.median(fraction, axis=-1).filled(np.nan)
+  return steps, lines
 
 
 class Phases(NamedTuple):
@@ -434,11 +443,16 @@ def phases(steps, gap, right, gradient) -> Phases:
   """Judges the curves of one network."""
   rise = right[-1] - right[0]
   fits = float(steps[np.argmax(right >= right[0] + rise / 2)])
+  found = np.isfinite(gap)
+  if not found.any():
+    word = 'not fitted' if rise < 0.2 else 'no clinging'
+    return Phases(word, np.nan, fits, np.nan, np.nan)
   low = int(np.argmin(gap))
-  first = gap[0] if np.isfinite(gap[0]) else np.max(gap[np.isfinite(gap)])
+  first = gap[0] if found[0] else np.max(gap[found])
   fall = float(gap[low] / first)
   clings = float(steps[np.argmax(gap <= np.sqrt(first * gap[low]))])
-  grown = float(np.log(gradient[low] / gradient[0]) / -np.log(fall or np.nan))
+  grown = np.log(gradient[low] / gradient[0])
+  grown = float(grown / -np.log(fall)) if 0 < fall < 1 else np.nan
   if rise < 0.2:
     word = 'not fitted'
   elif not fall <= 0.5:
@@ -456,7 +470,7 @@ def summarize(config, run_dir):
     of_set = records.select(table, dataset=name)
     for condition in conditions(config):
       part = records.select(of_set, condition=condition.name)
-      steps, lines = curves(part, config)
+      steps, lines = curves(part)
       each = [
         phases(steps, *(lines[c][i] for c in ('gap', 'right', 'gradient')))
         for i in range(len(lines['gap']))
@@ -483,6 +497,7 @@ def summarize(config, run_dir):
           'fits': float(np.median([p.fits for p in each])),
           'right': mean_entry(lines['right'][:, -1]),
           'fraction': mean_entry(lines['fraction'][:, -1]),
+          'random_fraction': random_fraction(part),
           'words': [p.word for p in each],
           'verdict': verdict([p.word for p in each]),
         }
@@ -492,6 +507,12 @@ def summarize(config, run_dir):
     'rows': rows,
     'flips': flips(rows),
   }
+
+
+def random_fraction(part):
+  """The median tangent fraction of a random direction."""
+  k, n = int(part['k'][0]), int(part['n'][0])
+  return float(manifold.fraction_null(k, n).median() ** 0.5)
 
 
 def mean_entry(values):
@@ -539,6 +560,7 @@ def report(summary):
       'fits at',
       'right at the end',
       'normal in tangents',
+      'random',
       'verdict',
     ],
     [
@@ -551,6 +573,7 @@ def report(summary):
         f'{row["fits"]:.0f}',
         common.with_interval(row['right'], '.2f'),
         common.with_interval(row['fraction'], '.2f'),
+        f'{row["random_fraction"]:.2f}',
         row['verdict'],
       ]
       for row in summary['rows']

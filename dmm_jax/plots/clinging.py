@@ -9,9 +9,9 @@ from dmm_jax import records
 from dmm_jax.plots import canvas
 
 _LINES = {
-  'gap': 'median distance to the boundary',
+  'gap': 'distance to the boundary',
   'right': 'share on its own side',
-  'fraction': 'part of the normal in the tangent space',
+  'fraction': 'part of normal in tangents',
 }
 _FRAMES = 8
 
@@ -50,11 +50,15 @@ def _curves(rows):
         style = dict(color=look['color'], linestyle=':', linewidth=1.2)
         ax.axvline(row['clings'], **style)
       ax.set_xscale('symlog', linthresh=1, linscale=0.5)
-      ax.set(xlabel='training step', ylabel=label)
+      ax.set(xlabel='training step', ylabel=label, xlim=(0, None))
       if key == 'gap':
         ax.set_yscale('log')
+      if key == 'fraction':
+        null = chosen[0]['random_fraction']
+        style = dict(color='0.4', linestyle='--')
+        ax.axhline(null, **style, label='random direction')
     line[0].set_title(name, fontsize=10)
-  canvas.legend(figure, axes[0, 0], ncols=2)
+  canvas.legend(figure, axes[0, -1], ncols=3)
   figure.suptitle(
     'Median over networks, with their range; dotted: when half of the fall of '
     'the gap is over (clinging)',
@@ -113,7 +117,7 @@ def _sweep(rows):
 
 def _plane(ax, film, frame):
   """The two regions, their boundary and the points at one step."""
-  axis, margin = film['axis'], film['margin'][frame]
+  axis, margin = film['axis'][0], film['margin'][frame]
   ax.contourf(
     axis,
     axis,
@@ -124,7 +128,7 @@ def _plane(ax, film, frame):
   if margin.min() < 0 < margin.max():
     ax.contour(axis, axis, margin, levels=[0], colors='k', linewidths=1.2)
   for label, look in ((0, canvas.STYLES[1]), (1, canvas.STYLES[0])):
-    at = film['points'][film['labels'] == label].T
+    at = film['points'][0][film['labels'][0] == label].T
     ax.plot(*at, color=look['color'], marker=look['marker'], linestyle='')
   ax.set(xlim=axis[[0, -1]], ylim=axis[[0, -1]], aspect='equal')
   ax.set_title(f'step {film["step"][frame]}', fontsize=9)
@@ -164,7 +168,7 @@ def _surface(film, path):
   """The boundary around the chessboard's plane at each step, to be turned."""
   from plotly import graph_objects  # Slow to import, and seldom needed.
 
-  axis = film['axis']
+  axis = film['axis'][0]
   x, y, z = np.meshgrid(axis, axis, axis - 0.5, indexing='ij')
   grid = dict(zip('xyz', (v.ravel() for v in (x, y, z)), strict=True))
   shown = np.unique(np.linspace(0, len(film['step']) - 1, _FRAMES).round())
@@ -185,9 +189,9 @@ def _surface(film, path):
         name=f'step {film["step"][frame]}',
       )
     )
-  points = film['points']
+  points = film['points'][0]
   for label, colour in ((0, '#d9822b'), (1, '#0b3c5d')):
-    at = points[film['labels'] == label]
+    at = points[film['labels'][0] == label]
     traces.append(
       graph_objects.Scatter3d(
         x=at[:, 0],
