@@ -60,12 +60,10 @@ from dmm_jax import statistics
 from dmm_jax import train
 from experiments import common
 from experiments import networks
+from experiments import subspaces
 from experiments import training
 
-DECODED = ('decoder', 'untrained', 'other', 'permuted')
-KINDS = ('decoder', 'principal', 'neighbors', 'random', 'frequency')
-KINDS += DECODED[1:]
-SIDES = {'on': manifold.on, 'off': manifold.off}
+KINDS, SIDES, FIELDS = subspaces.KINDS, subspaces.SIDES, subspaces.FIELDS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,81 +221,12 @@ def units(config, latent):
     found.append(Unit(base, 'free', 0, 'free'))
     for kind in config.kinds:
       for k in sorted({latent, *config.ks}):
-        if kind not in DECODED or k <= latent:
+        if kind not in subspaces.DECODED or k <= latent:
           found += [Unit(base, kind, k, side) for side in SIDES]
   return found
 
 
-def bases_of(config, unit, nets, codes, xs, train_xs):
-  """The subspaces of all examples `[n, k, d]`."""
-  n, d = len(xs), xs[0].size
-  key = jax.random.fold_in(jax.random.key(config.seed), unit.k)
-  spread = lambda basis: np.broadcast_to(basis, (n, *basis.shape))
-  if unit.kind == 'random':
-    draw = lambda i: manifold.random_basis(
-      jax.random.fold_in(key, i), unit.k, d
-    )
-    return parallel.map_examples(draw, (np.arange(n),))
-  if unit.kind == 'frequency':
-    return spread(manifold.frequency_basis(xs.shape[1:], unit.k))
-  if unit.kind == 'principal':
-    return spread(manifold.principal_basis(train_xs, unit.k))
-  if unit.kind == 'neighbors':
-    near = lambda x, xs: manifold.neighbor_basis(xs, x, unit.k, 3 * unit.k)
-    return parallel.map_examples(
-      near, (xs,), shared=(train_xs,), batch_size=config.batch_size
-    )
-  module, variables = nets.autoencoder
-  if unit.kind == 'untrained':
-    variables = module.init({'params': key, 'latent': key}, xs[0])
-  rank = None if unit.k == codes.shape[1] else unit.k
-
-  def tangent(z, variables):
-    decode = lambda z: module.apply(variables, z, method='decode')
-    return manifold.tangent_basis(decode, z, rank)
-
-  bases = parallel.map_examples(
-    tangent, (codes,), shared=(variables,), batch_size=config.batch_size
-  )
-  if unit.kind == 'other':
-    return np.roll(bases, 1, axis=0)
-  if unit.kind == 'permuted':
-    return bases[:, :, np.asarray(jax.random.permutation(key, d))]
-  return bases
-
-
 # --- Measuring -------------------------------------------------------------
-
-FIELDS = 'distance target status gradients'.split()
-
-
-def solver(config, module, side):
-  """Returns the function of one example that `parallel` spreads."""
-
-  def solve(x, label, *rest):
-    *basis, variables = rest
-    project = (lambda v: SIDES[side](v, *basis)) if basis else None
-    found = boundary.nearest_point(
-      lambda v: module.apply(variables, v)[0],
-      x,
-      label,
-      bounds=(0.0, 1.0) if config.box else None,
-      project=project,
-      method=config.method,
-      max_gradients=config.max_gradients,
-    )
-    fields = [*FIELDS, 'point'] + ['normal'] * (side == 'free')
-    return {name: getattr(found, name) for name in fields}
-
-  return solve
-
-
-def fractions(normal, step, basis):
-  """Parts within a subspace of the free normal and of the free perturbation."""
-  return {
-    'normal_fraction': manifold.tangent_fraction(normal, basis),
-    'step_fraction': manifold.tangent_fraction(step, basis),
-  }
 
 
 def collect(config, run_dir, sets):
@@ -309,11 +238,18 @@ def collect(config, run_dir, sets):
   nets = load_networks(config, run_dir, sets)
   train_xs = sets['train'][0]
   xs, labels = (column[: config.num_examples] for column in sets['test'])
-  codes, decoded = through_autoencoder(nets, xs)
+  codes, decoded = subspaces.through(nets.autoencoder, xs)
   starts = {'image': xs, 'decoded': decoded}
   module, variables = nets.classifier
   # One function a side: compiled once for all subspaces of one dimension.
-  solvers = {side: solver(config, module, side) for side in ('free', *SIDES)}
+  search = functools.partial(
+    subspaces.solver,
+    module,
+    bounds=(0.0, 1.0) if config.box else None,
+    method=config.method,
+    max_gradients=config.max_gradients,
+  )
+  solvers = {side: search(side) for side in ('free', *SIDES)}
   spread = functools.partial(
     parallel.map_examples, batch_size=config.batch_size
   )
@@ -326,8 +262,12 @@ def collect(config, run_dir, sets):
       if unit.kind != 'free':
         known = records.load_chunk(run_dir, free_of(unit).name)
         step = known['point'] - start
-        rows = (bases_of(config, unit, nets, codes, start, train_xs),)
-        more = spread(fractions, (known['normal'], step, *rows))
+        key = jax.random.fold_in(jax.random.key(config.seed), unit.k)
+        bases = subspaces.bases(
+          unit.kind, unit.k, key, nets.autoencoder, codes, start, train_xs
+        )
+        rows = (bases,)
+        more = spread(subspaces.fractions, (known['normal'], step, *rows))
       columns = (start, labels, *rows)
       found = spread(solvers[unit.side], columns, shared=(variables,))
       yield found | more
@@ -349,17 +289,6 @@ def collect(config, run_dir, sets):
 
 def free_of(unit):
   return Unit(unit.base, 'free', 0, 'free')
-
-
-def through_autoencoder(nets, xs):
-  """Returns the images' codes, and what is made of them."""
-  module, variables = nets.autoencoder
-
-  def through(x, variables):
-    z = module.apply(variables, x, method='encode')
-    return z, module.apply(variables, z, method='decode')
-
-  return parallel.map_examples(through, (xs,), shared=(variables,))
 
 
 def to_rows(unit, part, labels):

@@ -24,7 +24,8 @@ ROOMS = (
 )
 
 
-SHARED = ('common', 'networks', 'training')  # What experiments may share.
+# What experiments may share.
+SHARED = ('common', 'networks', 'subspaces', 'training')
 
 
 def imported(path):

@@ -2,6 +2,7 @@
 
 from dmm_jax.plots.canvas import save
 from dmm_jax.plots.clinging import clinging_dimpling
+from dmm_jax.plots.depth import dimple_depth
 from dmm_jax.plots.distances import boundary_distances
 from dmm_jax.plots.scaling import random_scaling
 from dmm_jax.plots.splits import manifold_split
@@ -11,6 +12,7 @@ from dmm_jax.plots.training import reconstructions
 __all__ = (
   'boundary_distances',
   'clinging_dimpling',
+  'dimple_depth',
   'learning_curves',
   'manifold_split',
   'random_scaling',

@@ -66,3 +66,22 @@ def change(ax, pixels, size):
   """Shows a change of an image: dark takes away, bright adds, up to `size`."""
   # Colours by their mean: a change has no colour of its own.
   ax.imshow(pixels.mean(-1), cmap=_CHANGE, vmin=-size, vmax=size)
+
+
+def dots(ax, entries, look, label, shift=0.0):
+  """Values of entries with their intervals, one below the other."""
+  values = np.array([entry['value'] for entry in entries], float)
+  ends = np.array([entry['interval'] for entry in entries], float).T
+  with np.errstate(invalid='ignore'):
+    gaps = np.abs(ends - values)
+  ax.errorbar(
+    np.where(np.isfinite(values), values, np.nan),
+    np.arange(len(entries)) + shift,
+    xerr=np.where(np.isfinite(gaps), gaps, 0),
+    color=look['color'],
+    marker=look['marker'],
+    linestyle='',
+    capsize=2,
+    markersize=4,
+    label=label,
+  )

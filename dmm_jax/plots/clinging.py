@@ -92,19 +92,7 @@ def _sweep(rows):
       ('fall', canvas.STYLES[0], -0.12, 'gap falls to this share'),
       ('fraction', canvas.STYLES[1], 0.12, 'part of the normal in tangents'),
     ):
-      values = np.array([row[key]['value'] for row in of])
-      ends = np.array([row[key]['interval'] for row in of]).T
-      gaps = np.nan_to_num(np.abs(ends - values))
-      ax.errorbar(
-        values,
-        np.arange(len(of)) + shift,
-        xerr=gaps,
-        color=look['color'],
-        marker=look['marker'],
-        linestyle='',
-        capsize=2,
-        label=text,
-      )
+      canvas.dots(ax, [row[key] for row in of], look, text, shift)
     ax.axvline(0.5, color='0.4', linestyle='--', label='half: it clings')
     ax.set(title=name, xlim=(0, None), yticks=range(len(of)))
     ax.set_yticklabels(

@@ -52,30 +52,13 @@ def _panels(summary):
   return figure, panels
 
 
-def _dots(ax, rows, name, look, label, shift):
-  values = [row[name]['value'] for row in rows]
-  there = np.isfinite(values)
-  ends = np.array([row[name]['interval'] for row in rows]).T
-  gaps = np.abs(ends - np.array(values))
-  style = dict(color=look['color'], marker=look['marker'])
-  ax.errorbar(
-    np.where(there, values, np.nan),
-    np.arange(len(rows)) + shift,
-    xerr=np.where(np.isfinite(gaps), gaps, 0),
-    linestyle='',
-    markersize=4,
-    capsize=2,
-    label=label,
-    **style,
-  )
-
-
 def _ratios(summary):
   figure, panels = _panels(summary)
   for ax, rows in panels:
     for name, look, shift in (('on', 0, -0.12), ('off', 1, 0.12)):
       label = f'{name} / free, median and 95 %'
-      _dots(ax, rows, f'{name}_over_free', canvas.STYLES[look], label, shift)
+      entries = [row[f'{name}_over_free'] for row in rows]
+      canvas.dots(ax, entries, canvas.STYLES[look], label, shift)
       ax.axvline(
         rows[0][f'random_{name}_over_free'],
         color=canvas.STYLES[look]['color'],
@@ -96,10 +79,9 @@ def _enrichment(summary):
   figure, panels = _panels(summary)
   for ax, rows in panels:
     for name, look, shift in (('distance', 0, -0.12), ('normal', 1, 0.12)):
-      _dots(
+      canvas.dots(
         ax,
-        rows,
-        f'enrichment_by_{name}',
+        [row[f'enrichment_by_{name}'] for row in rows],
         canvas.STYLES[look],
         f'by {name}, 95 %',
         shift,
