@@ -65,7 +65,8 @@ PRESETS = {
   'mnist_small': dict(
     workdir='runs/mnist_autoencoder_small',
     widths='32,64,128',
-    epochs=15,
+    epochs=8,
+    learning_rate=2e-3,
     **MNIST,
   ),
   'cifar': dict(

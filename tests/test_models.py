@@ -471,3 +471,19 @@ def test_pooling_is_flax_pooling_and_so_is_its_gradient(size):
   weights = jax.random.normal(jax.random.key(1), ours(h).shape)
   slope = lambda pool: jax.grad(lambda h: jnp.sum(weights * pool(h)))(h)
   np.testing.assert_array_equal(slope(ours), slope(theirs))
+
+
+@pytest.mark.parametrize('size', [(3, 5), (1, 1)])
+def test_doubling_is_flax_transposed_convolution(size):
+  h = jax.random.normal(jax.random.key(0), (*size, 3))
+  ours = layers.Doubling(4)
+  theirs = nn.ConvTranspose(4, (4, 4), strides=(2, 2))
+  params = theirs.init(jax.random.key(1), h)
+  params['params']['bias'] = jnp.arange(4.0)
+  shapes = lambda module: jax.tree.map(
+    jnp.shape, module.init(jax.random.key(1), h)
+  )
+  assert shapes(ours) == shapes(theirs)
+  np.testing.assert_allclose(
+    ours.apply(params, h), theirs.apply(params, h), atol=1e-5
+  )

@@ -69,12 +69,9 @@ class Decoder(nn.Module):
     h = layers.dense(z, small[0] * small[1] * top, 'dense', dtype=self.dtype)
     h = softplus(h).reshape(*small, top)
     for i, width in enumerate(reversed(widths)):
-      layer = nn.ConvTranspose(
+      layer = layers.Doubling(
         width,
-        (4, 4),
-        strides=(2, 2),
         use_bias=not self.batch_norm,
-        kernel_init=layers.he_normal,
         dtype=self.dtype,
         name=f'conv{i}',
       )
