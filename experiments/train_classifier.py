@@ -9,10 +9,14 @@ The first takes 20 seconds on 2 CPU cores. Checkpoints of chosen steps (0, 1, 2,
 along training. A run killed at any moment goes on from its last checkpoint when
 started again, to the same parameters, bit by bit, on as many devices.
 
-Presets: default (digits, MLP), mnist_mlp, mnist_cnn, mnist_cnn_adversarial (l2,
-radius 2), cifar_cnn, cifar_resnet18 (for a GPU). Seen so far, seed 0: default
-91 % of the last 360 digits, which are the hardest; mnist_mlp 98.4 %. The others
-have not been run to their end.
+Presets, with the test accuracy seen (seed 0) and the time on 2 CPU cores:
+  default                digits, MLP: 91 % of the last 360, the hardest; 20 s
+  mnist_mlp              98.4 %; half a minute
+  mnist_cnn              99.1 %; 5 minutes
+  mnist_cnn_adversarial  l2, radius 2: 98.5 %, and 67 % of 200 images at an l2
+                         distance above 2 (boundary_distances); 23 minutes
+  cifar_cnn              79 % from 25,000 training images; 20 minutes
+  cifar_resnet18         for a GPU; not run to its end yet
 
 Accuracies have 95 % Wilson intervals over examples; the draw of the weights is
 not in them: train other seeds for that. Verdict, by a rule fixed here:

@@ -10,8 +10,10 @@ from dmm_jax import records
 from experiments import common
 from experiments import dimple_depth
 
+# As in test_manifold_split, whose searches then are compiled already.
 TOY = dict(
-  num_examples=40,
+  num_examples=30,
+  batch_size=16,
   latent=4,
   epochs=4,
   radii=(0.5,),
@@ -27,7 +29,7 @@ def toy(workdir, **more):
 def test_networks_are_measured_and_held_against_the_plain_one(tmp_path, capsys):
   summary = dimple_depth.run(toy(tmp_path))
   rows = records.load_columns(tmp_path / 'results.npz')
-  assert len(rows['free']) == 2 * 40
+  assert len(rows['free']) == 2 * 30
   found = rows['free_status'] == boundary.Status.FOUND
   for side in ('on', 'off'):
     assert np.all(rows[side][found] >= rows['free'][found] * 0.98)

@@ -12,13 +12,13 @@ from dmm_jax import records
 from experiments import common
 from experiments import manifold_split
 
+# As in test_dimple_depth, whose searches then are compiled already.
 TOY = dict(
   num_examples=30,
   latent=4,
   epochs=3,
   ks=(4,),
   max_gradients=30,
-  method='fast',
   batch_size=16,
   num_pictures=3,
 )
