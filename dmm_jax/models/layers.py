@@ -86,24 +86,19 @@ class Doubling(nn.Module):
     zeros = nn.initializers.zeros_init()
     bias = self.param('bias', zeros, shape[-1:]) if self.use_bias else None
     h, kernel, bias = nn.dtypes.promote_dtype(h, kernel, bias, dtype=self.dtype)
-    # One product, then sums of overlapping 4x4 tiles. Not nn.ConvTranspose: on
-    # CPUs its gradient takes several times as long.
-    flat = jnp.flip(kernel, (0, 1)).transpose(2, 0, 1, 3).reshape(channels, -1)
-    tiles = (h @ flat).reshape(rows, cols, 2, 2, 2, 2, self.features)
-    # [row, column, half of the tile's rows, row in it, the same of columns].
-    tiles = _overlap(_overlap(tiles, axis=0, half=2), axis=1, half=3)
-    out = tiles.transpose(0, 2, 1, 3, 4)
-    out = out.reshape(2 * rows + 2, 2 * cols + 2, self.features)[1:-1, 1:-1]
+    # The 2x2 pixels around a corner of four pixels depend on these alone: one
+    # product makes them. Not nn.ConvTranspose: on CPUs its gradient takes
+    # several times as long.
+    parts = jnp.flip(kernel, (0, 1)).reshape(2, 2, 2, 2, channels, -1)
+    parts = jnp.flip(parts, (0, 2)).transpose(0, 2, 4, 1, 3, 5)
+    wide = jnp.pad(h, ((1, 1), (1, 1), (0, 0)))
+    near = [
+      wide[i : i + rows + 1, j : j + cols + 1] for i in (0, 1) for j in (0, 1)
+    ]
+    corners = jnp.concatenate(near, -1) @ parts.reshape(4 * channels, -1)
+    out = corners.reshape(rows + 1, cols + 1, 2, 2, -1).transpose(0, 2, 1, 3, 4)
+    out = out.reshape(2 * rows + 2, 2 * cols + 2, -1)[1:-1, 1:-1]
     return out if bias is None else out + bias[None, None]
-
-
-def _overlap(tiles, *, axis, half):
-  """Adds second halves (along `half`) to the first ones of the next tiles."""
-  first, second = (jnp.take(tiles, i, axis=half) for i in (0, 1))
-  shift = lambda v, ends: jnp.pad(
-    v, [ends if i == axis else (0, 0) for i in range(v.ndim)]
-  )
-  return shift(first, (0, 1)) + shift(second, (1, 0))
 
 
 def dense(h, features, name, *, kernel_init=he_normal, dtype=None):
