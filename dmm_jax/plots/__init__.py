@@ -4,6 +4,7 @@ from dmm_jax.plots.canvas import save
 from dmm_jax.plots.clinging import clinging_dimpling
 from dmm_jax.plots.depth import dimple_depth
 from dmm_jax.plots.distances import boundary_distances
+from dmm_jax.plots.mislabelled import mislabelled_training
 from dmm_jax.plots.scaling import random_scaling
 from dmm_jax.plots.splits import manifold_split
 from dmm_jax.plots.training import learning_curves
@@ -15,6 +16,7 @@ __all__ = (
   'dimple_depth',
   'learning_curves',
   'manifold_split',
+  'mislabelled_training',
   'random_scaling',
   'reconstructions',
   'save',
