@@ -39,12 +39,13 @@ def grid(rows, columns, width=3.6, height=3.2):
   return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def log_values(ax):
-  """A logarithmic y axis with numbers on it even within one decade."""
-  ax.set_yscale('log')
-  ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-  ax.yaxis.set_major_formatter(ticker.StrMethodFormatter('{x:g}'))
-  ax.yaxis.set_minor_locator(ticker.NullLocator())
+def log_values(ax, which='y'):
+  """A logarithmic axis with numbers on it even within one decade."""
+  ax.set(**{f'{which}scale': 'log'})
+  axis = getattr(ax, f'{which}axis')
+  axis.set_major_locator(ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+  axis.set_major_formatter(ticker.StrMethodFormatter('{x:g}'))
+  axis.set_minor_locator(ticker.NullLocator())
 
 
 def legend(figure, ax, **options):

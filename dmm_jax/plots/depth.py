@@ -17,13 +17,13 @@ def dimple_depth(run_dir: pathlib.Path) -> list[pathlib.Path]:
   run_dir = pathlib.Path(run_dir)
   summary = records.read_json(run_dir / 'summary.json')
   rows = summary['rows']
-  figure, axes = canvas.grid(1, 2, width=4.2, height=1.6 + 0.35 * len(rows))
+  figure, axes = canvas.grid(1, 2, width=4.2, height=2.4 + 0.35 * len(rows))
   left, right = axes[0]
   for (side, label), look, shift in zip(
     _SIDES.items(), canvas.STYLES, (-0.15, 0, 0.15), strict=False
   ):
     canvas.dots(left, [row[side] for row in rows], look, label, shift)
-  left.set_xscale('log')
+  canvas.log_values(left, 'x')
   left.set(xlabel='median l2 distance to the boundary (input units)')
   canvas.dots(
     right,
@@ -42,7 +42,7 @@ def dimple_depth(run_dir: pathlib.Path) -> list[pathlib.Path]:
   for ax in (left, right):
     ax.set(ylim=(len(rows) - 0.5, -0.5), yticks=range(len(rows)))
     ax.set_yticklabels([pathlib.Path(row['network']).name for row in rows])
-    ax.legend(fontsize=7)
+    ax.legend(fontsize=7, loc='lower center', bbox_to_anchor=(0.5, 1.0))
   figure.suptitle(
     f'{summary["dataset"]}: distances and normals before and after adversarial '
     'training, median and 95 %',

@@ -2,7 +2,6 @@
 
 import pathlib
 
-from matplotlib import ticker
 import numpy as np
 
 from dmm_jax import records
@@ -43,10 +42,7 @@ def _panels(summary):
       ax.set_title(f'from the {base}, k = {k}', fontsize=9)
       ax.set(ylim=(len(shown) - 0.4, -0.6), yticks=range(len(shown)))
       ax.set_yticklabels([row['kind'] for row in shown], fontsize=8)
-      ax.set_xscale('log')
-      ax.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-      ax.xaxis.set_major_formatter(ticker.StrMethodFormatter('{x:g}'))
-      ax.xaxis.set_minor_locator(ticker.NullLocator())
+      canvas.log_values(ax, 'x')
       ax.grid(axis='x', color='0.9', linewidth=0.6)
       panels.append((ax, shown))
   return figure, panels
