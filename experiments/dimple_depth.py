@@ -90,6 +90,7 @@ class Config:
     'Keep perturbed pixels in [0, 1]: where many are 0, hardly any step within '
     'a tangent space does.',
   )
+  method: str = common.flag('portfolio', 'Search, as of boundary_distances.')
   max_gradients: int = common.flag(300, 'Budget of one search.', least=2)
   batch_size: int = common.flag(128, 'Examples a step.', least=1)
 
@@ -231,7 +232,7 @@ def collect(config, run_dir, sets):
     functools.partial(
       subspaces.solver,
       bounds=(0.0, 1.0) if config.box else None,
-      method='portfolio',
+      method=config.method,
       max_gradients=config.max_gradients,
     )
   )

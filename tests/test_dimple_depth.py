@@ -10,7 +10,6 @@ from dmm_jax import records
 from experiments import common
 from experiments import dimple_depth
 
-# As in test_manifold_split, whose searches then are compiled already.
 TOY = dict(
   num_examples=30,
   batch_size=16,
@@ -18,6 +17,7 @@ TOY = dict(
   epochs=4,
   radii=(0.5,),
   trades=0.0,
+  method='projection',
   max_gradients=30,
 )
 
@@ -34,8 +34,8 @@ def test_networks_are_measured_and_held_against_the_plain_one(tmp_path, capsys):
   for side in ('on', 'off'):
     assert np.all(rows[side][found] >= rows['free'][found] * 0.98)
   flat = found & np.isfinite(rows['on'] + rows['off'])
-  whole = (rows['on'] ** -2.0 + rows['off'] ** -2.0) ** -0.5
-  assert 0.8 < np.median(rows['free'][flat] / whole[flat]) < 1.25
+  whole = (rows['on'][flat] ** -2.0 + rows['off'][flat] ** -2.0) ** -0.5
+  assert 0.8 < np.median(rows['free'][flat] / whole) < 1.25
   crossing = rows['crossing'][found]
   assert np.all((crossing > 0) & ((crossing <= 1) | np.isinf(crossing)))
   plain, hard = summary['rows']

@@ -175,7 +175,7 @@ def test_distances_of_linear_models_in_subspaces():
 
 
 def test_rows_of_misclassified_examples_are_left_out():
-  logits_fn = lambda x: jnp.stack([x[0], 0.0])
+  logits_fn = lambda x: jnp.stack([2 * x[0], 0.0])
   xs = np.ones((3, 2), np.float32)
   bases = np.eye(2, dtype=np.float32)[[[0], [1], [0]]]
   found = boundary.measure(

@@ -12,7 +12,6 @@ from dmm_jax import records
 from experiments import common
 from experiments import manifold_split
 
-# As in test_dimple_depth, whose searches then are compiled already.
 TOY = dict(
   num_examples=30,
   latent=4,

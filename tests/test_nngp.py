@@ -157,7 +157,15 @@ def test_euler_identity_of_homogeneous_networks(make):
   assert np.linalg.eigvalsh(c)[0] > -1e-12
 
 
-@pytest.mark.parametrize('name', MONTE_CARLO)
+@pytest.mark.parametrize(
+  'name',
+  [
+    'fully_connected',
+    'convolutional',
+    pytest.param('lenet', marks=pytest.mark.slow),
+    pytest.param('resnet', marks=pytest.mark.slow),
+  ],
+)
 def test_gradient_covariance_agrees_with_monte_carlo(name):
   make, options = ARCHITECTURES[name]
   init_fn, apply_fn, kernel_fn = make(**options)
@@ -263,7 +271,7 @@ def test_flip_bound_formula_and_limits():
     (nngp.convolutional, 'relu'),
     (nngp.lenet, 'erf'),
     (nngp.lenet, 'relu'),
-    (nngp.resnet, 'relu'),
+    pytest.param(nngp.resnet, 'relu', marks=pytest.mark.slow),
   ],
 )
 def test_gain_bounds_every_increment(make, activation):
