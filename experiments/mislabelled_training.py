@@ -7,7 +7,7 @@ wrong labels alone, and tested on clean images with the right ones.
   python -m experiments.mislabelled_training
   python -m experiments.mislabelled_training --preset=mnist --data_dir=DIR
 
---preset=quick takes a minute on 2 CPU cores. A run killed at any moment goes
+--preset=quick takes half a minute on 2 cores. A run killed at any moment goes
 on where it was.
 
 Arms, what the new networks are trained on:

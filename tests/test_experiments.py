@@ -64,7 +64,9 @@ def test_random_scaling(tmp_path, capsys):
   assert (tmp_path / 'results.npz').stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize('attack', ['linear', 'ray'])
+@pytest.mark.parametrize(
+  'attack', [pytest.param('linear', marks=pytest.mark.slow), 'ray']
+)
 def test_random_scaling_on_real_images(tmp_path, attack):
   summary = random_scaling.run(
     toy(

@@ -51,8 +51,11 @@ ARCHITECTURES = {
 }
 
 
+# LeNet's kernel is held to neural-tangents' besides, below.
 MONTE_CARLO = (
-  *(name for name in ARCHITECTURES if name != 'resnet'),
+  'fully_connected',
+  'convolutional',
+  pytest.param('lenet', marks=pytest.mark.slow),
   pytest.param('resnet', marks=pytest.mark.slow),
 )
 
@@ -157,15 +160,7 @@ def test_euler_identity_of_homogeneous_networks(make):
   assert np.linalg.eigvalsh(c)[0] > -1e-12
 
 
-@pytest.mark.parametrize(
-  'name',
-  [
-    'fully_connected',
-    'convolutional',
-    pytest.param('lenet', marks=pytest.mark.slow),
-    pytest.param('resnet', marks=pytest.mark.slow),
-  ],
-)
+@pytest.mark.parametrize('name', MONTE_CARLO)
 def test_gradient_covariance_agrees_with_monte_carlo(name):
   make, options = ARCHITECTURES[name]
   init_fn, apply_fn, kernel_fn = make(**options)
