@@ -82,6 +82,20 @@ def estimate(statistic: Callable, *samples: np.ndarray) -> dict:
   return {'value': float(statistic(*samples)), 'interval': [low, high]}
 
 
+def middle(values: np.ndarray) -> dict:
+  """Returns the median of a column `[m]`, as an entry.
+
+  The least value that half of them do not exceed: infinity counts.
+  """
+  return estimate(quantile(50), np.asarray(values, float)[:, None])
+
+
+def mean(values: np.ndarray) -> dict:
+  """Returns the mean of a column `[m]`, as an entry."""
+  column = np.asarray(values, float)[:, None]
+  return estimate(lambda v: np.mean(v, axis=(-2, -1)), column)
+
+
 def wilson(share, num: int) -> tuple[np.ndarray, np.ndarray]:
   """Returns the ends of the 95 % Wilson interval of a share of `num` units.
 

@@ -203,16 +203,8 @@ def load_model(config, classes, train_set, examples):
   """Returns `(module, its variables if it is trained, else None)`."""
   if not config.checkpoint:
     return MODELS[config.model](config, len(classes)), None
-  found = networks.read(config.checkpoint)
-  shape, there = found.description['input_shape'], examples[0].shape[1:]
-  known = found.description['attributes']['num_classes']
-  if tuple(shape) != there or known != len(classes):
-    name = found.description['dataset']
-    raise common.FlagError(
-      f'--checkpoint={config.checkpoint} was trained on {name}: inputs '
-      f'{tuple(shape)}, {known} classes; --dataset={config.dataset} has inputs '
-      f'{there}, {len(classes)} classes'
-    )
+  shape = examples[0].shape[1:]
+  found = networks.read_for(config.checkpoint, shape, len(classes))
   return found.module, networks.variables(found.state)
 
 

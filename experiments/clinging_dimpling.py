@@ -253,7 +253,8 @@ def history(config, name, sample, decay, chosen):
     states.append(state._replace(params=scaled))
     targets += [labels_of(condition, key, sample.labels) for key in keys]
   stack = lambda *leaves: jnp.concatenate(leaves)
-  stops = tuple(train.log_spaced(plan.num_epochs * len(sample.xs)))
+  per_epoch = train.steps_per_epoch(plan, len(sample.xs))
+  stops = tuple(train.log_spaced(plan.num_epochs * per_epoch))
   for pause in train.fit(
     jnp.concatenate([keys] * len(chosen)),
     train.flax_forward(module),
@@ -307,8 +308,8 @@ def collect(config, run_dir, samples):
   """Trains and measures set by set and decay by decay.
 
   results.npz: one row a (set, condition, network, step, example).
-  film.npz: margins on a grid of the plane at each step, of the first network of
-  the line as it is; surface.npz: likewise around the chessboard's plane.
+  line.npz: margins on a grid of the plane at each step, of the first network as
+  it is; chessboard.npz: likewise in three dimensions around its plane.
   """
   groups = [
     (name, decay) for name in config.datasets for decay in config.weight_decays
@@ -491,12 +492,12 @@ def summarize(config, run_dir):
             }
             for key, v in lines.items()
           },
-          'fall': mean_entry([p.fall for p in each]),
-          'by_gradient': mean_entry([p.by_gradient for p in each]),
+          'fall': statistics.mean([p.fall for p in each]),
+          'by_gradient': statistics.mean([p.by_gradient for p in each]),
           'clings': float(np.median([p.clings for p in each])),
           'fits': float(np.median([p.fits for p in each])),
-          'right': mean_entry(lines['right'][:, -1]),
-          'fraction': mean_entry(lines['fraction'][:, -1]),
+          'right': statistics.mean(lines['right'][:, -1]),
+          'fraction': statistics.mean(lines['fraction'][:, -1]),
           'random_fraction': random_fraction(part),
           'words': [p.word for p in each],
           'verdict': verdict([p.word for p in each]),
@@ -513,11 +514,6 @@ def random_fraction(part):
   """The median tangent fraction of a random direction."""
   k, n = int(part['k'][0]), int(part['n'][0])
   return float(manifold.fraction_null(k, n).median() ** 0.5)
-
-
-def mean_entry(values):
-  values = np.asarray(values, float)[:, None]
-  return statistics.estimate(lambda v: np.mean(v, axis=(-2, -1)), values)
 
 
 def verdict(words):

@@ -47,9 +47,7 @@ from dmm_jax import parallel
 from dmm_jax import plots
 from dmm_jax import records
 from dmm_jax import statistics
-from dmm_jax import train
 from experiments import common
-from experiments import networks
 from experiments import subspaces
 from experiments import training
 
@@ -118,6 +116,8 @@ def run(config: Config) -> dict:
     split: data.load(config.dataset, split, config.data_dir or None)
     for split in ('train', 'test')
   }
+  given = [name for name in config.checkpoints if name != 'here']
+  training.check_given(sets['train'], given, config.autoencoder)
   return common.conduct(
     config,
     'experiments.dimple_depth',
@@ -134,14 +134,13 @@ def run(config: Config) -> dict:
 def load_classifiers(config, run_dir, sets):
   """Returns `{name: (module, variables)}`, the plain one first."""
   xs, labels = sets['train']
-  mlp = networks.describe(
-    'classifier', 'mlp', num_classes=int(labels.max()) + 1
+  key = jax.random.key(config.seed)
+  get = functools.partial(
+    training.classifier, key=key, xs=xs, labels=labels, epochs=config.epochs
   )
-  plan = train.Recipe(num_epochs=config.epochs, learning_rate=3e-3)
-  get = functools.partial(training.read_or_fit, xs=xs)
   if config.checkpoints != ('here',):
     return {
-      directory: get(run_dir, None, directory, mlp, labels, plan=plan)
+      directory: get(run_dir, directory=directory)
       for directory in config.checkpoints
     }
   adversaries = {'plain': None}
@@ -152,36 +151,13 @@ def load_classifiers(config, run_dir, sets):
     adversaries[f'TRADES {largest:g}'] = adversarial.Adversary(
       largest, config.norm, trades=config.trades
     )
-  key = jax.random.key(config.seed)
   return {
     # The same weights and order for all: what differs is the adversary.
     name: get(
-      run_dir / name.replace(' ', '_'),
-      key,
-      '',
-      mlp,
-      labels,
-      plan=plan._replace(adversary=adversary),
+      run_dir / name.replace(' ', '_'), directory='', adversary=adversary
     )
     for name, adversary in adversaries.items()
   }
-
-
-def load_autoencoder(config, run_dir, xs):
-  about = networks.describe(
-    'autoencoder',
-    'convolutional',
-    latent=config.latent,
-    widths=(16, 32),
-    shape=xs.shape[1:],
-  )
-  plan = train.Recipe(
-    num_epochs=config.epochs, learning_rate=3e-3, loss='reconstruction'
-  )
-  key = jax.random.key(config.seed + 1)
-  return training.read_or_fit(
-    run_dir, key, config.autoencoder, about, xs, xs=xs, plan=plan
-  )
 
 
 # --- Measuring -------------------------------------------------------------
@@ -216,7 +192,14 @@ def opposite(xs, labels):
 def collect(config, run_dir, sets):
   """Searches network by network: results.npz, one row a (network, example)."""
   classifiers = load_classifiers(config, run_dir, sets)
-  autoencoder = load_autoencoder(config, run_dir, sets['train'][0])
+  autoencoder = training.autoencoder(
+    run_dir,
+    jax.random.key(config.seed + 1),
+    config.autoencoder,
+    sets['train'][0],
+    config.latent,
+    config.epochs,
+  )
   xs, labels = (column[: config.num_examples] for column in sets['test'])
   codes, _ = subspaces.through(autoencoder, xs)
   key = jax.random.key(config.seed + 2)
@@ -291,11 +274,11 @@ def summarize(config, run_dir):
         'network': str(name),
         'n': int(right.sum()),
         'accuracy': statistics.share(all_of['free_status'] != wrong),
-        **{side: middle(part[side]) for side in SIDES},
+        **{side: statistics.middle(part[side]) for side in SIDES},
         'not_found': statistics.share(np.isinf(part['on'])),
-        'fraction': middle(finite(part['tangent_fraction'])),
+        'fraction': statistics.middle(finite(part['tangent_fraction'])),
         'enrichment': enrichment(part, k, n),
-        'flatness': middle(
+        'flatness': statistics.middle(
           part['free'] / manifold.unconstrained(part['on'], part['off'])
         ),
       }
@@ -316,16 +299,6 @@ def finite(values):
   return values[np.isfinite(values)]
 
 
-def middle(values):
-  return statistics.estimate(statistics.quantile(50), values[:, None])
-
-
-def mean(values):
-  return statistics.estimate(
-    lambda v: np.mean(v, axis=(-2, -1)), finite(values)[:, None]
-  )
-
-
 def enrichment(part, k, n):
   """A by normals, with its interval."""
   square = finite(part['tangent_fraction'])[:, None] ** 2
@@ -342,11 +315,13 @@ def against(part, plain):
     shift = part['crossing'] - plain['crossing']
   turn = part['tangent_fraction'] ** 2 - plain['tangent_fraction'] ** 2
   drift = part['random_fraction'] ** 2 - plain['random_fraction'] ** 2
-  found = {f'{side}_growth': middle(growth[side]) for side in SIDES}
+  found = {f'{side}_growth': statistics.middle(growth[side]) for side in SIDES}
   with np.errstate(invalid='ignore'):
-    found['off_over_on_growth'] = middle(growth['off'] / growth['on'])
-  found['turn'] = mean(turn - drift)
-  found['shift'] = mean(shift)
+    found['off_over_on_growth'] = statistics.middle(
+      growth['off'] / growth['on']
+    )
+  found['turn'] = statistics.mean(finite(turn - drift))
+  found['shift'] = statistics.mean(finite(shift))
   return found | {'verdicts': verdicts(found)}
 
 

@@ -57,9 +57,7 @@ from dmm_jax import parallel
 from dmm_jax import plots
 from dmm_jax import records
 from dmm_jax import statistics
-from dmm_jax import train
 from experiments import common
-from experiments import networks
 from experiments import subspaces
 from experiments import training
 
@@ -150,6 +148,8 @@ def run(config: Config) -> dict:
       raise common.FlagError(
         f'--ks={k} has to be less than the {size} numbers of an image'
       )
+  # Before the directory is made: a wrong name leaves none behind.
+  training.check_given(sets['train'], [config.checkpoint], config.autoencoder)
   return common.conduct(
     config,
     'experiments.manifold_split',
@@ -174,26 +174,12 @@ def load_networks(config, run_dir, sets) -> Nets:
   """Reads both networks, or trains them; written, so that a run can go on."""
   keys = jax.random.split(jax.random.key(config.seed), 2)
   xs, labels = sets['train']
-  mlp = networks.describe(
-    'classifier', 'mlp', num_classes=int(labels.max()) + 1
-  )
-  auto = networks.describe(
-    'autoencoder',
-    'convolutional',
-    latent=config.latent,
-    widths=(16, 32),
-    shape=xs.shape[1:],
-  )
-  plan = train.Recipe(num_epochs=config.epochs, learning_rate=3e-3)
-  get = functools.partial(training.read_or_fit, run_dir, xs=xs, plan=plan)
   return Nets(
-    get(keys[0], config.checkpoint, mlp, labels),
-    get(
-      keys[1],
-      config.autoencoder,
-      auto,
-      xs,
-      plan=plan._replace(loss='reconstruction'),
+    training.classifier(
+      run_dir, keys[0], config.checkpoint, xs, labels, config.epochs
+    ),
+    training.autoencoder(
+      run_dir, keys[1], config.autoencoder, xs, config.latent, config.epochs
     ),
   )
 
@@ -255,6 +241,13 @@ def collect(config, run_dir, sets):
   )
   plan = units(config, codes.shape[1])
 
+  @functools.lru_cache(maxsize=1)  # The same for on and for off.
+  def frames(base, kind, k):
+    key = jax.random.fold_in(jax.random.key(config.seed), k)
+    return subspaces.bases(
+      kind, k, key, nets.autoencoder, codes, starts[base], train_xs
+    )
+
   def compute(done):
     for unit in plan[done:]:
       start = starts[unit.base]
@@ -262,11 +255,7 @@ def collect(config, run_dir, sets):
       if unit.kind != 'free':
         known = records.load_chunk(run_dir, free_of(unit).name)
         step = known['point'] - start
-        key = jax.random.fold_in(jax.random.key(config.seed), unit.k)
-        bases = subspaces.bases(
-          unit.kind, unit.k, key, nets.autoencoder, codes, start, train_xs
-        )
-        rows = (bases,)
+        rows = (frames(unit.base, unit.kind, unit.k),)
         more = spread(subspaces.fractions, (known['normal'], step, *rows))
       columns = (start, labels, *rows)
       found = spread(solvers[unit.side], columns, shared=(variables,))
@@ -325,7 +314,7 @@ def summarize(config, run_dir):
         'base': base,
         'n': len(right),
         'misclassified': statistics.share(~right),
-        'distance': middle(free['distance'][right]),
+        'distance': statistics.middle(free['distance'][right]),
       }
     )
     pairs = sorted({*zip(part['kind'], part['k'], strict=True)} - {('free', 0)})
@@ -354,10 +343,6 @@ def select_rows(columns, keep):
   return {name: column[keep] for name, column in columns.items()}
 
 
-def middle(values):
-  return statistics.estimate(statistics.quantile(50), values[:, None])
-
-
 def compare(free, on, off, k, d):
   """What the searches of one subspace say, the same images in each."""
   a, b, c = (rows['distance'] for rows in (free, on, off))
@@ -372,15 +357,15 @@ def compare(free, on, off, k, d):
   by_normal = statistics.estimate(mean_a, square[:, None])
   return {
     'n': len(a),
-    'on_over_free': middle(b / a),
-    'off_over_free': middle(c / a),
+    'on_over_free': statistics.middle(b / a),
+    'off_over_free': statistics.middle(c / a),
     'random_on_over_free': manifold.random_ratio(k, d),
     'random_off_over_free': manifold.random_ratio(d - k, d),
     'enrichment_by_distance': by_distance,
     'enrichment_by_normal': by_normal,
-    'fraction': middle(on['normal_fraction'][usable]),
+    'fraction': statistics.middle(on['normal_fraction'][usable]),
     'random_fraction': float(manifold.fraction_null(k, d).median() ** 0.5),
-    'flatness': middle(a / manifold.unconstrained(b, c)),
+    'flatness': statistics.middle(a / manifold.unconstrained(b, c)),
     'on_not_found': statistics.share(np.isinf(b)),
     'off_not_found': statistics.share(np.isinf(c)),
   }

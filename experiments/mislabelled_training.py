@@ -220,8 +220,8 @@ def collect(config, run_dir, sets):
   xs, labels = sets['train']
   classes = int(labels.max()) + 1
   key = jax.random.key(config.seed)
-  module, variables = training.read_or_fit(
-    run_dir, key, '', about(config, sets), labels, xs=xs, plan=recipe(config)
+  module, variables = training.fit_once(
+    run_dir, key, about(config, sets), xs, labels, recipe(config)
   )
   move = attack(config, module)
   draws, noise = jax.random.split(jax.random.fold_in(key, 1))

@@ -78,6 +78,33 @@ def read(run_dir, step: int | None = None, kind: str = 'classifier') -> Trained:
   return Trained(build(description), state, description, found.step)
 
 
+def read_for(
+  run_dir, shape: tuple, num_classes: int | None = None, kind='classifier'
+) -> Trained:
+  """As `read`, of a network that fits the data.
+
+  Args:
+    run_dir, kind: as for `read`.
+    shape: of an input.
+    num_classes: of the data, for a classifier.
+
+  Raises:
+    CheckpointError: as for `read`.
+    FlagError: for inputs of another shape, or another number of classes.
+  """
+  found = read(run_dir, kind=kind)
+  there = tuple(found.description['input_shape'])
+  known = found.description['attributes'].get('num_classes')
+  if there == tuple(shape) and known == num_classes:
+    return found
+  count = lambda num: '' if num is None else f', {num} classes'
+  raise common.FlagError(
+    f'the network in {run_dir} was trained on {found.description["dataset"]}: '
+    f'inputs {there}{count(known)}; the data have inputs {tuple(shape)}'
+    f'{count(num_classes)}'
+  )
+
+
 def variables(state: train.State) -> dict:
   """As a module's `apply` takes them; batch norm then uses its averages."""
   return {'params': state.params, **state.stats}

@@ -139,7 +139,7 @@ def summarize(config, run_dir):
   found = networks.read(run_dir, kind='autoencoder')
   table = records.load_columns(run_dir / 'errors.npz')
   errors, pca = table['auto_encoder'], table['pca']
-  difference = mean_entry(errors - pca)
+  difference = statistics.mean(errors - pca)
   better = difference['interval'][1] < 0
   lengths = np.sqrt(errors * math.prod(found.description['input_shape']))
   curves = records.load_columns(run_dir / 'results.npz')
@@ -151,8 +151,8 @@ def summarize(config, run_dir):
     'parameters': networks.size(found.state.params),
     'steps': int(curves['step'][-1]),
     'n': len(errors),
-    'test_error': mean_entry(errors),
-    'pca_error': mean_entry(pca),
+    'test_error': statistics.mean(errors),
+    'pca_error': statistics.mean(pca),
     'difference': difference,
     'l2_error': statistics.estimate(statistics.median, lengths[:, None]),
     'boundary_distance': distances_of(config.distances),
@@ -171,10 +171,6 @@ def linear_code(train, test, latent):
   pca = decomposition.PCA(min(latent, *flat.shape), random_state=0).fit(flat)
   codes = pca.transform(test.reshape(len(test), -1))
   return pca.inverse_transform(codes).reshape(test.shape).astype(np.float32)
-
-
-def mean_entry(values):
-  return statistics.estimate(lambda v: v.mean((-2, -1)), values[:, None])
 
 
 def distances_of(run_dir):

@@ -1,8 +1,8 @@
 """The everyday script, at toy size."""
 
 import json
-import shutil
 
+import broken
 import numpy as np
 import pytest
 
@@ -36,18 +36,9 @@ def toy(workdir, **more):
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
-  """A finished run, its summary, and its chunks as they were before the end."""
-  run_dir = tmp_path_factory.mktemp('run') / 'whole'
-  with pytest.MonkeyPatch.context() as patch:
-    keep = lambda run_dir: shutil.copytree(
-      run_dir / 'chunks', run_dir.with_name('kept')
-    )
-    finish = records.finish_run
-    patch.setattr(
-      records, 'finish_run', lambda run_dir: (keep(run_dir), finish(run_dir))
-    )
-    summary = boundary_distances.run(toy(run_dir))
-  return run_dir, summary, run_dir.with_name('kept')
+  return broken.run_keeping_chunks(
+    boundary_distances.run, toy, tmp_path_factory.mktemp('run')
+  )
 
 
 def test_rows_are_examples_and_norms(finished):
@@ -118,18 +109,15 @@ def test_training_learns(finished):
 
 @pytest.mark.parametrize('lost', ['trained0-l2-000007', 'fresh1-l2-000014'])
 def test_a_broken_run_ends_with_the_same_bytes(finished, tmp_path, lost):
-  whole, _, chunks = finished
-  # As killed after its first chunks: one and all later ones are missing.
-  broken = tmp_path / 'broken'
-  broken.mkdir()
-  flags = (whole / 'flags.txt').read_text()
-  (broken / 'flags.txt').write_text(flags.replace(str(whole), str(broken)))
-  shutil.copy(whole / 'network.npz', broken)
-  shutil.copytree(chunks, broken / 'chunks')
-  (broken / 'chunks' / f'{lost}.npz').unlink()
-  boundary_distances.run(toy(broken))
-  for name in ('results.npz', 'points.npz', 'summary.json'):
-    assert (broken / name).read_bytes() == (whole / name).read_bytes(), name
+  broken.assert_goes_on(
+    boundary_distances.run,
+    toy,
+    finished,
+    tmp_path,
+    lost=lost,
+    kept=('network.npz',),
+    same=('results.npz', 'points.npz', 'summary.json'),
+  )
 
 
 def test_training_repeats_to_the_same_bits(finished, tmp_path):
@@ -194,15 +182,6 @@ def test_bad_flags_are_named_and_nothing_is_written(tmp_path, flags, message):
   with pytest.raises(common.FlagError, match=message):
     boundary_distances.run(toy(tmp_path / 'run', **flags))
   assert not (tmp_path / 'run').exists()
-
-
-def test_presets_are_valid():
-  for preset in boundary_distances.PRESETS:
-    common.check(
-      common.with_preset(
-        boundary_distances.Config, boundary_distances.PRESETS, preset
-      )
-    )
 
 
 def test_verdict_follows_the_rule():

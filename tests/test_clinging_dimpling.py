@@ -1,8 +1,8 @@
 """Clinging and dimpling, at toy size."""
 
 import json
-import shutil
 
+import broken
 import jax
 import numpy as np
 import pytest
@@ -28,18 +28,9 @@ def toy(workdir, **more):
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
-  """A finished run, its summary, and its chunks as they were before the end."""
-  run_dir = tmp_path_factory.mktemp('run') / 'whole'
-  with pytest.MonkeyPatch.context() as patch:
-    keep = lambda run_dir: shutil.copytree(
-      run_dir / 'chunks', run_dir.with_name('kept')
-    )
-    finish = records.finish_run
-    patch.setattr(
-      records, 'finish_run', lambda run_dir: (keep(run_dir), finish(run_dir))
-    )
-    summary = clinging.run(toy(run_dir))
-  return run_dir, summary, run_dir.with_name('kept')
+  return broken.run_keeping_chunks(
+    clinging.run, toy, tmp_path_factory.mktemp('run')
+  )
 
 
 def test_every_step_of_every_network_is_measured(finished):
@@ -88,18 +79,15 @@ def test_figures_are_drawn(finished):
 
 
 def test_a_broken_run_ends_with_the_same_bytes(finished, tmp_path):
-  whole, _, chunks = finished
-  broken = tmp_path / 'broken'
-  broken.mkdir()
-  flags = (whole / 'flags.txt').read_text()
-  (broken / 'flags.txt').write_text(flags.replace(str(whole), str(broken)))
-  for name in ('line.npz', 'chessboard.npz'):
-    shutil.copy(whole / name, broken)
-  shutil.copytree(chunks, broken / 'chunks')
-  (broken / 'chunks' / 'chessboard-0.1.npz').unlink()
-  clinging.run(toy(broken))
-  for name in ('results.npz', 'summary.json'):
-    assert (broken / name).read_bytes() == (whole / name).read_bytes(), name
+  broken.assert_goes_on(
+    clinging.run,
+    toy,
+    finished,
+    tmp_path,
+    lost='chessboard-0.1',
+    kept=('line.npz', 'chessboard.npz'),
+    same=('results.npz', 'summary.json'),
+  )
 
 
 STEPS = np.array([0, 1, 10, 100, 1000])
@@ -171,11 +159,6 @@ def test_bad_flags_are_named_and_nothing_is_written(tmp_path, flags, message):
   with pytest.raises(common.FlagError, match=message):
     clinging.run(toy(tmp_path / 'run', **flags))
   assert not (tmp_path / 'run').exists()
-
-
-def test_presets_are_valid():
-  for preset in clinging.PRESETS:
-    common.check(common.with_preset(clinging.Config, clinging.PRESETS, preset))
 
 
 def test_sets_have_tangents_for_what_is_measured():

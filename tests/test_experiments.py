@@ -1,5 +1,6 @@
 """Every script, at toy size: run it, kill it, then read what it wrote."""
 
+import importlib
 import json
 import os
 import pathlib
@@ -17,6 +18,11 @@ from experiments import common
 from experiments import random_scaling
 
 ROOT = pathlib.Path(__file__).parent.parent
+SCRIPTS = [
+  path.stem
+  for path in sorted((ROOT / 'experiments').glob('*.py'))
+  if 'PRESETS = {' in path.read_text()
+]
 TOY = dict(
   architectures=('fully_connected', 'resnet20'),
   sizes=(6, 12),
@@ -121,10 +127,13 @@ def test_presets_give_way_to_explicit_flags():
     random_scaling.Config, random_scaling.PRESETS, 'paper', num_images=1
   )
   assert config.sizes == tuple(range(12, 61, 4)) and config.num_images == 1
-  for preset in random_scaling.PRESETS:
-    common.check(
-      common.with_preset(random_scaling.Config, random_scaling.PRESETS, preset)
-    )
+
+
+@pytest.mark.parametrize('name', SCRIPTS)
+def test_presets_are_valid(name):
+  script = importlib.import_module(f'experiments.{name}')
+  for preset in script.PRESETS:
+    common.check(common.with_preset(script.Config, script.PRESETS, preset))
 
 
 def command(workdir, *flags):

@@ -1,8 +1,8 @@
 """On- and off-manifold distances, at toy size."""
 
 import json
-import shutil
 
+import broken
 import numpy as np
 import pytest
 
@@ -29,18 +29,9 @@ def toy(workdir, **more):
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
-  """A finished run, its summary, and its chunks as they were before the end."""
-  run_dir = tmp_path_factory.mktemp('run') / 'whole'
-  with pytest.MonkeyPatch.context() as patch:
-    keep = lambda run_dir: shutil.copytree(
-      run_dir / 'chunks', run_dir.with_name('kept')
-    )
-    finish = records.finish_run
-    patch.setattr(
-      records, 'finish_run', lambda run_dir: (keep(run_dir), finish(run_dir))
-    )
-    summary = manifold_split.run(toy(run_dir))
-  return run_dir, summary, run_dir.with_name('kept')
+  return broken.run_keeping_chunks(
+    manifold_split.run, toy, tmp_path_factory.mktemp('run')
+  )
 
 
 def test_every_subspace_is_searched_on_and_off(finished):
@@ -96,18 +87,15 @@ def test_summary_tells_n_intervals_and_nulls(finished):
 
 
 def test_a_broken_run_ends_with_the_same_bytes(finished, tmp_path):
-  whole, _, chunks = finished
-  broken = tmp_path / 'broken'
-  broken.mkdir()
-  flags = (whole / 'flags.txt').read_text()
-  (broken / 'flags.txt').write_text(flags.replace(str(whole), str(broken)))
-  for name in ('classifier.npz', 'autoencoder.npz'):
-    shutil.copy(whole / name, broken)
-  shutil.copytree(chunks, broken / 'chunks')
-  (broken / 'chunks' / 'decoded-other-4-on.npz').unlink()
-  manifold_split.run(toy(broken))
-  for name in ('results.npz', 'points.npz', 'summary.json'):
-    assert (broken / name).read_bytes() == (whole / name).read_bytes(), name
+  broken.assert_goes_on(
+    manifold_split.run,
+    toy,
+    finished,
+    tmp_path,
+    lost='decoded-other-4-on',
+    kept=('classifier.npz', 'autoencoder.npz'),
+    same=('results.npz', 'points.npz', 'summary.json'),
+  )
 
 
 def test_verdict_follows_the_rule():
@@ -138,10 +126,3 @@ def test_bad_flags_are_named_and_nothing_is_written(tmp_path, flags, message):
   with pytest.raises(common.FlagError, match=message):
     manifold_split.run(toy(tmp_path / 'run', **flags))
   assert not (tmp_path / 'run').exists()
-
-
-def test_presets_are_valid():
-  for preset in manifold_split.PRESETS:
-    common.check(
-      common.with_preset(manifold_split.Config, manifold_split.PRESETS, preset)
-    )

@@ -72,3 +72,14 @@ def test_excess_is_the_largest_gap():
   at = np.array([0.5, 1.5, 3.5])
   assert statistics.excess(values, at, np.array([0.1, 0.2, 0.5])) == 0.25
   assert statistics.excess(values, at, np.array([0.1, 0.5, 1.0])) == -0.1
+
+
+def test_entries_of_a_column():
+  values = np.array([3.0, np.inf, 1.0, 2.0])
+  assert statistics.middle(values)['value'] == 2.0
+  assert statistics.middle(np.arange(99))['interval'][0] > 35
+  entry = statistics.mean(np.arange(100))
+  # Standard error 28.9 / sqrt(100).
+  np.testing.assert_allclose(
+    entry['interval'], [49.5 - 5.7, 49.5 + 5.7], atol=1
+  )

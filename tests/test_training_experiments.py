@@ -15,6 +15,8 @@ from dmm_jax import checkpoints
 from dmm_jax import records
 from experiments import boundary_distances
 from experiments import common
+from experiments import dimple_depth
+from experiments import manifold_split
 from experiments import networks
 from experiments import train_autoencoder
 from experiments import train_classifier
@@ -68,13 +70,18 @@ def test_a_classifier_is_trained_kept_and_measured(tmp_path, capsys):
 
 
 def test_another_set_is_refused(tmp_path):
-  train_classifier.run(classifier(tmp_path / 'net', labels='parity', epochs=1))
-  with pytest.raises(common.FlagError, match=r'on digits.*2 classes'):
-    boundary_distances.run(
-      boundary_distances.Config(
-        workdir=str(tmp_path / 'measured'), checkpoint=str(tmp_path / 'net')
-      )
-    )
+  net = str(tmp_path / 'net')
+  train_classifier.run(classifier(net, labels='parity', epochs=1))
+  for script, flag in (
+    (boundary_distances, dict(checkpoint=net)),
+    (manifold_split, dict(checkpoint=net)),
+    (dimple_depth, dict(checkpoints=(net,))),
+  ):
+    config = script.Config(workdir=str(tmp_path / 'measured'), **flag)
+    with pytest.raises(common.FlagError, match=r'on digits.*2 classes'):
+      script.run(config)
+  with pytest.raises(checkpoints.CheckpointError, match='of kind'):
+    networks.read_for(net, (8, 8, 1), kind='autoencoder')
   with pytest.raises(checkpoints.CheckpointError, match='of kind'):
     networks.read(tmp_path / 'net', kind='autoencoder')
   assert not (tmp_path / 'measured').exists()
@@ -138,13 +145,6 @@ def test_a_vae_is_trained(tmp_path):
 def test_bad_flags_are_named(tmp_path, flags, message):
   with pytest.raises((ValueError, FileNotFoundError), match=message):
     train_classifier.run(classifier(tmp_path / 'run', **flags))
-
-
-def test_presets_are_flags():
-  for module in (train_classifier, train_autoencoder):
-    for preset in module.PRESETS:
-      config = common.with_preset(module.Config, module.PRESETS, preset)
-      common.check(config)
 
 
 def test_a_diverging_run_names_the_step_and_keeps_the_last_checkpoint(tmp_path):

@@ -48,18 +48,30 @@ def _panels(summary):
   return figure, panels
 
 
+def _pairs(ax, rows, labels):
+  """Two dots a row, `{column: label}`."""
+  for (column, label), look, shift in zip(
+    labels.items(), canvas.STYLES, (-0.12, 0.12), strict=False
+  ):
+    canvas.dots(ax, [row[column] for row in rows], look, label, shift)
+
+
 def _ratios(summary):
   figure, panels = _panels(summary)
+  labels = {
+    f'{side}_over_free': f'{side} / free, median and 95 %'
+    for side in ('on', 'off')
+  }
   for ax, rows in panels:
-    for name, look, shift in (('on', 0, -0.12), ('off', 1, 0.12)):
-      label = f'{name} / free, median and 95 %'
-      entries = [row[f'{name}_over_free'] for row in rows]
-      canvas.dots(ax, entries, canvas.STYLES[look], label, shift)
+    _pairs(ax, rows, labels)
+    for side, look, line in zip(
+      ('on', 'off'), canvas.STYLES, (':', '--'), strict=False
+    ):
       ax.axvline(
-        rows[0][f'random_{name}_over_free'],
-        color=canvas.STYLES[look]['color'],
-        linestyle=(':', '--')[look],
-        label=f'{name}: flat boundary, random subspace',
+        rows[0][f'random_{side}_over_free'],
+        color=look['color'],
+        linestyle=line,
+        label=f'{side}: flat boundary, random subspace',
       )
     ax.set_xlabel('distance / free distance')
   canvas.legend(figure, panels[0][0], ncols=2)
@@ -74,14 +86,11 @@ def _ratios(summary):
 def _enrichment(summary):
   figure, panels = _panels(summary)
   for ax, rows in panels:
-    for name, look, shift in (('distance', 0, -0.12), ('normal', 1, 0.12)):
-      canvas.dots(
-        ax,
-        [row[f'enrichment_by_{name}'] for row in rows],
-        canvas.STYLES[look],
-        f'by {name}, 95 %',
-        shift,
-      )
+    labels = {
+      f'enrichment_by_{name}': f'by {name}, 95 %'
+      for name in ('distance', 'normal')
+    }
+    _pairs(ax, rows, labels)
     ax.axvline(1.0, color='0.4', linestyle='--', label='random subspace')
     ax.set_xlabel('enrichment A')
   canvas.legend(figure, panels[0][0], ncols=3)
