@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from dmm_jax import boundary
+from dmm_jax import decompositions
 from dmm_jax import manifold
 from dmm_jax import models
 
@@ -51,7 +52,7 @@ def bases(k, batch, repeats):
 
   def backward_one(z):
     columns = jax.jacrev(lambda z: decode(z).ravel())(z)
-    return manifold.orthonormalize(columns.T)
+    return decompositions.orthonormalize(columns.T)
 
   # One example after the other: n backward passes of a batch fill the memory.
   backward = jax.jit(lambda zs: jax.lax.map(backward_one, zs))

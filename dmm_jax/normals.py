@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dmm_jax import decompositions
 from dmm_jax import margins
 from dmm_jax import norms
 
@@ -188,7 +189,7 @@ def extreme_curvatures(
   real = jnp.any(basis[:m] != 0, axis=1)
   along = jnp.where(real, along, along[0])
   off = jnp.diag(across[:-1], 1)
-  values = jnp.linalg.eigvalsh(jnp.diag(along) + off + off.T)
+  values, _ = decompositions.eigh(jnp.diag(along) + off + off.T)
   values = values / jnp.where(size > 0, size, jnp.nan)
   return Curvatures(values[0], values[-1])
 

@@ -6,7 +6,6 @@ order of `x.ravel()`; a row of zeros stands for a direction that is missing.
 
 from dmm_jax.manifold.bases import frequency_basis
 from dmm_jax.manifold.bases import neighbor_basis
-from dmm_jax.manifold.bases import orthonormalize
 from dmm_jax.manifold.bases import principal_basis
 from dmm_jax.manifold.bases import random_basis
 from dmm_jax.manifold.bases import tangent_basis
@@ -36,7 +35,6 @@ __all__ = (
   'neighbor_basis',
   'off',
   'on',
-  'orthonormalize',
   'principal_basis',
   'project_on_manifold',
   'random_basis',

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import fft
 
-from dmm_jax import norms
+from dmm_jax import decompositions
 
 Decode = Callable[[jax.Array], jax.Array]
 
@@ -38,42 +38,17 @@ def tangent_basis(
   d, k = columns.shape
   if k > d:
     raise ValueError(f'{k} latents cannot span tangents of {d} entries')
-  basis = orthonormalize(columns.T)
+  basis = decompositions.orthonormalize(columns.T)
   if rank is None:
     return basis
   small = basis @ columns
-  squares, vectors = jnp.linalg.eigh(small @ small.T)
+  squares, vectors = decompositions.eigh(small @ small.T)
   rotated = vectors[:, ::-1].T @ basis
   squares = squares[::-1]
   least = max(rank if rank < 1 else 0.0, (d * jnp.finfo(z.dtype).eps) ** 0.5)
   large = (squares > 0) & (squares >= least**2 * squares[0])
   rotated = jnp.where(large[:, None], rotated, 0.0)
   return rotated if rank < 1 else rotated[: int(rank)]
-
-
-def orthonormalize(rows: jax.Array) -> jax.Array:
-  """Returns orthonormal rows `[k, d]` of the same span.
-
-  Gram and Schmidt's method, each row twice ("twice is enough", Kahan): as
-  orthogonal as rounding allows. Rows that depend on those before them, to
-  rounding, become zeros.
-
-  Not `jnp.linalg.qr`, nor `svd`: jaxlib's batched ones wait for each other for
-  ever where several CPU devices of one process call them at once.
-  """
-  eps = max(rows.shape) * jnp.finfo(rows.dtype).eps
-
-  def add(i, basis):
-    row = rows[i]
-    size = norms.norm(row, 2)
-    row = row / jnp.where(size > 0, size, 1.0)
-    for _ in range(2):
-      row = row - (basis @ row) @ basis
-      rest = norms.norm(row, 2)
-      row = jnp.where(rest > eps, row / jnp.where(rest > 0, rest, 1.0), 0.0)
-    return basis.at[i].set(row)
-
-  return jax.lax.fori_loop(0, len(rows), add, jnp.zeros_like(rows))
 
 
 def principal_basis(xs: np.ndarray, k: int) -> np.ndarray:
@@ -104,18 +79,23 @@ def neighbor_basis(xs: jax.Array, x: jax.Array, k: int, num: int) -> jax.Array:
   """
   if not 0 < k < num < len(xs):
     raise ValueError(f'{num} of {len(xs)} neighbours have no {k} directions')
-  gaps = jnp.sum((xs - x[None]).reshape(len(xs), -1) ** 2, axis=1)
+  flat, point = xs.reshape(len(xs), -1), x.ravel()
+  # Twice as many by one product, which rounds; of these the nearest, exactly.
+  centre = jnp.mean(flat, axis=0)
+  moved = flat - centre[None]
+  rough = jnp.sum(moved**2, axis=1) - 2 * moved @ (point - centre)
+  near = flat[jax.lax.top_k(-rough, min(2 * num, len(xs)))[1]]
+  gaps = jnp.sum((near - point[None]) ** 2, axis=1)
   gaps = jnp.where(gaps > 0, gaps, jnp.inf)
-  rows = jax.lax.top_k(-gaps, num)[1]
-  near = xs[rows].reshape(num, -1)
+  near = near[jax.lax.top_k(-gaps, num)[1]]
   near = near - jnp.mean(near, axis=0, keepdims=True)
-  vectors = jnp.linalg.eigh(near @ near.T)[1]
-  return orthonormalize(vectors[:, ::-1][:, :k].T @ near)
+  vectors = decompositions.eigh(near @ near.T)[1]
+  return decompositions.orthonormalize(vectors[:, ::-1][:, :k].T @ near)
 
 
 def random_basis(key: jax.Array, k: int, d: int) -> jax.Array:
   """Returns a basis `[k, d]` of a uniformly random subspace (Haar)."""
-  return orthonormalize(jax.random.normal(key, (k, d)))
+  return decompositions.orthonormalize(jax.random.normal(key, (k, d)))
 
 
 def frequency_basis(shape: tuple[int, ...], k: int) -> np.ndarray:

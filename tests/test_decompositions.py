@@ -1,0 +1,58 @@
+"""Decompositions against numpy's, and many at once on several devices."""
+
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dmm_jax import decompositions
+
+
+@pytest.mark.parametrize('k', (1, 2, 7))
+def test_eigenvalues_and_vectors_are_numpys(k):
+  rows = np.random.default_rng(k).normal(size=(5, k, k)).astype(np.float32)
+  rows = rows + rows.swapaxes(1, 2)
+  values, vectors = jax.jit(jax.vmap(decompositions.eigh))(rows)
+  np.testing.assert_allclose(values, np.linalg.eigvalsh(rows), atol=1e-5)
+  again = vectors * values[:, None] @ vectors.swapaxes(1, 2)
+  np.testing.assert_allclose(again, rows, atol=1e-5)
+  one, _ = decompositions.eigh(rows[0])
+  np.testing.assert_allclose(one, values[0], atol=1e-6)
+
+
+@pytest.mark.parametrize('scale', (1e-30, 1.0, 1e30))
+def test_rows_become_orthonormal_and_keep_their_span(scale):
+  rows = np.random.default_rng(0).normal(size=(6, 20)).astype(np.float32)
+  rows[3] = rows[0] + 2 * rows[2]  # Nothing of its own.
+  basis = decompositions.orthonormalize(jnp.asarray(rows * np.float32(scale)))
+  wanted = np.diag([1.0, 1, 1, 0, 1, 1])
+  np.testing.assert_allclose(basis @ basis.T, wanted, atol=1e-6)
+  np.testing.assert_allclose(rows @ basis.T @ basis, rows, atol=1e-5)
+
+
+# Hung with jaxlib 0.10.2 where eigh was batched: both threads waited.
+BATCHED = """
+import jax, numpy as np
+jax.config.update('jax_num_cpu_devices', 2)
+from dmm_jax import manifold, parallel
+xs = np.random.default_rng(0).random((60000, 784)).astype(np.float32)
+near = lambda x, xs: manifold.neighbor_basis(xs, x, 16, 48)
+print(parallel.map_examples(near, (xs[:128],), shared=(xs,)).shape)
+"""
+
+
+def test_devices_do_not_wait_for_each_other():
+  root = pathlib.Path(__file__).parent.parent
+  out = subprocess.run(
+    [sys.executable, '-c', BATCHED],
+    cwd=root,
+    capture_output=True,
+    text=True,
+    timeout=100,
+    check=True,
+  )
+  assert '(128, 16, 784)' in out.stdout
