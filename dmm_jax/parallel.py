@@ -31,7 +31,8 @@ def map_examples(
   Args:
     fn: `fn(*example, *shared)` -> pytree of arrays, jittable; the same object
       in later calls is compiled once for each shape.
-    columns: arrays `[n, ...]`, one row an example.
+    columns: arrays `[n, ...]`, one row an example; or `data.Column`, of which
+      every process reads its own rows alone, a batch at a time.
     shared: arrays that every example sees whole.
     batch_size: examples a step, over all devices together; the last batch is
       padded, so that it compiles no second time.
@@ -53,8 +54,10 @@ def map_examples(
   )
   outs = list(batches)
   if not outs:
-    rows = [jax.ShapeDtypeStruct(c.shape[1:], _dtype(c)) for c in columns]
-    out = jax.eval_shape(fn, *rows, *shared)
+    example = [
+      jax.ShapeDtypeStruct(c.shape[1:], _dtype(c)) for c in _host(columns)
+    ]
+    out = jax.eval_shape(fn, *example, *shared)
     return jax.tree.map(lambda o: np.zeros((0, *o.shape), o.dtype), out)
   return jax.tree.map(lambda *parts: np.concatenate(parts), *outs)
 
@@ -73,7 +76,7 @@ def iterate_batches(
   The next batch is under way while the caller uses the last one.
   """
   mesh = _mesh()
-  columns = tuple(map(np.asarray, columns))
+  columns = _host(columns)
   num = len(columns[0])
   batch_size = min(batch_size, max(num, 1))
   # Devices take equal shares: a batch is padded for them, by its successors.
@@ -99,6 +102,12 @@ def iterate_batches(
       yield _fetch(*pending, bar)
 
 
+def _host(columns):
+  """Columns that rows can be taken of on the host; those on disk stay there."""
+  lazy = lambda c: hasattr(c, 'take') and not isinstance(c, jax.Array)
+  return tuple(c if lazy(c) else np.asarray(c) for c in columns)
+
+
 def _fetch(out, count, bar):
   """Copies a result to the host and trims the padding."""
   out = jax.tree.map(lambda o: o[:count], jax.device_get(out))
@@ -108,11 +117,17 @@ def _fetch(out, count, bar):
 
 def _divide(column, rows, mesh):
   """Puts rows of a column on the devices; each process reads its own alone."""
+  spec = PartitionSpec('examples' if len(rows) % mesh.size == 0 else None)
   return jax.make_array_from_callback(
     (len(rows), *column.shape[1:]),
-    jax.sharding.NamedSharding(mesh, PartitionSpec('examples')),
+    jax.sharding.NamedSharding(mesh, spec),
     lambda part: column[rows[part[0]]],
   )
+
+
+def put_rows(columns: tuple, rows: np.ndarray) -> list:
+  """Puts rows of columns on the devices, divided among them if they divide."""
+  return [_divide(column, rows, _mesh()) for column in _host(columns)]
 
 
 def replicate(tree: Any) -> Any:
@@ -188,4 +203,4 @@ def _step(batch, shared, *, fn, mesh, lanes):
 
 
 def _dtype(column):
-  return jax.dtypes.canonicalize_dtype(np.asarray(column).dtype)
+  return jax.dtypes.canonicalize_dtype(column.dtype)

@@ -76,6 +76,11 @@ class Config:
     'digits', 'digits (embedded), or an image set of tensorflow-datasets.'
   )
   data_dir: str = common.flag('', 'Of tensorflow-datasets.')
+  in_memory: bool = common.flag(
+    True,
+    'Hold all images in memory; false reads each batch from disk, for sets '
+    'larger than memory.',
+  )
   split: str = common.flag(
     'test', 'Whose examples are measured.', choices=('train', 'test')
   )
@@ -170,7 +175,12 @@ def load_sets(config):
   number in the split).
   """
   sets = {
-    split: data.load(config.dataset, split, config.data_dir or None)
+    split: data.load(
+      config.dataset,
+      split,
+      config.data_dir or None,
+      in_memory=config.in_memory,
+    )
     for split in ('train', config.split)
   }
   classes = np.unique(sets['train'][1])
@@ -338,16 +348,16 @@ def measure_unit(config, run_dir, unit, solve, classes, examples):
     rows = (np.array(starts[done:])[:, None] + np.arange(size)) % len(xs)
     batches = parallel.iterate_batches(
       solve,
-      (xs[rows.ravel()], labels[rows.ravel()]),
+      (xs.take(rows.ravel(), axis=0), labels[rows.ravel()]),
       shared=(unit.params,),
       batch_size=size,
     )
     for start, batch, found in zip(starts[done:], rows, batches, strict=True):
-      found['lower'] = lower_bounds(config, unit, xs[batch], found)
+      found['lower'] = lower_bounds(config, unit, xs, batch, found)
       count = min(size, len(xs) - start)
       found = {name: column[:count] for name, column in found.items()}
-      part = xs[batch[:count]], index, start, found
-      yield to_part(config, unit, classes, *part)
+      shown = xs[batch[: min(count, max(config.num_points - start, 0))]]
+      yield to_part(unit, classes, shown, index, start, found)
 
   prefix = f'{unit.name}{unit.draw}-l{unit.norm:g}'
   names = [f'{prefix}-{start:06d}' for start in starts]
@@ -366,9 +376,9 @@ def save_part(run_dir, name, part):
   records.save_chunk(run_dir, name, rows)
 
 
-def lower_bounds(config, unit, xs, found):
+def lower_bounds(config, unit, xs, rows, found):
   """Certified lower bounds of the distances `[n]`; NaN where there are none."""
-  none = np.full(len(xs), np.nan)
+  none = np.full(len(rows), np.nan)
   try:
     layers = models.dense_layers(unit.params) if config.certify else None
   except KeyError:  # Other layers than dense ones.
@@ -378,19 +388,22 @@ def lower_bounds(config, unit, xs, found):
   # Without the ascent of slopes: a little lower, several times faster.
   lower = certify.lower_bounds(
     layers,
-    xs.reshape(len(xs), -1),
+    xs[rows].reshape(len(rows), -1),
     found['label'],
     norm=unit.norm,
     bounds=box(config),
     num_steps=0,
-    batch_size=len(xs),
+    batch_size=len(rows),
   )
   return np.where(found['label'] == found['predicted'], lower, 0.0)
 
 
-def to_part(config, unit, classes, xs, index, start, found):
-  """Columns of one chunk; classes go by the data set's own numbers."""
-  count = len(xs)
+def to_part(unit, classes, shown, index, start, found):
+  """Columns of one chunk; classes go by the data set's own numbers.
+
+  `shown` are the first images of it, whose points are kept.
+  """
+  count = len(found['label'])
   named = lambda v: np.where(v < 0, -1, classes[v]).astype(np.int32)
   head = {
     'network': np.full(count, unit.name, 'U8'),
@@ -400,9 +413,9 @@ def to_part(config, unit, classes, xs, index, start, found):
     **{c: named(found[c]) for c in ('label', 'predicted', 'target')},
   }
   points = found.pop('point')
-  few = slice(0, max(config.num_points - start, 0))
-  table = head | {'distance': found['distance'], 'x': xs, 'point': points}
-  return found | head, {c: v[few] for c, v in table.items()}
+  table = head | {'distance': found['distance'], 'point': points}
+  table = {name: column[: len(shown)] for name, column in table.items()}
+  return found | head, table | {'x': shown}
 
 
 # --- Judging ---------------------------------------------------------------

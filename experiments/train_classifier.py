@@ -48,6 +48,11 @@ class Config(training.Config):
     'Of training: as they are, even or odd, or shuffled.',
     choices=('true', 'parity', 'shuffled'),
   )
+  in_memory: bool = common.flag(
+    True,
+    'Hold all images in memory; false reads each batch from disk, for sets '
+    'larger than memory.',
+  )
   label_noise: float = common.flag(
     0.0, 'Share of training labels that are changed.', least=0
   )
@@ -127,7 +132,12 @@ def load_sets(config):
   """Returns `{split: (xs, labels)}`, labels of training as flags say."""
   sets = {}
   for split, most in (('train', config.num_train), ('test', config.num_test)):
-    pair = data.load(config.dataset, split, config.data_dir or None)
+    pair = data.load(
+      config.dataset,
+      split,
+      config.data_dir or None,
+      in_memory=config.in_memory,
+    )
     xs, labels = (column[: most or None] for column in pair)
     if config.labels == 'parity':
       labels = data.parity(labels)

@@ -465,3 +465,32 @@ def test_noise_is_checked():
   with pytest.raises(ValueError, match='num_classes'):
     data.noisy_labels(KEY, np.zeros(3, int), 0.5, 1)
   assert labels.tolist() == [0, 1, 2]
+
+
+def test_images_on_disk_are_read_when_asked_for(fake):
+  rows = [row(4, 4, label=i % 3) for i in range(20)]
+  fake(rows, shape=(4, 4, 3))
+  xs, labels = data.load('fake')
+  lazy, same = data.load('fake', in_memory=False)
+  np.testing.assert_array_equal(labels, same)
+  assert (lazy.shape, lazy.dtype, lazy.ndim) == (xs.shape, xs.dtype, 4)
+  np.testing.assert_array_equal(lazy, xs)
+  np.testing.assert_array_equal(lazy[7], xs[7])
+  np.testing.assert_array_equal(
+    lazy[-2:][np.array([[1], [0]])], xs[[[-1], [-2]]]
+  )
+  np.testing.assert_array_equal(lazy.take([5, 3])[np.array([1])], xs[[3]])
+  assert lazy[np.array([], int)].shape == (0, 4, 4, 3)
+  some, numbers, kept = data.of_classes(lazy, labels, np.array([0, 2]))
+  np.testing.assert_array_equal(some, xs[kept])
+  assert set(numbers) == {0, 1}
+
+
+def test_errors_of_images_on_disk(fake):
+  fake([row(4, 4), row(6, 4), row(4, 4)])
+  xs, _ = data.load('fake', in_memory=False)
+  with pytest.raises(ValueError, match=r'image 1 has shape \(6, 4, 3\).*size='):
+    xs[np.arange(3)]
+  fake([row(4, 4), row(6, 4, label=7)])
+  with pytest.raises(ValueError, match=r"record 1 of 'fake'.*label 7"):
+    data.load('fake', in_memory=False, size=4)

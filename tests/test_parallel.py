@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dmm_jax import data
 from dmm_jax import parallel
 
 
@@ -73,3 +74,21 @@ def test_columns_of_any_type_and_kind():
   with jax.enable_x64(True):
     out = parallel.map_examples(lambda x: x, (np.array([1 / 3, 1]),))
   assert out.dtype == np.float64 and out[0] == 1 / 3
+
+
+def test_rows_on_disk_are_read_batch_by_batch():
+  xs = np.random.default_rng(0).normal(size=(11, 3)).astype(np.float32)
+  asked = []
+
+  def read(keys):
+    asked.append(len(keys))
+    return [xs[k] for k in keys]
+
+  column = data.Column(read, np.arange(11), (3,))
+  found = parallel.map_examples(
+    lambda x, i: x.sum() + i, (column, np.arange(11)), batch_size=4
+  )
+  np.testing.assert_allclose(found, xs.sum(1) + np.arange(11), rtol=1e-6)
+  assert max(asked) <= 2 and sum(asked) == 12
+  none = parallel.map_examples(lambda x: x * 2, (column[:0],))
+  assert none.shape == (0, 3)

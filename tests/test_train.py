@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from dmm_jax import data
 from dmm_jax import losses
 from dmm_jax import train
 from dmm_jax.train import loop
@@ -266,3 +267,32 @@ def test_accuracy_counts_hits():
   assert train.accuracy(linear, state, xs, labels) == pytest.approx(want)
   broken = state._replace(params=jnp.full((3, 4), np.nan))
   assert train.accuracy(linear, broken, xs, 0 * labels) == 0
+
+
+@pytest.mark.parametrize('batch_size', (8, 7))  # Of two devices, and of one.
+def test_inputs_on_disk_train_to_the_same_parameters(batch_size):
+  xs, labels, _ = problem()
+  column = data.Column(lambda keys: [xs[k] for k in keys], np.arange(50), (4,))
+  recipe = train.Recipe(num_epochs=2, batch_size=batch_size)
+  fit = functools.partial(
+    train.fit, KEY, linear, begin(recipe), recipe=recipe, stops=(0, 3)
+  )
+  wanted = list(fit(xs, labels, in_loop=False))
+  found = list(fit(column, labels))
+  assert [p.step for p in found] == [p.step for p in wanted]
+  for a, b in zip(found, wanted, strict=True):
+    np.testing.assert_allclose(a.state.params, b.state.params, atol=1e-6)
+    np.testing.assert_allclose(a.loss, b.loss, rtol=1e-5)
+  rest = train.fit(
+    KEY,
+    linear,
+    found[1].state,
+    column,
+    labels,
+    recipe=recipe,
+    first_step=found[1].step,
+  )
+  *_, last = rest
+  np.testing.assert_array_equal(last.state.params, found[-1].state.params)
+  with pytest.raises(ValueError, match='need inputs in memory'):
+    next(fit(column, labels, in_loop=True))

@@ -3,6 +3,7 @@
 Pixels are float32 in [0, 1], labels int32.
 """
 
+from dmm_jax.data.columns import Column
 from dmm_jax.data.images import resize
 from dmm_jax.data.labels import balanced
 from dmm_jax.data.labels import noisy_labels
@@ -14,6 +15,7 @@ from dmm_jax.data.sets import num_classes
 from dmm_jax.data.sets import stream
 
 __all__ = (
+  'Column',
   'balanced',
   'load',
   'noisy_labels',

@@ -21,7 +21,7 @@ def of_classes(
   """
   rows = np.flatnonzero(np.isin(labels, classes)).astype(np.int32)
   numbers = np.searchsorted(classes, labels[rows]).astype(np.int32)
-  return xs[rows], numbers, rows
+  return xs.take(rows, axis=0), numbers, rows
 
 
 def balanced(key: jax.Array, labels: np.ndarray, per_class: int) -> np.ndarray:

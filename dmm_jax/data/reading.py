@@ -4,6 +4,7 @@ Records are read from array_record files without TensorFlow; preparing them
 needs it.
 """
 
+import copy
 import difflib
 from importlib import util
 import os
@@ -11,6 +12,9 @@ import os
 import numpy as np
 
 from dmm_jax.data import images
+
+# Records read at a time.
+_CHUNK = 4096
 
 
 def find(name, data_dir):
@@ -103,20 +107,39 @@ def _prepare(builder, name):
     ) from error
 
 
+def labels(source):
+  """Returns the labels of all records `[n]`, and decodes no image."""
+  import tensorflow_datasets as tfds
+
+  bare = copy.copy(source)
+  bare.decoders = {'image': tfds.decode.SkipDecoding()}
+  found = np.empty(len(bare), np.int32)
+  for start in range(0, len(bare), _CHUNK):
+    keys = range(start, min(start + _CHUNK, len(bare)))
+    for key, row in zip(keys, _rows(bare, keys), strict=True):
+      found[key] = _label(bare, key, row)
+  return found
+
+
 def examples(source, keys, size):
   """Yields `(x [h, w, c] in [0, 1], label)` of the records at `keys`."""
-  classes = source.dataset_info.features['label'].num_classes
   for key, row in zip(keys, _rows(source, keys), strict=True):
-    image, label = row['image'], np.int32(row['label'])
+    image, label = row['image'], _label(source, key, row)
     if image.dtype != np.uint8:
       raise ValueError(f'{_where(source, key)} has pixels of {image.dtype}')
-    if not 0 <= label < classes:
-      raise ValueError(
-        f'{_where(source, key)} has label {label}, of {classes} classes'
-        + (': this split is unlabelled' if label == -1 else '')
-      )
     x = image / np.float32(255)
     yield (x if size is None else images.square(x, size)), label
+
+
+def _label(source, key, row):
+  label = np.int32(row['label'])
+  classes = source.dataset_info.features['label'].num_classes
+  if not 0 <= label < classes:
+    raise ValueError(
+      f'{_where(source, key)} has label {label}, of {classes} classes'
+      + (': this split is unlabelled' if label == -1 else '')
+    )
+  return label
 
 
 def _rows(source, keys):

@@ -5,6 +5,7 @@ import types
 
 import numpy as np
 
+from dmm_jax.data import columns
 from dmm_jax.data import images
 from dmm_jax.data import reading
 
@@ -18,7 +19,8 @@ def load(
   data_dir: str | None = None,
   *,
   size: int | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+  in_memory: bool = True,
+) -> tuple[np.ndarray | columns.Column, np.ndarray]:
   """Returns `(xs [n, h, w, c] float32 in [0, 1], labels [n] int32)`.
 
   A set that is not on disk is downloaded and prepared on first use, which needs
@@ -36,6 +38,9 @@ def load(
       `~/tensorflow_datasets`.
     size: if given, each image's central square, resized to `size` x `size` as
       by `resize`. Sets whose images differ in size need it.
+    in_memory: False leaves the images on disk, for sets larger than memory: xs
+      is then a `Column`, whose rows are read when they are asked for, and whose
+      errors of reading show then. Not of 'digits'.
 
   Raises:
     FileNotFoundError: if the set is not in `data_dir` and could not be prepared
@@ -48,6 +53,11 @@ def load(
     return xs if size is None else images.resize(xs, size, 1), labels
   source = reading.records(name, split, data_dir)
   n = len(source)
+  if not in_memory:
+    read = lambda keys: [x for x, _ in reading.examples(source, keys, size)]
+    (first,) = read([0])
+    xs = columns.Column(read, np.arange(n), first.shape)
+    return xs, reading.labels(source)
   xs, labels = None, np.empty(n, np.int32)
   for start in range(0, n, CHUNK):
     keys = range(start, min(start + CHUNK, n))

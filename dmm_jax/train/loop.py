@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from dmm_jax import adversarial
+from dmm_jax import data
 from dmm_jax import losses
 from dmm_jax import parallel
 from dmm_jax.train import recipes
@@ -103,7 +104,8 @@ def fit(
     key: one, or `[m]`.
     forward: as of `flax_forward`.
     state: to start from, as of `start`.
-    xs: inputs `[n, ...]`.
+    xs: inputs `[n, ...]`; or a `data.Column`, of which every process reads its
+      own part of each batch alone.
     targets: `[n, ...]`, what the recipe's loss takes: class numbers, class
       probabilities, images.
     recipe: how to train.
@@ -126,12 +128,22 @@ def fit(
   many = key.ndim > 0
   num = xs.shape[1] if many and data_axes[0] == 0 else len(xs)
   weights = np.ones(num, np.float32) if weights is None else weights
-  if in_loop is None:
+  on_disk = isinstance(xs, data.Column)
+  if on_disk and (many or in_loop):
+    raise ValueError(
+      'many networks at once, and steps in one call of the device, need inputs '
+      'in memory'
+    )
+  if on_disk:
+    in_loop = False
+  elif in_loop is None:
     in_loop = jax.default_backend() != 'cpu' or not _convolves(
       forward, state, xs, key, data_axes
     )
-  data = parallel.replicate((xs, targets, weights))
+  table = xs, targets, weights
+  whole = None if on_disk else parallel.replicate(table)
   state = parallel.replicate(state)
+  size = min(recipe.batch_size, num)
   per_epoch = recipes.steps_per_epoch(recipe, num)
   total = recipe.num_epochs * per_epoch
   pauses = {s for s in stops if 0 < s} | {
@@ -152,9 +164,15 @@ def fit(
       if step // per_epoch != epoch:
         epoch = step // per_epoch
         order = _order(key, epoch, num=num)
+        rows = np.asarray(order) if on_disk else None
       end = min(pause, (epoch + 1) * per_epoch) if in_loop else step + 1
+      given = whole, order
+      if on_disk:
+        place = step % per_epoch * size
+        batch = parallel.put_rows(table, rows[place : place + size])
+        given = batch, None
       state, *sums = _advance(
-        key, state, *sums, data, order, step, end, in_loop=in_loop, **task
+        key, state, *sums, *given, step, end, in_loop=in_loop, **task
       )
       if not in_loop and jax.device_count() > 1:
         # Queued collectives of several steps can lock each other out on CPUs.
@@ -195,7 +213,7 @@ def _advance(
   state,
   total,
   bad,
-  data,
+  table,
   order,
   begin,
   end,
@@ -208,18 +226,21 @@ def _advance(
 ):
   """Steps `begin` to `end` of one epoch, or `begin` alone.
 
+  `table` are the whole columns, or without an `order` the batch itself.
   Returns `(state, total, bad)`: the sum of losses goes on, and the first step
   whose loss was not finite.
   """
   transform = recipes.make_optimizer(recipe, num)
   size = min(recipe.batch_size, num)
 
-  def run(key, state, total, bad, data, order):
+  def run(key, state, total, bad, table, order):
     def one_step(i, carry):
       state, total, bad = carry
-      place = i % (num // size) * size
-      rows = jax.lax.dynamic_slice(order, (place,), (size,))
-      batch = parallel.share([column[rows] for column in data])
+      batch = table
+      if order is not None:
+        place = i % (num // size) * size
+        rows = jax.lax.dynamic_slice(order, (place,), (size,))
+        batch = parallel.share([column[rows] for column in table])
       noise = jax.random.fold_in(jax.random.fold_in(key, 2**31 - 1), i)
       keys = jax.random.split(noise, size)
       objective = functools.partial(_objective, forward, recipe, state.stats)
@@ -237,7 +258,7 @@ def _advance(
 
   if axes is not None:
     run = jax.vmap(run, in_axes=(0, 0, 0, 0, axes, 0))
-  return run(key, state, total, bad, data, order)
+  return run(key, state, total, bad, table, order)
 
 
 def _objective(forward, recipe, stats, params, keys, xs, targets, weights):
