@@ -37,7 +37,6 @@ import multiprocessing
 import os
 import pathlib
 import sys
-import time
 
 from absl import app
 from absl import flags
@@ -47,6 +46,7 @@ import numpy as np
 import tqdm
 
 from benchmarks import _peers_report
+from benchmarks import turns
 from dmm_jax import boundary
 from dmm_jax import margins
 from dmm_jax import parallel
@@ -277,8 +277,8 @@ def run_cell(out_dir, network, norm, attack, budget, solve, prepare):
   cell = dict(network=network.name, norm=str(norm), attack=attack)
   cell |= dict(budget=budget, error='', seconds=0.0, first_seconds=0.0)
   try:
-    _, cell['first_seconds'] = _timed(prepare)
-    (points, gradients, forwards), cell['seconds'] = _timed(solve)
+    _, cell['first_seconds'] = turns.timed(prepare)
+    (points, gradients, forwards), cell['seconds'] = turns.timed(solve)
     found = judge(network.exact_logits, network.xs, network.ys, points, norm)
   except Exception as error:  # Some peers raise; the others go on.
     cell['error'] = f'{type(error).__name__}: {error}'[:300]
@@ -291,12 +291,6 @@ def run_cell(out_dir, network, norm, attack, budget, solve, prepare):
   )
   records.write_json(file, cell)
   return cell
-
-
-def _timed(fn):
-  start = time.perf_counter()
-  out = fn()
-  return out, time.perf_counter() - start
 
 
 class Bench:
@@ -430,15 +424,6 @@ def contenders(rows):
   return target, sorted(cheapest.values(), key=ours_first)
 
 
-def best_times(sides, repeats):
-  """Seconds of each side's fastest call, taken in turns."""
-  best = dict.fromkeys(sides, np.inf)
-  for _ in range(repeats):
-    for name, fn in sides.items():
-      best[name] = min(best[name], _timed(fn)[1])
-  return best
-
-
 def unit_times(network, batch_size, repeats, count=20):
   """Seconds of one jitted value-and-gradient, and one forward, of all examples.
 
@@ -465,7 +450,7 @@ def unit_times(network, batch_size, repeats, count=20):
   sides = {
     (fn, n): side(fn, n) for fn in (gradients, forwards) for n in (1, 1 + count)
   }
-  best = best_times(sides, repeats + 1)  # The first compiles.
+  best = turns.best_times(sides, repeats)
   return [
     (best[fn, 1 + count] - best[fn, 1]) / count for fn in (gradients, forwards)
   ]
@@ -478,13 +463,15 @@ def time_equal_quality(bench, norm, rows, repeats, threads):
   ours = [r['attack'] for r in sides if r['attack'].startswith('ours')]
   for row in sides:
     job = row['attack'], norm, row['budget']
-    first[row['attack']] = _timed(functools.partial(bench.prepare, *job))[1]
+    first[row['attack']] = turns.timed(functools.partial(bench.prepare, *job))[
+      1
+    ]
     # Torch is at times faster on one core: a peer may choose.
     for cores in [threads] if row['attack'] in ours else {1, threads}:
       calls[row['attack'], cores] = functools.partial(
         bench.solve_into, found, *job, cores
       )
-  taken = best_times(calls, repeats)
+  taken = turns.best_times(calls, repeats, first=0)
   size = len(bench.network.xs)
   gradient, forward = unit_times(bench.network, size, repeats)
   for row in sides:
@@ -506,9 +493,8 @@ def first_call(reference, name, norm, method, budget, threads):
   """Seconds of the first search of a process, compilation included."""
   jax.config.update('jax_num_cpu_devices', threads)
   network = load(reference, name, 20)
-  start = time.perf_counter()
-  run_ours(network, method, norm, budget, 256)
-  return time.perf_counter() - start
+  run = lambda: run_ours(network, method, norm, budget, 256)
+  return turns.timed(run)[1]
 
 
 def _speed(out_dir, benches, norms):

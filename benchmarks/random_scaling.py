@@ -16,8 +16,6 @@ Times are minima over repeats; on CPU one device runs one network at a time.
 Where `draw` dominates (dense networks), `with draw` is the figure to trust.
 """
 
-import time
-
 from absl import app
 from absl import flags
 import jax
@@ -25,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
+from benchmarks import turns
 from dmm_jax import margins
 from dmm_jax import parallel
 from dmm_jax import random_nets
@@ -74,19 +73,8 @@ def measure(name, size):
     'gradients': lambda: run(gradients, used),
     'draw': lambda: run(gradients, np.zeros_like(used)),
   }
-  return best_times(sides) | {'used': float(np.mean(used)), 'num': num}
-
-
-def best_times(sides):
-  """Seconds of each side's fastest call, taken in turns; the first compile."""
-  best = dict.fromkeys(sides, np.inf)
-  for repeat in range(_REPEATS.value + 1):
-    for name, fn in sides.items():
-      start = time.perf_counter()
-      fn()
-      if repeat:
-        best[name] = min(best[name], time.perf_counter() - start)
-  return best
+  times = turns.best_times(sides, _REPEATS.value)
+  return times | {'used': float(np.mean(used)), 'num': num}
 
 
 def main(argv):

@@ -2,22 +2,21 @@
 
   python -m benchmarks.subspaces
 
-Both sides in one run, in turns, median of --repeats: tangent bases by k forward
-derivatives beside the Jacobian by n backward ones, of an auto-encoder for 28 x
-28 pixels; and seconds a gradient of `boundary.measure` on and off a subspace of
-k dimensions beside those without one, of an MLP on such images. Random weights:
-times do not depend on them.
+Both sides in one run, in turns, fastest of --repeats: tangent bases by k
+forward derivatives beside the Jacobian by n backward ones, of an auto-encoder
+for 28 x 28 pixels; and seconds a gradient of `boundary.measure` on and off a
+subspace of k dimensions beside those without one, of an MLP on such images.
+Random weights: times do not depend on them.
 """
 
 import functools
-import statistics
-import time
 
 from absl import app
 from absl import flags
 import jax
 import numpy as np
 
+from benchmarks import turns
 from dmm_jax import boundary
 from dmm_jax import decompositions
 from dmm_jax import manifold
@@ -27,19 +26,6 @@ _K = flags.DEFINE_integer('k', 16, 'Dimensions of the subspace.')
 _BATCH = flags.DEFINE_integer('batch', 16, 'Examples.')
 _REPEATS = flags.DEFINE_integer('repeats', 5, 'Timings of each.')
 SHAPE = (28, 28, 1)
-
-
-def in_turns(sides, repeats):
-  """Median seconds of each function, after a first call that compiles."""
-  for fn in sides.values():
-    jax.block_until_ready(fn())
-  seconds = {name: [] for name in sides}
-  for _ in range(repeats):
-    for name, fn in sides.items():
-      start = time.perf_counter()
-      jax.block_until_ready(fn())
-      seconds[name].append(time.perf_counter() - start)
-  return {name: statistics.median(v) for name, v in seconds.items()}
 
 
 def bases(k, batch, repeats):
@@ -56,7 +42,7 @@ def bases(k, batch, repeats):
 
   # One example after the other: n backward passes of a batch fill the memory.
   backward = jax.jit(lambda zs: jax.lax.map(backward_one, zs))
-  found = in_turns(
+  found = turns.best_times(
     {'forward': lambda: forward(zs), 'backward': lambda: backward(zs)}, repeats
   )
   ratio = found['backward'] / found['forward']
@@ -95,7 +81,7 @@ def searches(k, batch, repeats):
       for name, options in sides.items()
     }
     gradients = {name: run().gradients.mean() for name, run in runs.items()}
-    found = in_turns(runs, repeats)
+    found = turns.best_times(runs, repeats)
     cost = {name: found[name] / gradients[name] for name in sides}
     print(
       f'{batch} searches, box {bounds}: {found["free"]:.3f} s free; seconds a '
