@@ -96,6 +96,16 @@ def mean(values: np.ndarray) -> dict:
   return estimate(lambda v: np.mean(v, axis=(-2, -1)), column)
 
 
+def student(values: np.ndarray) -> dict:
+  """Returns the mean of a column `[m]` with Student's interval, as an entry.
+
+  For few independent values, as of networks, whose means are about normal.
+  """
+  value = float(np.mean(values))
+  half = float(stats.sem(values) * stats.t.ppf(0.975, len(values) - 1))
+  return {'value': value, 'interval': [value - half, value + half]}
+
+
 def wilson(share, num: int) -> tuple[np.ndarray, np.ndarray]:
   """Returns the ends of the 95 % Wilson interval of a share of `num` units.
 

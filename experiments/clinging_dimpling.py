@@ -264,10 +264,9 @@ def history(config, name, sample, decay, chosen):
     recipe=plan,
     data_axes=(None, 0, None),
     stops=stops,
+    each_epoch=False,
   ):
-    last = pause.epoch == plan.num_epochs
-    if pause.step in stops or last:
-      yield pause.step, pause.state.params
+    yield pause.step, pause.state.params
 
 
 def labels_of(condition, key, labels):

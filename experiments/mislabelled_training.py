@@ -43,7 +43,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from scipy import stats
 import tqdm
 
 from dmm_jax import adversarial
@@ -52,6 +51,7 @@ from dmm_jax import manifold
 from dmm_jax import parallel
 from dmm_jax import plots
 from dmm_jax import records
+from dmm_jax import statistics
 from dmm_jax import train
 from experiments import common
 from experiments import networks
@@ -322,7 +322,7 @@ def summarize(config, run_dir, sets):
         'n': len(part['accuracy']),
         'examples': int(part['examples'][0]),
         'reached': float(part['reached'][0]),
-        'accuracy': student(part['accuracy']),
+        'accuracy': statistics.student(part['accuracy']),
       }
     )
   for row in rows:
@@ -340,13 +340,6 @@ def summarize(config, run_dir, sets):
     'test_examples': len(sets['test'][1]),
     'rows': rows,
   }
-
-
-def student(values):
-  """Mean and its 95 % interval over independent networks, as an entry."""
-  mean = float(np.mean(values))
-  half = float(stats.sem(values) * stats.t.ppf(0.975, len(values) - 1))
-  return {'value': mean, 'interval': [mean - half, mean + half]}
 
 
 def verdict(row, null, guess):

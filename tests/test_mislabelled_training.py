@@ -91,14 +91,6 @@ def test_verdict_follows_the_rule():
   assert verdict(row(np.nan, np.nan), (0.1, 0.2), 0.1) == told
 
 
-def test_students_interval():
-  entry = mislabelled.student(np.array([0.1, 0.2, 0.3]))
-  # t of 2 degrees of freedom: 4.303; standard error 0.1 / sqrt(3).
-  np.testing.assert_allclose(
-    entry['interval'], 0.2 + 4.303 * 0.1 / 3**0.5 * np.array([-1, 1]), rtol=1e-3
-  )
-
-
 def test_bad_flags_are_named(tmp_path):
   with pytest.raises(common.FlagError, match=r'--num_seeds=1 is too small'):
     mislabelled.run(toy(tmp_path / 'run', num_seeds=1))

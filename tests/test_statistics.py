@@ -83,3 +83,11 @@ def test_entries_of_a_column():
   np.testing.assert_allclose(
     entry['interval'], [49.5 - 5.7, 49.5 + 5.7], atol=1
   )
+
+
+def test_students_interval():
+  entry = statistics.student(np.array([0.1, 0.2, 0.3]))
+  # t of 2 degrees of freedom: 4.303; standard error 0.1 / sqrt(3).
+  np.testing.assert_allclose(
+    entry['interval'], 0.2 + 4.303 * 0.1 / 3**0.5 * np.array([-1, 1]), rtol=1e-3
+  )

@@ -296,3 +296,11 @@ def test_inputs_on_disk_train_to_the_same_parameters(batch_size):
   np.testing.assert_array_equal(last.state.params, found[-1].state.params)
   with pytest.raises(ValueError, match='need inputs in memory'):
     next(fit(column, labels, in_loop=True))
+
+
+def test_pauses_may_be_the_chosen_ones_alone():
+  recipe = train.Recipe(num_epochs=3, batch_size=10)
+  every, few = run(recipe), run(recipe, stops=(7,), each_epoch=False)
+  assert [p.step for p in every] == [5, 10, 15]
+  assert [p.step for p in few] == [7, 15]
+  np.testing.assert_array_equal(few[-1].state.params, every[-1].state.params)

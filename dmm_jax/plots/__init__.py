@@ -4,6 +4,7 @@ from dmm_jax.plots.canvas import save
 from dmm_jax.plots.clinging import clinging_dimpling
 from dmm_jax.plots.depth import dimple_depth
 from dmm_jax.plots.distances import boundary_distances
+from dmm_jax.plots.initial import initial_scale
 from dmm_jax.plots.mislabelled import mislabelled_training
 from dmm_jax.plots.scaling import random_scaling
 from dmm_jax.plots.splits import manifold_split
@@ -14,6 +15,7 @@ __all__ = (
   'boundary_distances',
   'clinging_dimpling',
   'dimple_depth',
+  'initial_scale',
   'learning_curves',
   'manifold_split',
   'mislabelled_training',

@@ -88,9 +88,10 @@ def fit(
   data_axes: tuple = (None, None, None),
   first_step: int = 0,
   stops: tuple[int, ...] = (),
+  each_epoch: bool = True,
   in_loop: bool | None = None,
 ) -> Iterator[Progress]:
-  """Trains, and pauses after every epoch and at chosen steps.
+  """Trains, and pauses after every epoch, at chosen steps and at the end.
 
   Each epoch goes once through a permutation of the examples. Everything random
   depends on the key and the number of the step alone: training that starts
@@ -114,6 +115,7 @@ def fit(
       `targets` or `weights`, `[m, n, ...]`.
     first_step: the number of steps that led to `state`.
     stops: further steps to pause at; 0 pauses before the first.
+    each_epoch: False pauses at `stops` and at the end alone.
     in_loop: whether the steps between two pauses are one call of the device;
       None for always, but for convolutions on CPUs, which are several times
       slower there.
@@ -146,9 +148,9 @@ def fit(
   size = min(recipe.batch_size, num)
   per_epoch = recipes.steps_per_epoch(recipe, num)
   total = recipe.num_epochs * per_epoch
-  pauses = {s for s in stops if 0 < s} | {
-    per_epoch * (i + 1) for i in range(recipe.num_epochs)
-  }
+  pauses = {s for s in stops if 0 < s} | {total}
+  if each_epoch:
+    pauses |= {per_epoch * (i + 1) for i in range(recipe.num_epochs)}
   task = dict(forward=forward, recipe=recipe, num=num)
   task['axes'] = tuple(data_axes) if many else None
   blank = np.full(key.shape, np.nan, np.float32)

@@ -1,0 +1,370 @@
+"""Do smaller weights at the start move the boundary away from the data's space?
+
+Data in a subspace of k of n dimensions never change what a network's first
+layer does outside it: without weight decay, plain gradient descent leaves the
+off-span part of these weights exactly as it was drawn (Melamed, Yehudai, Vardi
+2023). That part alone decides how near the boundary is off the data. Here
+networks without biases are trained from first layers divided by each of
+--factors, and distances to the boundary are measured at training points without
+restriction, within the span of the data (on) and orthogonal to it (off).
+
+  python -m experiments.initial_scale
+  python -m experiments.initial_scale --widths=784 --workdir=runs/two_layers
+  python -m experiments.initial_scale --weight_decay=0.01 --workdir=runs/decay
+
+--preset=quick is a smaller one. A run killed at any moment goes on where it
+was, to the same bytes.
+
+The data: points on a sphere (--radius) of a random subspace with random labels;
+or images of --dataset, whose span is that of their k principal directions,
+about. Weights at the start are uniform, of standard deviation 1 / sqrt(3 n) for
+n inputs of a layer. Training is plain gradient descent until every training
+point is right, or --max_steps.
+
+To compare with, mean distances over 5 networks that the dimpled manifold
+model's author left (3 layers, k = 32 of n = 784; how many points is not known:
+--num_train is ours):
+  factor  free   on     off
+  0.5     1.651  5.166  1.730
+  1       2.320  4.750  2.622
+  3       3.849  4.489  7.289
+  5       4.188  4.434  12.334
+  7       4.266  4.389  17.452
+
+A network's distance is the mean over its points (those found; `lost` counts the
+others). Slopes are those of log distance against log factor, with 95 %
+bootstrap intervals over networks. `drift` is the largest change of an off-span
+weight over the largest such weight: 0 but for rounding; with weight decay, its
+difference from (1 - rate decay)^steps. Verdicts, by rules fixed here: off the
+data, "proportional to the factor" if the slope's interval lies within 0.9 and
+1.1, else "grows" ("falls") if it lies above (below) 0, else "undecided"; on the
+data, "constant" if it lies within -0.1 and 0.1, else likewise.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+
+from dmm_jax import boundary
+from dmm_jax import data
+from dmm_jax import manifold
+from dmm_jax import parallel
+from dmm_jax import plots
+from dmm_jax import records
+from dmm_jax import statistics
+from dmm_jax import synthetic
+from dmm_jax import train
+from experiments import common
+from experiments import networks
+
+SIDES = {'free': None, 'on': manifold.on, 'off': manifold.off}
+CHECK = 10  # Steps between looks at whether all points are right.
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  preset: str = common.flag(
+    'default', 'Values for the flags that are not given: default, quick, full.'
+  )
+  workdir: str = common.flag('runs/initial_scale', 'Run directory.')
+  seed: int = common.flag(0, 'Of data and weights.', least=0)
+  dataset: str = common.flag(
+    'sphere', 'sphere, digits, or an image set of tensorflow-datasets.'
+  )
+  data_dir: str = common.flag('', 'Of tensorflow-datasets.')
+  num_train: int = common.flag(450, 'Points to train on.', least=2)
+  num_examples: int = common.flag(
+    200, 'The first so many of them are measured.', least=1
+  )
+  k: int = common.flag(32, 'Dimensions of the span.', least=1)
+  dim: int = common.flag(784, 'Of the space around the sphere.', least=2)
+  radius: float = common.flag(28.0, 'Of the sphere.', least=0)
+  widths: str = common.flag('784,784', 'Of the hidden layers; none if empty.')
+  factors: tuple[float, ...] = common.flag(
+    (0.5, 1.0, 3.0, 5.0, 7.0), 'That the first layer is divided by.', least=0
+  )
+  num_seeds: int = common.flag(5, 'Networks of each factor.', least=2)
+  learning_rate: float = common.flag(0.03, 'Of gradient descent.', least=0)
+  batch_size: int = common.flag(2000, 'Points a step; all, if fewer.', least=1)
+  weight_decay: float = common.flag(0.0, 'Of all weights.', least=0)
+  max_steps: int = common.flag(4000, 'Of training.', least=1)
+  method: str = common.flag('portfolio', 'Search, as of boundary_distances.')
+  max_gradients: int = common.flag(100, 'Budget of one search.', least=2)
+
+
+PRESETS = {
+  'default': {},
+  'quick': dict(
+    workdir='runs/initial_scale_quick',
+    dim=200,
+    k=16,
+    num_train=200,
+    num_examples=50,
+    widths='200,200',
+    factors=(1.0, 3.0, 7.0),
+    num_seeds=3,
+    max_gradients=40,
+  ),
+  'full': dict(
+    workdir='runs/initial_scale_full',
+    num_train=100000,
+    learning_rate=1e-4,
+    max_steps=300000,
+  ),
+}
+
+
+def run(config: Config) -> dict:
+  """Runs the experiment, and returns what it wrote to summary.json."""
+  common.check(config)
+  xs, labels = load(config)
+  if config.k >= xs[0].size:
+    raise common.FlagError(
+      f'--k={config.k} has to be less than the {xs[0].size} numbers of a point'
+    )
+  return common.conduct(
+    config,
+    'experiments.initial_scale',
+    collect=lambda config, run_dir: collect(config, run_dir, xs, labels),
+    summarize=summarize,
+    draw=plots.initial_scale,
+    report=report,
+  )
+
+
+# --- Data and networks -----------------------------------------------------
+
+
+def load(config):
+  """Points as vectors `[n, dim]`, and their labels."""
+  if config.dataset == 'sphere':
+    made = synthetic.sphere(
+      jax.random.key(config.seed),
+      num=config.num_train,
+      k=config.k,
+      dim=config.dim,
+      radius=config.radius,
+      num_tangents=1,
+    )
+    return made.xs, made.labels
+  xs, labels = data.load(config.dataset, 'train', config.data_dir or None)
+  xs, labels = xs[: config.num_train], labels[: config.num_train]
+  return xs.reshape(len(xs), -1), labels
+
+
+def logits(weights, x):
+  """Of a network without biases; two classes have one output and its null."""
+  for layer in weights[:-1]:
+    x = jax.nn.relu(layer @ x)
+  out = weights[-1] @ x
+  return jnp.append(out, 0.0) if len(out) == 1 else out
+
+
+def forward(params, stats, x, key, train):
+  del key, train
+  return (logits(params, x), {}), stats
+
+
+def start(key, sizes, factor):
+  """Weights `[outputs, inputs]` of each layer, the first one divided."""
+  keys = jax.random.split(key, len(sizes) - 1)
+  weights = [
+    jax.random.uniform(k, (m, n), minval=-(n**-0.5), maxval=n**-0.5)
+    for k, n, m in zip(keys, sizes[:-1], sizes[1:], strict=True)
+  ]
+  return [weights[0] / factor, *weights[1:]]
+
+
+def fit(config, key, xs, labels, factor):
+  """Trains until all points are right: `(weights before, after, steps)`."""
+  outputs = int(labels.max()) + 1
+  sizes = [xs.shape[1], *(networks.numbers(config.widths) or ())]
+  weights, order = jax.random.split(key)
+  before = start(weights, [*sizes, 1 if outputs == 2 else outputs], factor)
+  size = min(config.batch_size, len(xs))
+  plan = train.Recipe(
+    optimizer='sgd',
+    schedule='constant',
+    learning_rate=config.learning_rate,
+    weight_decay=config.weight_decay,
+    batch_size=size,
+    num_epochs=-(-config.max_steps // (len(xs) // size)),
+  )
+  inner = train.make_optimizer(plan, len(xs)).init(before)
+  for pause in train.fit(
+    order,
+    forward,
+    train.State(before, {}, inner),
+    xs,
+    labels,
+    recipe=plan,
+    stops=tuple(range(CHECK, config.max_steps, CHECK)),
+    each_epoch=False,
+  ):
+    if train.accuracy(forward, pause.state, xs, labels) == 1:
+      break
+  return before, pause.state.params, pause.step
+
+
+def drift(config, before, after, basis, steps):
+  """How far off-span weights are from what they should be, by the largest."""
+  rest = lambda w: w - w @ basis.T @ basis
+  kept = (1 - config.learning_rate * config.weight_decay) ** steps
+  change = rest(np.asarray(after[0])) - kept * rest(np.asarray(before[0]))
+  return np.abs(change).max() / np.abs(rest(np.asarray(before[0]))).max()
+
+
+# --- Measuring -------------------------------------------------------------
+
+
+def solver(config, side):
+  """Returns the function of one example that `parallel` spreads."""
+
+  def solve(x, label, basis, weights):
+    project = SIDES[side] and (lambda v: SIDES[side](v, basis))
+    found = boundary.nearest_point(
+      lambda v: logits(weights, v),
+      x,
+      label,
+      project=project,
+      method=config.method,
+      max_gradients=config.max_gradients,
+    )
+    return {side: found.distance, f'{side}_status': found.status}
+
+  return solve
+
+
+def collect(config, run_dir, xs, labels):
+  """Network by network: results.npz, one row a (factor, network, point)."""
+  basis = manifold.principal_basis(xs, config.k)
+  solvers = [solver(config, side) for side in SIDES]
+  num = min(config.num_examples, len(xs))
+  units = [(f, s) for f in config.factors for s in range(config.num_seeds)]
+
+  def compute(done):
+    for factor, seed in units[done:]:
+      key = jax.random.key(config.seed + 1 + seed)
+      before, after, steps = fit(config, key, xs, labels, factor)
+      weights = jax.device_get(after)
+      part = {
+        'factor': np.full(num, factor, np.float32),
+        'seed': np.full(num, seed, np.int32),
+        'index': np.arange(num, dtype=np.int32),
+        'steps': np.full(num, steps, np.int32),
+        'drift': np.full(num, drift(config, before, weights, basis, steps)),
+      }
+      for solve in solvers:
+        part |= parallel.map_examples(
+          solve, (xs[:num], labels[:num]), shared=(basis, weights)
+        )
+      yield part
+
+  parts = []
+  with tqdm.tqdm(total=len(units), unit='network') as bar:
+    names = [f'factor{factor:g}-{seed}' for factor, seed in units]
+    for part in records.resume(run_dir, names, compute):
+      parts.append(part)
+      bar.update()
+  records.save_columns(run_dir / 'results.npz', records.concatenate(parts))
+
+
+# --- Judging ---------------------------------------------------------------
+
+
+def summarize(config, run_dir):
+  """Every number with n, interval, null and verdict."""
+  table = records.load_columns(run_dir / 'results.npz')
+  rows, means = [], {side: [] for side in SIDES}
+  for factor in config.factors:
+    part = records.select(table, factor=np.float32(factor))
+    seeds = [records.select(part, seed=s) for s in range(config.num_seeds)]
+    row = {
+      'factor': factor,
+      'n': len(seeds),
+      'points': len(seeds[0]['index']),
+      'right': statistics.share(
+        part['free_status'] != boundary.Status.MISCLASSIFIED
+      ),
+      'steps': float(np.mean(part['steps'])),
+      'drift': float(np.max(part['drift'])),
+    }
+    for side in SIDES:
+      each = np.array([mean_found(seed[side]) for seed in seeds])
+      means[side].append(each)
+      row[side] = statistics.student(each)
+      row[f'{side}_lost'] = float(np.mean(np.isinf(part[side])))
+    on, off = np.array(means['on'][-1]), np.array(means['off'][-1])
+    row['flat'] = statistics.student(
+      manifold.unconstrained(on, off) / means['free'][-1]
+    )
+    rows.append(row)
+  slopes = {}
+  if len(config.factors) > 1:
+    slope = statistics.log_slope(np.array(config.factors))
+    for side in SIDES:
+      values = np.array(means[side]).T
+      # The mean over networks, then its slope over factors.
+      entry = statistics.estimate(lambda v: slope(v.mean(-2)), values)
+      slopes[side] = entry | {'verdict': verdict(side, entry['interval'])}
+  return {
+    'question': __doc__.split('\n')[0],
+    'dataset': config.dataset,
+    'k': config.k,
+    'rows': rows,
+    'slopes': slopes,
+  }
+
+
+def mean_found(distance):
+  """The mean over the points that are right and whose boundary was found."""
+  found = np.isfinite(distance) & (distance > 0)
+  return float(np.mean(distance[found])) if found.any() else float('nan')
+
+
+def verdict(side, interval):
+  """The rule of the module's docstring, in words."""
+  low, high = interval
+  if side == 'off' and 0.9 <= low and high <= 1.1:
+    return 'proportional to the factor'
+  if side == 'on' and -0.1 <= low and high <= 0.1:
+    return 'constant'
+  return 'grows' if low > 0 else 'falls' if high < 0 else 'undecided'
+
+
+def report(summary):
+  """Prints the summary as a table."""
+  print(
+    f'\n{summary["dataset"]}, span of {summary["k"]} dimensions: mean l2 '
+    'distances to the boundary; 95 % intervals over networks\n'
+  )
+  rows = [
+    [
+      f'{row["factor"]:g}',
+      str(row['n']),
+      str(row['points']),
+      f'{row["right"]["value"]:.1%}',
+      f'{row["steps"]:.0f}',
+      f'{row["drift"]:.0e}',
+      *(common.with_interval(row[side], '.3f') for side in SIDES),
+      f'{row["off"]["value"] / row["factor"]:.3f}',
+      f'{row["off_lost"]:.1%}',
+      f'{row["flat"]["value"]:.3f}',
+    ]
+    for row in summary['rows']
+  ]
+  header = 'factor,networks,points,right,steps,drift,free [95 %],on,off,'
+  header += 'off / factor,off lost,flat / free'
+  common.print_table(header.split(','), rows)
+  for side, entry in summary['slopes'].items():
+    print(
+      f'{side}: slope against the factor {common.with_interval(entry, ".3f")}: '
+      f'{entry["verdict"]}'
+    )
+
+
+if __name__ == '__main__':
+  common.main(run, Config, PRESETS)

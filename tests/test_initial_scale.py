@@ -1,0 +1,133 @@
+"""Distances against the scale of the start, at toy size."""
+
+import json
+
+import broken
+import jax
+import numpy as np
+import pytest
+
+from dmm_jax import manifold
+from dmm_jax import records
+from experiments import common
+from experiments import initial_scale
+
+TOY = dict(
+  num_train=30,
+  num_examples=12,
+  k=6,
+  dim=20,
+  radius=4.0,
+  widths='40',
+  factors=(1.0, 4.0),
+  num_seeds=2,
+  max_steps=1500,
+  max_gradients=40,
+)
+
+
+def toy(workdir, **more):
+  return initial_scale.Config(workdir=str(workdir), **(TOY | more))
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  return broken.run_keeping_chunks(
+    initial_scale.run, toy, tmp_path_factory.mktemp('run')
+  )
+
+
+def test_networks_of_each_factor_are_measured(finished, capsys):
+  run_dir, summary, _ = finished
+  rows = records.load_columns(run_dir / 'results.npz')
+  assert len(rows['free']) == 2 * 2 * 12
+  one, four = summary['rows']
+  assert one['right']['value'] == four['right']['value'] == 1
+  # Weights outside the span are those of the start, divided.
+  assert one['drift'] < 1e-5 and four['drift'] < 1e-5
+  assert 2 < four['off']['value'] / one['off']['value'] < 8
+  part = records.select(rows, factor=np.float32(4), seed=1)
+  there = np.isfinite(part['off']) & (part['off'] > 0)
+  assert initial_scale.mean_found(part['off']) == np.mean(part['off'][there])
+  assert np.all(part['free'] <= np.minimum(part['on'], part['off']) * 1.02)
+  written = (run_dir / 'summary.json').read_text()
+  assert json.dumps(summary, indent=2) + '\n' == written
+  assert (run_dir / 'figures/initial_scale.png').stat().st_size > 5000
+  initial_scale.report(summary)
+  assert 'slope against the factor' in capsys.readouterr().out
+
+
+def test_a_broken_run_ends_with_the_same_bytes(finished, tmp_path):
+  broken.assert_goes_on(
+    initial_scale.run,
+    toy,
+    finished,
+    tmp_path,
+    lost='factor4-0',
+    kept=(),
+    same=('results.npz', 'summary.json'),
+  )
+
+
+def test_weight_decay_shrinks_weights_outside_the_span_by_its_law():
+  config = toy('unused', weight_decay=0.1, max_steps=60)
+  xs, labels = initial_scale.load(config)
+  basis = manifold.principal_basis(xs, config.k)
+  before, after, steps = initial_scale.fit(
+    config, jax.random.key(0), xs, labels, 1.0
+  )
+  assert 0 < steps <= 60
+  assert initial_scale.drift(config, before, after, basis, steps) < 1e-5
+  # And the rule can fail.
+  assert initial_scale.drift(config, before, after, basis, 0) > 0.01
+
+
+def test_distances_of_a_linear_network_are_exact():
+  config = toy('unused', widths='', max_steps=20)
+  xs, labels = initial_scale.load(config)
+  basis = manifold.principal_basis(xs, config.k)
+  _, weights, _ = initial_scale.fit(config, jax.random.key(0), xs, labels, 2.0)
+  (w,) = np.asarray(weights[0])
+  parts = {'free': w, 'on': basis.T @ basis @ w, 'off': w - basis.T @ basis @ w}
+  for side, part in parts.items():
+    solve = jax.jit(initial_scale.solver(config, side))
+    found = solve(xs[0], int(xs[0] @ w < 0), basis, weights)[side]
+    wanted = abs(xs[0] @ w) / np.linalg.norm(part)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4)
+
+
+def test_verdicts_follow_the_rules():
+  verdict = initial_scale.verdict
+  assert verdict('off', (0.95, 1.05)) == 'proportional to the factor'
+  assert verdict('off', (0.5, 1.05)) == 'grows'
+  assert verdict('on', (-0.05, 0.05)) == 'constant'
+  assert verdict('on', (-0.3, -0.1)) == 'falls'
+  assert verdict('free', (-0.3, 0.1)) == 'undecided'
+
+
+def test_images_may_be_the_data(tmp_path):
+  summary = initial_scale.run(
+    toy(
+      tmp_path,
+      dataset='digits',
+      num_train=60,
+      num_examples=5,
+      max_steps=50,
+      factors=(1.0,),
+    )
+  )
+  (row,) = summary['rows']
+  assert row['points'] == 5 and not summary['slopes']
+
+
+@pytest.mark.parametrize(
+  'flags, message',
+  [
+    (dict(k=20), r'--k=20 has to be less than the 20 numbers'),
+    (dict(widths='a'), 'not numbers such as'),
+    (dict(num_seeds=1), r'--num_seeds=1 is too small'),
+  ],
+)
+def test_bad_flags_are_named(tmp_path, flags, message):
+  with pytest.raises(common.FlagError, match=message):
+    initial_scale.run(toy(tmp_path / 'run', **flags))
