@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import sys
+from unittest import mock
 
 import pytest
 
@@ -9,6 +11,11 @@ COLABS = sorted(
   (pathlib.Path(__file__).parent.parent / 'colabs').glob('*.ipynb')
 )
 TOYS = {
+  'dimples': "{'steps': 20, 'num_seeds': 1, 'widths': '8', 'num_examples': 5}",
+  'manifold_split': (
+    "{'dataset': 'digits', 'epochs': 1, 'latent': 4, 'ks': (4,), "
+    "'num_examples': 10, 'max_gradients': 20, 'kinds': ('decoder', 'random')}"
+  ),
   'boundary_distances': (
     "{'num_examples': 10, 'width': 32, 'depth': 1, 'num_fresh': 1, "
     "'certify': False}"
@@ -18,6 +25,12 @@ TOYS = {
     "'num_predicted': 1}"
   ),
 }
+
+
+# As matplotlib sees it outside a notebook.
+IPYTHON = mock.MagicMock(version_info=(9, 0), get_ipython=lambda: None)
+# What their experiments' own tests run too, and takes a minute.
+SLOW = ('manifold_split',)
 
 
 def cells(path, kind):
@@ -33,9 +46,16 @@ def test_colab_is_stripped_and_short(path):
   assert any('pip install' in line for line in code[0]['source'])
 
 
-@pytest.mark.parametrize('path', COLABS, ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+  'path',
+  [
+    pytest.param(p, id=p.stem, marks=[pytest.mark.slow] * (p.stem in SLOW))
+    for p in COLABS
+  ],
+)
 def test_colab_runs(path, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
+  monkeypatch.setitem(sys.modules, 'IPython', IPYTHON)
   space = {}
   for cell in cells(path, 'code'):
     lines = [v for v in cell['source'] if not v.startswith(('!', '%'))]

@@ -22,6 +22,7 @@ TOY = dict(
   factors=(1.0, 4.0),
   num_seeds=2,
   max_steps=1500,
+  method='projection',
   max_gradients=40,
 )
 
