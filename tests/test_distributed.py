@@ -37,7 +37,7 @@ COUNTS = {'gradients', 'forwards'}  # One more where rounding decides.
 PROGRAM = """
 import pathlib, sys
 import jax, jax.numpy as jnp, numpy as np
-from dmm_jax import parallel, records
+from dmm_jax import data, parallel, records
 from experiments import common
 
 common._join(common.Processes(2, int(sys.argv[1]), sys.argv[2]))
@@ -55,6 +55,13 @@ fn = lambda x, key, weights: {
 out = parallel.map_examples(fn, (xs,), shared=(key, again), batch_size=10)
 mean = jax.jit(lambda v: jnp.mean(parallel.share(v)))(np.arange(8.0))
 assert float(mean) == 3.5
+# Of images on disk each process reads its own rows alone, 8 a batch padded.
+asked = []
+read = lambda keys: (asked.extend(keys), [xs[k : k + 1] for k in keys])[1]
+column = data.Column(read, np.arange(37), (1,))
+twice = parallel.map_examples(lambda x: 2 * x, (column,), batch_size=8)
+np.testing.assert_array_equal(twice[:, 0], 2 * xs)
+assert len(asked) == 20
 # Found at different times, or not everywhere, files do not part them.
 assert records.agree(3 + jax.process_index()) == 3
 names = ['0', '1', '2']
