@@ -127,12 +127,13 @@ def test_pauses_change_nothing_and_any_state_goes_on_to_the_same_bits(in_loop):
     )
 
 
-def test_many_networks_train_as_each_alone():
-  keys = jax.random.split(KEY, 3)
+@pytest.mark.parametrize('num', (3, 4))  # Two devices divide only the latter.
+def test_many_networks_train_as_each_alone(num):
+  keys = jax.random.split(KEY, num)
   xs, labels, _ = problem()
-  shuffled = np.stack([labels, labels[::-1], np.roll(labels, 1)])
+  shuffled = np.stack([np.roll(labels, i) for i in range(num)])
   one = begin(RECIPE)
-  stacked = jax.tree.map(lambda v: jnp.stack([v] * 3), one)
+  stacked = jax.tree.map(lambda v: jnp.stack([v] * num), one)
   *_, last = train.fit(
     keys,
     linear,
@@ -142,8 +143,10 @@ def test_many_networks_train_as_each_alone():
     recipe=RECIPE,
     data_axes=(None, 0, None),
   )
-  assert last.loss.shape == (3,)
-  for i in range(3):
+  assert last.loss.shape == (num,)
+  spread = not last.state.params.sharding.is_fully_replicated
+  assert spread == (num % jax.device_count() == 0)
+  for i in range(num):
     *_, alone = train.fit(keys[i], linear, one, xs, shuffled[i], recipe=RECIPE)
     np.testing.assert_allclose(last.loss[i], alone.loss, rtol=1e-4)
     np.testing.assert_allclose(

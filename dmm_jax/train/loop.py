@@ -99,7 +99,8 @@ def fit(
   All devices share each batch; the data lie on every one of them.
 
   Many networks train at once where `key` is an array of keys `[m]` and the
-  leaves of `state` are stacked, `[m, ...]`.
+  leaves of `state` are stacked, `[m, ...]`. If the devices of one process
+  divide them, each trains its own ones.
 
   Args:
     key: one, or `[m]`.
@@ -144,14 +145,21 @@ def fit(
     )
   table = xs, targets, weights
   whole = None if on_disk else parallel.replicate(table)
-  state = parallel.replicate(state)
+  # Each device trains its own networks, or has its part of each batch.
+  apart = (
+    many and jax.process_count() == 1 and not len(key) % jax.device_count()
+  )
+  if apart:
+    key, state = parallel.spread((key, state))
+  else:
+    state = parallel.replicate(state)
   size = min(recipe.batch_size, num)
   per_epoch = recipes.steps_per_epoch(recipe, num)
   total = recipe.num_epochs * per_epoch
   pauses = {s for s in stops if 0 < s} | {total}
   if each_epoch:
     pauses |= {per_epoch * (i + 1) for i in range(recipe.num_epochs)}
-  task = dict(forward=forward, recipe=recipe, num=num)
+  task = dict(forward=forward, recipe=recipe, num=num, apart=apart)
   task['axes'] = tuple(data_axes) if many else None
   blank = np.full(key.shape, np.nan, np.float32)
   if 0 in stops and first_step == 0:
@@ -208,7 +216,8 @@ def _order(key, epoch, *, num):
 
 
 @functools.partial(
-  jax.jit, static_argnames=('forward', 'recipe', 'num', 'axes', 'in_loop')
+  jax.jit,
+  static_argnames=('forward', 'recipe', 'num', 'axes', 'apart', 'in_loop'),
 )
 def _advance(
   key,
@@ -224,6 +233,7 @@ def _advance(
   recipe,
   num,
   axes,
+  apart,
   in_loop,
 ):
   """Steps `begin` to `end` of one epoch, or `begin` alone.
@@ -242,7 +252,8 @@ def _advance(
       if order is not None:
         place = i % (num // size) * size
         rows = jax.lax.dynamic_slice(order, (place,), (size,))
-        batch = parallel.share([column[rows] for column in table])
+        batch = [column[rows] for column in table]
+        batch = batch if apart else parallel.share(batch)
       noise = jax.random.fold_in(jax.random.fold_in(key, 2**31 - 1), i)
       keys = jax.random.split(noise, size)
       objective = functools.partial(_objective, forward, recipe, state.stats)
