@@ -2,15 +2,13 @@
 
   python -m benchmarks.training
 
-All sides in one run, in turns, the same module, optimizer and batches of
-MNIST's shape (random: times do not depend on them); milliseconds a step, median
-of --repeats passes. `bare` is one jitted step on a batch that is already on the
-device, again and again; `flax example` the loop of Flax's MNIST example:
-batches indexed on the host, gradients and update in two jitted calls, losses
-kept; `fit` is `train.fit`.
+All sides in one run, in turns, the same module, optimizer and size of batch, of
+MNIST's shape (random: times do not depend on it); milliseconds a step, the
+fastest of --repeats passes. `bare` is one jitted step on a batch that is
+already on the device, again and again; `flax example` the loop of Flax's MNIST
+example: batches indexed on the host, gradients and update in two jitted calls,
+losses kept; `fit` is `train.fit`.
 """
-
-import functools
 
 from absl import app
 from absl import flags
@@ -109,10 +107,9 @@ def main(argv):
       sides(module, xs, labels, _BATCH.value), _REPEATS.value
     )
     text = ', '.join(f'{k} {v / steps * 1e3:.2f} ms' for k, v in found.items())
-    ratio = functools.partial('{:.2f}'.format)
     print(
-      f'{name}: {text}; fit / bare {ratio(found["fit"] / found["bare"])}, '
-      f'flax example / fit {ratio(found["flax example"] / found["fit"])}'
+      f'{name}: {text}; fit / bare {found["fit"] / found["bare"]:.2f}, '
+      f'flax example / fit {found["flax example"] / found["fit"]:.2f}'
     )
 
 

@@ -14,7 +14,7 @@ def eigh(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Returns eigenvalues `[k]`, ascending, and eigenvectors in columns `[k, k]`.
 
   Of a symmetric matrix, as `jnp.linalg.eigh`; under `vmap` one example after
-  the other on CPUs.
+  the other on CPUs, and there without reverse-mode derivatives.
   """
   plain = lambda m: tuple(jnp.linalg.eigh(m))
   if jax.default_backend() == 'cpu':

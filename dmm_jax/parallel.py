@@ -104,8 +104,9 @@ def iterate_batches(
 
 def _host(columns):
   """Columns that rows can be taken of on the host; those on disk stay there."""
-  lazy = lambda c: hasattr(c, 'take') and not isinstance(c, jax.Array)
-  return tuple(c if lazy(c) else np.asarray(c) for c in columns)
+  return tuple(
+    c if getattr(c, 'on_disk', False) else np.asarray(c) for c in columns
+  )
 
 
 def _fetch(out, count, bar):

@@ -40,7 +40,6 @@ from jax import flatten_util
 import numpy as np
 import tqdm
 
-from dmm_jax import boundary
 from dmm_jax import certify
 from dmm_jax import data
 from dmm_jax import distances
@@ -144,7 +143,7 @@ PRESETS = {
 def run(config: Config) -> dict:
   """Runs the experiment, and returns what it wrote to summary.json."""
   common.check(config)
-  check_method(config)
+  common.check_method(config.method)
   # Before the directory is made: a set that is not there leaves none behind.
   sets = load_sets(config)
   model = load_model(config, *sets)
@@ -156,16 +155,6 @@ def run(config: Config) -> dict:
     draw=plots.boundary_distances,
     report=report,
   )
-
-
-def check_method(config):
-  search = lambda x: boundary.nearest_point(
-    lambda v: v, x, 0, method=config.method
-  )
-  try:
-    jax.eval_shape(search, jax.ShapeDtypeStruct((2,), np.float32))
-  except ValueError as error:
-    raise common.FlagError(f'--method={config.method}: {error}') from None
 
 
 def load_sets(config):
@@ -181,7 +170,7 @@ def load_sets(config):
       config.data_dir or None,
       in_memory=config.in_memory,
     )
-    for split in ('train', config.split)
+    for split in {'train', config.split}
   }
   classes = np.unique(sets['train'][1])
   if config.classes != 'all':

@@ -18,8 +18,10 @@ from absl import app
 from absl import flags
 from absl import logging
 import jax
+import numpy as np
 import tqdm
 
+from dmm_jax import boundary
 from dmm_jax import checkpoints
 from dmm_jax import records
 
@@ -80,6 +82,15 @@ def check(config) -> None:
         raise FlagError(f'--{field.name}={v} is unknown; it is one of {known}')
       if least is not None and not v >= least:
         raise FlagError(f'--{field.name}={v} is too small; at least {least}')
+
+
+def check_method(method: str) -> None:
+  """Raises FlagError for a search that `boundary.nearest_point` has not."""
+  search = lambda x: boundary.nearest_point(lambda v: v, x, 0, method=method)
+  try:
+    jax.eval_shape(search, jax.ShapeDtypeStruct((2,), np.float32))
+  except ValueError as error:
+    raise FlagError(f'--method={method}: {error}') from None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -112,11 +112,12 @@ PRESETS = {
 def run(config: Config) -> dict:
   """Runs the experiment, and returns what it wrote to summary.json."""
   common.check(config)
+  common.check_method(config.method)
   sets = {
     split: data.load(config.dataset, split, config.data_dir or None)
     for split in ('train', 'test')
   }
-  given = [name for name in config.checkpoints if name != 'here']
+  given = () if config.checkpoints == ('here',) else config.checkpoints
   training.check_given(sets['train'], given, config.autoencoder)
   return common.conduct(
     config,

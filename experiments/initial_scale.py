@@ -31,13 +31,15 @@ model's author left (3 layers, k = 32 of n = 784; how many points is not known:
   5       4.188  4.434  12.334
   7       4.266  4.389  17.452
 
-A network's distance is the mean over its points (those found; `lost` counts the
-others). Slopes are those of log distance against log factor, with 95 %
-bootstrap intervals over networks. `drift` is the largest change of an off-span
-weight over the largest such weight: 0 but for rounding; with weight decay, its
-difference from (1 - rate decay)^steps. Verdicts, by rules fixed here: off the
-data, "proportional to the factor" if the slope's interval lies within 0.9 and
-1.1, else "grows" ("falls") if it lies above (below) 0, else "undecided"; on the
+A network's distance is the mean over its points that are right and whose
+boundary was found; `wrong` and `lost` are the shares of the others. Slopes are
+those of log distance against log factor, one a network, with Student's 95 %
+interval over networks. `drift` is the largest change of an off-span weight over
+the largest such weight: 0 but for rounding; with weight decay, its difference
+from (1 - rate decay)^steps. Verdicts, by rules fixed here: "undecided" where
+more than 5 % of the points of any factor are wrong or lost; off the data,
+"proportional to the factor" if the slope's interval lies within 0.9 and 1.1,
+else "grows" ("falls") if it lies above (below) 0, else "undecided"; on the
 data, "constant" if it lies within -0.1 and 0.1, else likewise.
 """
 
@@ -61,7 +63,8 @@ from experiments import common
 from experiments import networks
 
 SIDES = {'free': None, 'on': manifold.on, 'off': manifold.off}
-CHECK = 10  # Steps between looks at whether all points are right.
+CHECK = 10  # Steps, at least, between looks at whether all points are right.
+MOST_LOST = 0.05  # Of a factor's points, for a verdict.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,11 +123,19 @@ PRESETS = {
 def run(config: Config) -> dict:
   """Runs the experiment, and returns what it wrote to summary.json."""
   common.check(config)
+  common.check_method(config.method)
+  hidden = networks.numbers(config.widths) or ()
+  if min(config.factors) == 0 or min(hidden, default=1) < 1:
+    raise common.FlagError('--factors and --widths have to be above 0')
   xs, labels = load(config)
-  if config.k >= xs[0].size:
-    raise common.FlagError(
-      f'--k={config.k} has to be less than the {xs[0].size} numbers of a point'
-    )
+  for most, what in (
+    (xs[0].size, 'numbers of a point'),
+    (len(xs), 'points to train on'),
+  ):
+    if config.k >= most:
+      raise common.FlagError(
+        f'--k={config.k} has to be less than the {most} {what}'
+      )
   return common.conduct(
     config,
     'experiments.initial_scale',
@@ -179,7 +190,11 @@ def start(key, sizes, factor):
 
 
 def fit(config, key, xs, labels, factor):
-  """Trains until all points are right: `(weights before, after, steps)`."""
+  """Trains until all points are right.
+
+  Returns:
+    `(weights before, after, steps, share of points that are right)`.
+  """
   outputs = int(labels.max()) + 1
   sizes = [xs.shape[1], *(networks.numbers(config.widths) or ())]
   weights, order = jax.random.split(key)
@@ -194,6 +209,7 @@ def fit(config, key, xs, labels, factor):
     num_epochs=-(-config.max_steps // (len(xs) // size)),
   )
   inner = train.make_optimizer(plan, len(xs)).init(before)
+  every = max(CHECK, len(xs) // size)
   for pause in train.fit(
     order,
     forward,
@@ -201,12 +217,13 @@ def fit(config, key, xs, labels, factor):
     xs,
     labels,
     recipe=plan,
-    stops=tuple(range(CHECK, config.max_steps, CHECK)),
+    stops=(*range(every, config.max_steps, every), config.max_steps),
     each_epoch=False,
   ):
-    if train.accuracy(forward, pause.state, xs, labels) == 1:
+    right = train.accuracy(forward, pause.state, xs, labels)
+    if right == 1 or pause.step >= config.max_steps:
       break
-  return before, pause.state.params, pause.step
+  return before, pause.state.params, pause.step, right
 
 
 def drift(config, before, after, basis, steps):
@@ -248,13 +265,14 @@ def collect(config, run_dir, xs, labels):
   def compute(done):
     for factor, seed in units[done:]:
       key = jax.random.key(config.seed + 1 + seed)
-      before, after, steps = fit(config, key, xs, labels, factor)
+      before, after, steps, right = fit(config, key, xs, labels, factor)
       weights = jax.device_get(after)
       part = {
         'factor': np.full(num, factor, np.float32),
         'seed': np.full(num, seed, np.int32),
         'index': np.arange(num, dtype=np.int32),
         'steps': np.full(num, steps, np.int32),
+        'right': np.full(num, right, np.float32),
         'drift': np.full(num, drift(config, before, weights, basis, steps)),
       }
       for solve in solvers:
@@ -286,9 +304,8 @@ def summarize(config, run_dir):
       'factor': factor,
       'n': len(seeds),
       'points': len(seeds[0]['index']),
-      'right': statistics.share(
-        part['free_status'] != boundary.Status.MISCLASSIFIED
-      ),
+      'right': float(np.mean(part['right'])),
+      'wrong': share_of(part['free_status'], boundary.Status.MISCLASSIFIED),
       'steps': float(np.mean(part['steps'])),
       'drift': float(np.max(part['drift'])),
     }
@@ -296,7 +313,7 @@ def summarize(config, run_dir):
       each = np.array([mean_found(seed[side]) for seed in seeds])
       means[side].append(each)
       row[side] = statistics.student(each)
-      row[f'{side}_lost'] = float(np.mean(np.isinf(part[side])))
+      row[f'{side}_lost'] = float(np.mean(~np.isfinite(part[side])))
     on, off = np.array(means['on'][-1]), np.array(means['off'][-1])
     row['flat'] = statistics.student(
       manifold.unconstrained(on, off) / means['free'][-1]
@@ -306,10 +323,10 @@ def summarize(config, run_dir):
   if len(config.factors) > 1:
     slope = statistics.log_slope(np.array(config.factors))
     for side in SIDES:
-      values = np.array(means[side]).T
-      # The mean over networks, then its slope over factors.
-      entry = statistics.estimate(lambda v: slope(v.mean(-2)), values)
-      slopes[side] = entry | {'verdict': verdict(side, entry['interval'])}
+      entry = statistics.student(slope(np.array(means[side]).T))
+      lost = max(row['wrong'] + row[f'{side}_lost'] for row in rows)
+      said = verdict(side, entry['interval'], lost)
+      slopes[side] = entry | {'verdict': said}
   return {
     'question': __doc__.split('\n')[0],
     'dataset': config.dataset,
@@ -325,9 +342,15 @@ def mean_found(distance):
   return float(np.mean(distance[found])) if found.any() else float('nan')
 
 
-def verdict(side, interval):
+def share_of(status, value):
+  return float(np.mean(status == value))
+
+
+def verdict(side, interval, lost):
   """The rule of the module's docstring, in words."""
   low, high = interval
+  if lost > MOST_LOST:
+    return 'undecided'
   if side == 'off' and 0.9 <= low and high <= 1.1:
     return 'proportional to the factor'
   if side == 'on' and -0.1 <= low and high <= 0.1:
@@ -346,18 +369,19 @@ def report(summary):
       f'{row["factor"]:g}',
       str(row['n']),
       str(row['points']),
-      f'{row["right"]["value"]:.1%}',
+      f'{row["right"]:.1%}',
       f'{row["steps"]:.0f}',
       f'{row["drift"]:.0e}',
       *(common.with_interval(row[side], '.3f') for side in SIDES),
       f'{row["off"]["value"] / row["factor"]:.3f}',
-      f'{row["off_lost"]:.1%}',
+      f'{row["wrong"]:.1%}',
+      '/'.join(f'{row[f"{side}_lost"]:.1%}' for side in SIDES),
       f'{row["flat"]["value"]:.3f}',
     ]
     for row in summary['rows']
   ]
   header = 'factor,networks,points,right,steps,drift,free [95 %],on,off,'
-  header += 'off / factor,off lost,flat / free'
+  header += 'off / factor,wrong,lost free/on/off,flat / free'
   common.print_table(header.split(','), rows)
   for side, entry in summary['slopes'].items():
     print(

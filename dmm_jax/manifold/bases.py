@@ -68,8 +68,8 @@ def principal_basis(xs: np.ndarray, k: int) -> np.ndarray:
 def neighbor_basis(xs: jax.Array, x: jax.Array, k: int, num: int) -> jax.Array:
   """Returns the first k principal directions of the points nearest to `x`.
 
-  Local PCA: of the `num` nearest rows of `xs` in l2, `x` itself left out where
-  it is among them, about their mean.
+  Local PCA: of the `num` nearest rows of `xs` in l2, `x` itself and up to `num`
+  copies of it left out, about their mean.
 
   Args:
     xs: data `[n, ...]`.

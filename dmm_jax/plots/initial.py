@@ -50,7 +50,7 @@ def initial_scale(run_dir: pathlib.Path) -> list[pathlib.Path]:
   canvas.log_values(ax, 'x')
   canvas.legend(figure, ax, ncols=2)
   figure.suptitle(
-    f'{summary["dataset"]}: networks trained until every point is right',
+    f'{summary["dataset"]}: distances of trained networks at training points',
     fontsize=9,
   )
   return [canvas.save(figure, run_dir / 'figures' / 'initial_scale')]

@@ -107,7 +107,8 @@ def fit(
     forward: as of `flax_forward`.
     state: to start from, as of `start`.
     xs: inputs `[n, ...]`; or a `data.Column`, of which every process reads its
-      own part of each batch alone.
+      own part of each batch alone; all of it where the devices do not divide
+      the batch.
     targets: `[n, ...]`, what the recipe's loss takes: class numbers, class
       probabilities, images.
     recipe: how to train.
@@ -181,12 +182,12 @@ def fit(
         place = step % per_epoch * size
         batch = parallel.put_rows(table, rows[place : place + size])
         given = batch, None
-      state, *sums = _advance(
-        key, state, *sums, *given, step, end, in_loop=in_loop, **task
-      )
       if not in_loop and jax.device_count() > 1:
         # Queued collectives of several steps can lock each other out on CPUs.
         jax.block_until_ready(state)
+      state, *sums = _advance(
+        key, state, *sums, *given, step, end, in_loop=in_loop, **task
+      )
       step = end
     bad = int(np.min(sums[1]))
     if bad < never:
