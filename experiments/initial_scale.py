@@ -34,13 +34,14 @@ model's author left (3 layers, k = 32 of n = 784; how many points is not known:
 A network's distance is the mean over its points that are right and whose
 boundary was found; `wrong` and `lost` are the shares of the others. Slopes are
 those of log distance against log factor, one a network, with Student's 95 %
-interval over networks. `drift` is the largest change of an off-span weight over
-the largest such weight: 0 but for rounding; with weight decay, its difference
-from (1 - rate decay)^steps. Verdicts, by rules fixed here: "undecided" where
-more than 5 % of the points of any factor are wrong or lost; off the data,
-"proportional to the factor" if the slope's interval lies within 0.9 and 1.1,
-else "grows" ("falls") if it lies above (below) 0, else "undecided"; on the
-data, "constant" if it lies within -0.1 and 0.1, else likewise.
+interval over networks; off the data once more over the larger half of the
+factors. `drift` is the largest change of an off-span weight over the largest
+such weight: 0 but for rounding; with weight decay, its difference from (1 -
+rate decay)^steps. Verdicts, by rules fixed here: "undecided" where more than 5
+% of the points of any factor are wrong or lost; off the data, "proportional to
+the factor" if the slope's interval lies within 0.9 and 1.1, else "grows"
+("falls") if it lies above (below) 0, else "undecided"; on the data, "constant"
+if it lies within -0.1 and 0.1, else likewise.
 """
 
 import dataclasses
@@ -319,14 +320,22 @@ def summarize(config, run_dir):
       manifold.unconstrained(on, off) / means['free'][-1]
     )
     rows.append(row)
-  slopes = {}
-  if len(config.factors) > 1:
-    slope = statistics.log_slope(np.array(config.factors))
-    for side in SIDES:
-      entry = statistics.student(slope(np.array(means[side]).T))
-      lost = max(row['wrong'] + row[f'{side}_lost'] for row in rows)
-      said = verdict(side, entry['interval'], lost)
-      slopes[side] = entry | {'verdict': said}
+  slopes = []
+  factors = np.array(config.factors)
+  large = factors >= np.median(factors)
+  for side, kept in (*((s, factors > 0) for s in SIDES), ('off', large)):
+    if kept.sum() < 2:
+      continue
+    values = np.array(means[side])[kept].T  # [networks, factors]
+    entry = statistics.student(statistics.log_slope(factors[kept])(values))
+    lost = max(
+      row['wrong'] + row[f'{side}_lost']
+      for row, used in zip(rows, kept, strict=True)
+      if used
+    )
+    said = verdict(side, entry['interval'], lost)
+    spread = [float(factors[kept].min()), float(factors[kept].max())]
+    slopes.append(dict(side=side, factors=spread, **entry, verdict=said))
   return {
     'question': __doc__.split('\n')[0],
     'dataset': config.dataset,
@@ -383,10 +392,11 @@ def report(summary):
   header = 'factor,networks,points,right,steps,drift,free [95 %],on,off,'
   header += 'off / factor,wrong,lost free/on/off,flat / free'
   common.print_table(header.split(','), rows)
-  for side, entry in summary['slopes'].items():
+  for entry in summary['slopes']:
+    low, high = entry['factors']
     print(
-      f'{side}: slope against the factor {common.with_interval(entry, ".3f")}: '
-      f'{entry["verdict"]}'
+      f'{entry["side"]}: slope against factors {low:g} to {high:g} '
+      f'{common.with_interval(entry, ".3f")}: {entry["verdict"]}'
     )
 
 

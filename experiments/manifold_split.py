@@ -34,6 +34,14 @@ off^2), and once with that of the normals at the free boundary points. Where
 the boundary is flat the two agree, and 1 / free^2 = 1 / on^2 + 1 / off^2
 (`flatness`: the median of the free distance over that; 1 where flat).
 
+Seen, from images as they are (on/free, A by distance, A by normal; random
+subspaces: 5.2, 1.9, 1.0 and 4.8, 1.0, 1.0):
+  mnist, small CNN, k = 16, n = 497    decoder 3.3, 5.0, 3.6; another image's
+                                       2.9, 6.5, 3.2; principal 2.7, 7.4, 5.1
+  cifar10, small CNN, k = 128, n = 152 decoder 4.4, 1.3, 1.2; cosines of lowest
+                                       frequency 4.2, 1.4, 1.3
+Nothing is avoided, and little of it is the image's own tangent space.
+
 Misclassified images are counted and left out; a failed search counts as
 infinitely far. Ratios are medians of paired ratios, with 95 % bootstrap
 intervals over images. Verdict on each subspace, by a rule fixed here:

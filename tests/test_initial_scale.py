@@ -54,7 +54,7 @@ def test_networks_of_each_factor_are_measured(finished, capsys):
   assert json.dumps(summary, indent=2) + '\n' == written
   assert (run_dir / 'figures/initial_scale.png').stat().st_size > 5000
   initial_scale.report(summary)
-  assert 'slope against the factor' in capsys.readouterr().out
+  assert 'off: slope against factors 1 to 4' in capsys.readouterr().out
 
 
 def test_a_broken_run_ends_with_the_same_bytes(finished, tmp_path):
