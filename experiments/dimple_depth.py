@@ -21,6 +21,11 @@ tangent space. And the boundary might move as a whole: then the place where it
 crosses the line from an image to the nearest one of another class would change
 on average, and not only its depth.
 
+Seen on mnist (a CNN trained plainly, and with PGD at an l2 radius of 2; n =
+494): free distances grow 2.4 times, on 1.8, off 2.6; the normal's part in the
+tangent space from 0.25 to 0.41, beside 0.14 of a random direction: both the
+first prediction and its rival hold, and the boundary moves besides.
+
 Only images that all networks classify correctly count. Ratios are medians of
 paired ratios, with 95 % bootstrap intervals over images; a failed search counts
 as infinitely far. On each network, by rules fixed here: "dimples deepen" if the

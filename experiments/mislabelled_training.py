@@ -26,6 +26,9 @@ step overshoots a dimple, and the new boundary passes between the displaced
 image and the original. If `mistakes` does as well, wrong labels of a network
 teach without any step, and `random` does not speak for the model by itself.
 
+Seen on mnist (MLPs, 3 seeds, steps up to 4): clean 98 %, random 52 %, next
+28 %, noise 0.2 %; and mistakes, without any step, 82 %.
+
 Steps are those of projected gradient, towards the target, in l2 within each of
 --radii. Accuracy is that on the clean test set, mean over --num_seeds new
 networks, with a 95 % interval of Student's t over these; a random guess is

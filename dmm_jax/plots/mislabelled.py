@@ -22,7 +22,7 @@ def mislabelled_training(run_dir: pathlib.Path) -> list[pathlib.Path]:
     )
     ax.set(
       title=f'l2 steps up to {radius:g}',
-      xlim=(0, 1),
+      xlim=(-0.03, 1.03),
       ylim=(len(shown) - 0.5, -0.5),
       yticks=range(len(shown)),
       xlabel='accuracy on clean test images',
