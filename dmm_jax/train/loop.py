@@ -182,8 +182,8 @@ def fit(
         place = step % per_epoch * size
         batch = parallel.put_rows(table, rows[place : place + size])
         given = batch, None
-      if not in_loop and jax.device_count() > 1:
-        # Queued collectives of several steps can lock each other out on CPUs.
+      if jax.default_backend() == 'cpu' and jax.device_count() > 1:
+        # Queued collectives of several steps can lock each other out there.
         jax.block_until_ready(state)
       state, *sums = _advance(
         key, state, *sums, *given, step, end, in_loop=in_loop, **task
