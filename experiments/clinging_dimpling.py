@@ -116,7 +116,7 @@ class Config:
     100, 'Training examples that are measured, at most.', least=2
   )
   widths: str = common.flag('100,100', 'Of the hidden layers.')
-  num_seeds: int = common.flag(5, 'Networks of each condition.', least=1)
+  num_seeds: int = common.flag(20, 'Networks of each condition.', least=1)
   init_scales: tuple[float, ...] = common.flag(
     (1.0, 0.3, 3.0),
     'Of the weights at the start; the first is as it is.',
@@ -134,6 +134,7 @@ PRESETS = {
   'quick': dict(
     workdir='runs/clinging_quick',
     datasets=('line', 'digits'),
+    num_seeds=6,
     init_scales=(1.0, 3.0),
     weight_decays=(0.0,),
     steps=200,
@@ -492,7 +493,7 @@ def summarize(config, run_dir):
             for key, v in lines.items()
           },
           'fall': statistics.mean([p.fall for p in each]),
-          'by_gradient': statistics.mean([p.by_gradient for p in each]),
+          'by_gradient': by_gradient(each),
           'clings': float(np.median([p.clings for p in each])),
           'fits': float(np.median([p.fits for p in each])),
           'right': statistics.mean(lines['right'][:, -1]),
@@ -507,6 +508,15 @@ def summarize(config, run_dir):
     'rows': rows,
     'flips': flips(rows),
   }
+
+
+def by_gradient(each):
+  """The mean over the networks whose gap falls."""
+  values = np.array([p.by_gradient for p in each])
+  values = values[np.isfinite(values)]
+  nothing = {'value': float('nan'), 'interval': [float('nan')] * 2}
+  entry = statistics.mean(values) if len(values) else nothing
+  return entry | {'n': len(values)}
 
 
 def random_fraction(part):

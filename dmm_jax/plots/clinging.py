@@ -52,7 +52,7 @@ def _curves(rows):
       ax.set_xscale('symlog', linthresh=1, linscale=0.5)
       ax.set(xlabel='training step', ylabel=label, xlim=(0, None))
       if key == 'gap':
-        ax.set_yscale('log')
+        canvas.log_values(ax)
       if key == 'fraction':
         null = chosen[0]['random_fraction']
         style = dict(color='0.4', linestyle='--')
