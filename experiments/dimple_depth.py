@@ -9,10 +9,10 @@ trained adversarially, at the same images.
     --checkpoints=runs/mnist_cnn,runs/mnist_cnn_adversarial \
     --autoencoder=runs/mnist_autoencoder_small
 
---preset=quick takes 2 minutes on 2 CPU cores. The first trains small networks
-on digits: plain, with projected gradient (PGD) at each --radii, and TRADES at
-the largest. --checkpoints names runs of train_classifier instead, the plain one
-first. A run killed at any moment goes on where it was.
+The first takes a minute on 2 CPU cores, and trains small networks on digits:
+plain, with projected gradient (PGD) at each --radii, and TRADES at the largest.
+--checkpoints names runs of train_classifier instead, the plain one first. A run
+killed at any moment goes on where it was.
 
 Three predictions. The dimpled manifold model: adversarial training deepens the
 dimples, so that distances off the manifold grow more than those on it. Its
