@@ -6,7 +6,7 @@ as many dimensions that know nothing of the manifold.
 
   python -m experiments.manifold_split
   python -m experiments.manifold_split --preset=mnist --data_dir=DIR \
-    --checkpoint=runs/mnist_mlp --autoencoder=runs/mnist_autoencoder_small
+    --checkpoint=runs/mnist_cnn --autoencoder=runs/mnist_autoencoder_small
 
 The first takes 3 minutes on 2 CPU cores, --preset=quick one. It trains a small
 classifier and an auto-encoder on digits; --checkpoint and --autoencoder name
@@ -76,7 +76,8 @@ KINDS, SIDES, FIELDS = subspaces.KINDS, subspaces.SIDES, subspaces.FIELDS
 class Config:
   preset: str = common.flag(
     'default',
-    'Values for the flags that are not given: default, quick, mnist, cifar.',
+    'Values for the flags that are not given: default, quick, mnist, cifar, '
+    'full (for a GPU).',
   )
   workdir: str = common.flag('runs/manifold_split', 'Run directory.')
   seed: int = common.flag(0, 'Of weights and random subspaces.', least=0)
@@ -132,13 +133,25 @@ PRESETS = {
     workdir='runs/manifold_split_mnist',
     dataset='mnist',
     num_examples=500,
-    ks=(32,),
+    ks=(16,),
+    bases=('image',),
+    max_gradients=100,
   ),
   'cifar': dict(
     workdir='runs/manifold_split_cifar',
     dataset='cifar10',
     num_examples=200,
-    ks=(32,),
+    kinds=('decoder', 'principal', 'random', 'frequency', 'other'),
+    ks=(128,),
+    bases=('image',),
+    max_gradients=60,
+  ),
+  'full': dict(
+    workdir='runs/manifold_split_full',
+    dataset='mnist',
+    num_examples=10000,
+    ks=(16, 32),
+    max_gradients=1000,
   ),
 }
 
