@@ -29,8 +29,8 @@ TOYS = {
 
 # As matplotlib sees it outside a notebook.
 IPYTHON = mock.MagicMock(version_info=(9, 0), get_ipython=lambda: None)
-# What their experiments' own tests run too, and takes a minute.
-SLOW = ('manifold_split',)
+# What their experiments' own tests run too.
+SLOW = ('boundary_distances', 'manifold_split')
 
 
 def cells(path, kind):
