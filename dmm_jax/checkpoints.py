@@ -139,7 +139,8 @@ def _explained(verb, where):
   """Turns what the file system and orbax raise into one kind of error."""
   try:
     yield
-  except CheckpointError:
+  # The latter: another process has died; no fault of the file system.
+  except (CheckpointError, jax.errors.JaxRuntimeError):
     raise
   except Exception as error:  # Orbax raises many kinds, bare ones included.
     text = str(error).strip() or type(error).__name__
