@@ -29,9 +29,10 @@ beside that of a random direction; and the gradient's length. A gap of margin /
 gradient shrinks where margins shrink or gradients grow: `by gradient` is the
 share of the gap's fall, in logarithms, that the latter makes.
 
-Seen (20 networks each): two phases on the line and the chessboard as they are,
-on the chessboard with shuffled labels too, and on the sphere only from weights
-three times as large; none on digits.
+Seen (20 networks each; of mnist and cifar10 10): two phases on the line and the
+chessboard as they are, on the chessboard with shuffled labels too, and on the
+sphere and cifar10 only from weights three times as large; no clinging on
+digits, mnist and cifar10 as they are.
 
 Verdict on each network, by a rule fixed here. The gap falls if it comes to half
 of what it was at the start, or less; of the largest that was found, where none
