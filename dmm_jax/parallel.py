@@ -16,6 +16,8 @@ from jax.sharding import PartitionSpec
 import numpy as np
 import tqdm
 
+from dmm_jax import data
+
 
 def map_examples(
   fn: Callable,
@@ -105,7 +107,7 @@ def iterate_batches(
 def _host(columns):
   """Columns that rows can be taken of on the host; those on disk stay there."""
   return tuple(
-    c if getattr(c, 'on_disk', False) else np.asarray(c) for c in columns
+    c if isinstance(c, data.Column) else np.asarray(c) for c in columns
   )
 
 

@@ -170,7 +170,7 @@ def load_sets(config):
       config.data_dir or None,
       in_memory=config.in_memory,
     )
-    for split in {'train', config.split}
+    for split in dict.fromkeys(('train', config.split))
   }
   classes = np.unique(sets['train'][1])
   if config.classes != 'all':

@@ -325,15 +325,7 @@ def collect(config, run_dir, samples):
       yield measure_group(config, run_dir, name, samples[name], decay)
 
   names = [f'{name}-{decay:g}' for name, decay in groups]
-  parts = []
-  with tqdm.tqdm(total=len(groups), unit='set') as bar:
-    for (name, _), part in zip(
-      groups, records.resume(run_dir, names, compute), strict=True
-    ):
-      bar.set_description(name)
-      parts.append(part)
-      bar.update()
-  records.save_columns(run_dir / 'results.npz', records.concatenate(parts))
+  common.gather(run_dir, names, compute, 'set')
 
 
 def measure_group(config, run_dir, name, sample, decay):

@@ -328,6 +328,24 @@ def conduct(
   return summary
 
 
+def gather(run_dir, names: list[str], compute: Callable, unit: str) -> None:
+  """Writes results.npz from the parts of a run, behind a progress bar.
+
+  Args:
+    run_dir, names, compute: as for `records.resume`.
+    unit: what a part is, for the bar.
+  """
+  parts = []
+  with tqdm.tqdm(total=len(names), unit=unit) as bar:
+    for name, part in zip(
+      names, records.resume(run_dir, names, compute), strict=True
+    ):
+      bar.set_description(name)
+      parts.append(part)
+      bar.update()
+  records.save_columns(run_dir / 'results.npz', records.concatenate(parts))
+
+
 def with_interval(entry: dict, spec: str) -> str:
   """A number and its interval as text, each in the format `spec`."""
   low, high = (format(v, spec) for v in entry['interval'])

@@ -22,8 +22,9 @@ crosses the line from an image to the nearest one of another class would change
 on average, and not only its depth.
 
 Seen on mnist (a CNN trained plainly, and with PGD at an l2 radius of 2; n =
-494): free distances grow 2.4 times, on 1.8, off 2.6; the normal's part in the
-tangent space from 0.25 to 0.41, beside 0.14 of a random direction: both the
+494): free distances grow 2.40 times [2.34, 2.46], on 1.79 [1.71, 1.91], off
+2.57 [2.52, 2.62]; the normal's part in the tangent space from 0.249 [0.241,
+0.255] to 0.406 [0.388, 0.423], beside 0.140 of a random direction: both the
 first prediction and its rival hold, and the boundary moves besides.
 
 Only images that all networks classify correctly count. Ratios are medians of
@@ -42,7 +43,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 
 from dmm_jax import adversarial
 from dmm_jax import boundary
@@ -252,13 +252,8 @@ def collect(config, run_dir, sets):
       )
       yield rows
 
-  parts = []
   names = [f'network{i}' for i in range(len(classifiers))]
-  with tqdm.tqdm(total=len(names), unit='network') as bar:
-    for part in records.resume(run_dir, names, compute):
-      parts.append(part)
-      bar.update()
-  records.save_columns(run_dir / 'results.npz', records.concatenate(parts))
+  common.gather(run_dir, names, compute, 'network')
 
 
 # --- Judging ---------------------------------------------------------------

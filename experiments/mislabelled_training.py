@@ -26,8 +26,9 @@ step overshoots a dimple, and the new boundary passes between the displaced
 image and the original. If `mistakes` does as well, wrong labels of a network
 teach without any step, and `random` does not speak for the model by itself.
 
-Seen on mnist (MLPs, 3 seeds, steps up to 4): clean 98 %, random 52 %, next
-28 %, noise 0.2 %; and mistakes, without any step, 82 %.
+Seen on mnist (MLPs, 3 seeds, steps up to 4): clean 98.1 % [97.8, 98.3], random
+51.9 % [48.1, 55.7], next 27.7 % [22.1, 33.2], noise 0.2 % [0.1, 0.3]; and
+mistakes, without any step, 81.7 % [81.2, 82.2].
 
 Steps are those of projected gradient, towards the target, in l2 within each of
 --radii. Accuracy is that on the clean test set, mean over --num_seeds new
@@ -46,7 +47,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tqdm
 
 from dmm_jax import adversarial
 from dmm_jax import data
@@ -274,16 +274,8 @@ def collect(config, run_dir, sets):
         'accuracy': accuracy,
       }
 
-  parts = []
-  with tqdm.tqdm(total=len(arms), unit='arm') as bar:
-    names = [f'{arm}-{radius:g}' for arm, radius in arms]
-    for name, part in zip(
-      names, records.resume(run_dir, names, compute), strict=True
-    ):
-      bar.set_description(name)
-      parts.append(part)
-      bar.update()
-  records.save_columns(run_dir / 'results.npz', records.concatenate(parts))
+  names = [f'{arm}-{radius:g}' for arm, radius in arms]
+  common.gather(run_dir, names, compute, 'arm')
 
 
 def train_anew(config, sets, xs, labels):

@@ -9,7 +9,6 @@ ROOMS = (
   (
     'norms',
     'margins',
-    'parallel',
     'records',
     'statistics',
     'data',
@@ -17,7 +16,7 @@ ROOMS = (
     'pooled_kernel',
     '_neural_tangents',
   ),
-  ('decompositions', 'losses', 'adversarial', 'synthetic'),
+  ('parallel', 'decompositions', 'losses', 'adversarial', 'synthetic'),
   ('normals',),
   ('boundary', 'models', 'nngp', 'train'),
   ('random_nets', 'plots', 'certify', 'scaling', 'distances', 'manifold'),

@@ -16,8 +16,6 @@ class Column:
   integer or an array of them, reads these rows, several at once.
   """
 
-  on_disk = True
-
   def __init__(
     self, read: Callable[[list[int]], list], rows: np.ndarray, shape: tuple
   ):
