@@ -19,13 +19,21 @@ ROOMS = (
   ('parallel', 'decompositions', 'losses', 'adversarial', 'synthetic'),
   ('normals',),
   ('boundary', 'models', 'nngp', 'train'),
-  ('random_nets', 'plots', 'certify', 'scaling', 'distances', 'manifold'),
+  (
+    'random_nets',
+    'plots',
+    'certify',
+    'scaling',
+    'distances',
+    'manifold',
+    'halfway',
+  ),
   ('predictions',),
 )
 
 
 # What experiments may share.
-SHARED = ('common', 'networks', 'subspaces', 'training')
+SHARED = ('common', 'networks', 'populations', 'subspaces', 'training')
 
 
 def imported(path):

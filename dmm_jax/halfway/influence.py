@@ -1,0 +1,130 @@
+"""What a gradient step at one example does to the outputs at others.
+
+Through the empirical tangent kernel `J(x') J(x)^T`, of which no entry is ever
+formed: a step is a vector of parameters, and its effect a forward derivative.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def influence(
+  outputs: Callable,
+  params,
+  x: jax.Array,
+  label: jax.Array,
+  others: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+  """Returns how logits change with a gradient step at one example.
+
+  `-J(x') J(x)^T dl/df(x)`, the change per unit of learning rate in the limit of
+  small ones, l the cross-entropy. For a linear model with biases it is
+  `(<x, x'> + 1) (onehot(label) - softmax(f(x)))`.
+
+  Args:
+    outputs: `(params, one input) -> logits [k]`.
+    params: a pytree.
+    x, label: the example of the step.
+    others: inputs `[n, ...]`.
+
+  Returns:
+    `(at x [k], at the others [n, k])`.
+  """
+  step = _descent(outputs, params, x[None], label[None])
+  change = lambda v: jax.jvp(lambda p: outputs(p, v), (params,), (step,))[1]
+  return change(x), jax.vmap(change)(others)
+
+
+def meeting_ratio(
+  outputs: Callable,
+  params,
+  x: jax.Array,
+  label: jax.Array,
+  others: jax.Array,
+) -> jax.Array:
+  """Returns how far others are carried along by a step at one example.
+
+  The change of the example's class's logit at each other input over that at
+  the example itself: 1 moves as far, 0 stays.
+
+  Args:
+    outputs, params, x, label, others: as for `influence`.
+
+  Returns:
+    `[n]`; NaN where the step does not move the example.
+  """
+  own, theirs = influence(outputs, params, x, label, others)
+  moved = own[label]
+  return jnp.where(
+    moved == 0, jnp.nan, theirs[:, label] / jnp.where(moved == 0, 1.0, moved)
+  )
+
+
+def accumulate(
+  outputs: Callable,
+  params,
+  xs: jax.Array,
+  labels: jax.Array,
+  batches: jax.Array,
+  others: jax.Array,
+  *,
+  num_classes: int,
+  learning_rate: float,
+  momentum: float = 0.0,
+):
+  """Trains by stochastic gradient descent, and books each class's influence.
+
+  At every step the change of the outputs to first order, `J(x') (its part of
+  the step)`, is added up for the examples of each class apart; momentum's
+  velocity is a sum of such parts. Their total is the trained function's change
+  but for what is of second order in the learning rate.
+
+  Args:
+    outputs: `(params, one input) -> logits [k]`.
+    params: to start from.
+    xs, labels: to train on `[n, ...]`, `[n]`.
+    batches: rows of each step `[steps, b]`.
+    others: inputs `[m, ...]` whose outputs are followed.
+    num_classes: of labels.
+    learning_rate, momentum: of the steps.
+
+  Returns:
+    `(params, booked [num_classes, m, k])`.
+  """
+  many = jax.vmap(outputs, in_axes=(None, 0))
+  classes = jnp.arange(num_classes)
+
+  def step(carry, rows):
+    params, velocity, booked = carry
+    x, label = xs[rows], labels[rows]
+    share = lambda c: _descent(outputs, params, x, label, label == c)
+    parts = jax.vmap(share)(classes)
+    velocity = jax.tree.map(lambda v, p: momentum * v + p, velocity, parts)
+    move = lambda v: jax.tree.map(lambda leaf: learning_rate * leaf, v)
+    effect = lambda v: jax.jvp(lambda p: many(p, others), (params,), (v,))[1]
+    booked = booked + jax.vmap(lambda v: effect(move(v)))(velocity)
+    whole = jax.tree.map(lambda v: v.sum(0), move(velocity))
+    return (optax.apply_updates(params, whole), velocity, booked), None
+
+  still = jax.tree.map(lambda p: jnp.zeros((num_classes, *p.shape)), params)
+  shape = jax.eval_shape(many, params, others).shape
+  first = params, still, jnp.zeros((num_classes, *shape))
+  (params, _, booked), _ = jax.lax.scan(step, first, batches)
+  return params, booked
+
+
+def _descent(outputs, params, xs, labels, weights=None):
+  """Minus the gradient of the cross-entropy, over the number of examples."""
+  weights = jnp.ones(len(xs)) if weights is None else weights
+
+  def loss(params):
+    logits = jax.vmap(outputs, in_axes=(None, 0))(params, xs)
+    losses = optax.losses.softmax_cross_entropy_with_integer_labels(
+      logits, labels
+    )
+    return -jnp.sum(weights * losses) / len(xs)
+
+  return jax.grad(loss)(params)
