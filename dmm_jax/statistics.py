@@ -106,6 +106,41 @@ def student(values: np.ndarray) -> dict:
   return {'value': value, 'interval': [value - half, value + half]}
 
 
+def pairs(values: np.ndarray, *, same: bool) -> dict:
+  """Returns the mean over pairs of networks, as an entry.
+
+  The interval is Student's by the jackknife over networks, each of which is in
+  many pairs: leaving out one leaves out all of its pairs.
+
+  Args:
+    values: of every pair `[m, m']`.
+    same: whether rows and columns are the same networks: values are then
+      symmetric, and those of the diagonal do not count.
+  """
+  values = np.asarray(values, float)
+  counts = np.ones_like(values)
+  if same:
+    np.fill_diagonal(counts, 0)
+  values = np.where(counts > 0, values, 0.0)
+  mean = lambda total, num: total / num if num else np.nan
+  value = mean(values.sum(), counts.sum())
+  square, least = 0.0, min(values.shape)
+  for axis in (0,) if same else (0, 1):
+    rows, num = values.shape[axis], values.sum(1 - axis)
+    own = counts.sum(1 - axis)
+    twice = 2 if same else 1  # A network of both sides leaves both.
+    left = np.array(
+      [
+        mean(values.sum() - twice * n, counts.sum() - twice * c)
+        for n, c in zip(num, own, strict=True)
+      ]
+    )
+    square += (rows - 1) / rows * np.sum((left - left.mean()) ** 2)
+  enough = least > (2 if same else 1)
+  half = stats.t.ppf(0.975, least - 1) * np.sqrt(square) if enough else np.nan
+  return {'value': float(value), 'interval': [value - half, value + half]}
+
+
 def wilson(share, num: int) -> tuple[np.ndarray, np.ndarray]:
   """Returns the ends of the 95 % Wilson interval of a share of `num` units.
 

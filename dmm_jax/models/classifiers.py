@@ -75,11 +75,13 @@ class CNN(nn.Module):
     channels: of the convolutions.
     widths: of the hidden dense layers.
     pools: how many convolutions, from the first on, 2x2 max pooling follows.
+    strides: of the convolutions; None for 1 each.
   """
 
   channels: tuple[int, ...] = (32, 64)
   widths: tuple[int, ...] = (128,)
   pools: int = 2
+  strides: tuple[int, ...] | None = None
   num_classes: int = 10
   dtype: DTypeLike | None = None
 
@@ -87,8 +89,12 @@ class CNN(nn.Module):
   def __call__(self, x: jax.Array, train: bool = False):
     del train
     codes, h = collections.OrderedDict(), x
-    for i, features in enumerate(self.channels):
-      h = nn.relu(layers.conv(h, features, f'conv{i}', dtype=self.dtype))
+    strides = self.strides or (1,) * len(self.channels)
+    for i, (features, stride) in enumerate(
+      zip(self.channels, strides, strict=True)
+    ):
+      h = layers.conv(h, features, f'conv{i}', stride=stride, dtype=self.dtype)
+      h = nn.relu(h)
       codes[f'conv{i}'] = h
       if i < self.pools:
         h = layers.max_pool(h)

@@ -4,6 +4,7 @@ from dmm_jax.plots.canvas import save
 from dmm_jax.plots.clinging import clinging_dimpling
 from dmm_jax.plots.depth import dimple_depth
 from dmm_jax.plots.distances import boundary_distances
+from dmm_jax.plots.halfway import halfway
 from dmm_jax.plots.initial import initial_scale
 from dmm_jax.plots.mislabelled import mislabelled_training
 from dmm_jax.plots.scaling import random_scaling
@@ -15,6 +16,7 @@ __all__ = (
   'boundary_distances',
   'clinging_dimpling',
   'dimple_depth',
+  'halfway',
   'initial_scale',
   'learning_curves',
   'manifold_split',

@@ -1,0 +1,857 @@
+"""Do networks meet halfway: between samples, under influence, with each other?
+
+"Meet You Halfway" (arXiv 2206.04463) claims one cause for two things: that
+networks generalise, and that adversarial examples transfer. Its definitions
+could not be had beyond the abstract; these four readings of it are ours, and no
+number or theorem here is the paper's.
+
+R1, in space. Between two samples of different class the boundary lies near the
+  middle: t* is the fraction of the way where the lead of the first one's class
+  over the second one's first changes its sign. Its mean says nothing, being one
+  half by the symmetry of random pairs; its spread does. Supported if the spread
+  of trained networks lies below that of networks trained on shared random
+  labels, and below their own at the first snapshot at which 90 % of the pairs
+  cross. R1 in its strong form, that the boundary is that of the nearest
+  neighbour, is supported if two networks agree no more with each other than
+  with the nearer end, at random places between opposite samples.
+R2, under influence. A gradient step at one sample moves the output at others:
+  the meeting ratio is the change of its class's logit there over that at the
+  sample. Supported if it is larger, on average, for unseen samples of the same
+  class than of other ones from more than 90 % of the samples on, before any
+  training, and this gap is wider at the end.
+R3, two networks. Independent networks come to a common function. Supported if
+  the concordance of t* between architectures is above 0.7, adversarial
+  directions (gradients of the loss) align more than before training and than
+  those of networks with own random labels.
+R4, half of the data. The same for networks trained on disjoint halves:
+  concordance above 0.7, and above that of networks on shared random labels.
+
+Everything is judged by 95 % intervals: supported, not supported, or undecided
+where the numbers are not told apart. They are Student's over networks, by the
+jackknife for pairs of networks.
+
+Seen: not run yet.
+
+  python -m experiments.halfway
+  python -m experiments.halfway --preset=mnist --data_dir=DIR
+
+A run killed at any moment goes on where it was, to the same bytes.
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn import metrics
+
+from dmm_jax import boundary
+from dmm_jax import halfway
+from dmm_jax import manifold
+from dmm_jax import parallel
+from dmm_jax import plots
+from dmm_jax import records
+from dmm_jax import statistics
+from dmm_jax import train
+from experiments import common
+from experiments import populations
+
+BAND = 0.1  # About one half.
+CONCORDANT = 0.7
+MOST = 0.9
+KINDS = ('train', 'test', 'near')
+SURE = ('sure_middle', 'sure_ends')
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(populations.Config):
+  workdir: str = common.flag('runs/halfway', 'Run directory.')
+  num_pairs: int = common.flag(
+    3000, 'Opposite samples, of each set; a third of it nearest ones.', least=30
+  )
+  num_images: int = common.flag(
+    300, 'Of the test set, for directions and influence.', least=10
+  )
+  num_sources: int = common.flag(
+    100, 'Training samples whose influence is measured.', least=10
+  )
+  num_normals: int = common.flag(64, 'Images, for normals.', least=2)
+  k: int = common.flag(8, 'Principal directions of the data.', least=1)
+  booked_steps: int = common.flag(
+    300, 'Of training whose influence is added up; 0 for none.', least=0
+  )
+
+
+PRESETS = {
+  'default': {},
+  'quick': dict(
+    workdir='runs/halfway_quick',
+    num_steps=200,
+    num_networks=4,
+    num_pairs=600,
+    num_images=100,
+    num_sources=50,
+    num_normals=20,
+    booked_steps=50,
+  ),
+  'plane': dict(
+    workdir='runs/halfway_plane',
+    dataset='moons',
+    models=('mlp', 'linear'),
+    k=1,
+  ),
+  'mnist': dict(
+    workdir='runs/halfway_mnist',
+    dataset='mnist',
+    num_train=10000,
+    num_test=2000,
+    num_steps=2000,
+    k=16,
+    num_images=200,
+    num_pairs=1500,
+  ),
+  'cifar': dict(
+    workdir='runs/halfway_cifar',
+    dataset='cifar10',
+    models=('cnn', 'mlp', 'linear'),
+    num_train=10000,
+    num_test=2000,
+    num_steps=2000,
+    learning_rate=0.02,
+    k=128,
+    num_images=100,
+    num_pairs=900,
+    booked_steps=0,
+  ),
+  'full': dict(
+    workdir='runs/halfway_full',
+    dataset='cifar10',
+    models=('resnet18', 'playground', 'vgg16', 'mlp', 'linear'),
+    num_steps=20000,
+    learning_rate=0.02,
+    num_networks=8,
+    k=128,
+    num_images=1000,
+    booked_steps=0,
+  ),
+}
+
+
+class Pairs(NamedTuple):
+  """Segments between samples of different class, one an entry.
+
+  Attributes:
+    kind: 'train' and 'test' are drawn; 'near' are training samples and the
+      nearest ones of another class.
+    rows: of the ends in the kind's set `[p, 2]`.
+    place: a random fraction of the way.
+  """
+
+  kind: np.ndarray
+  rows: np.ndarray
+  place: np.ndarray
+
+
+def run(config: Config) -> dict:
+  """Runs the experiment, and returns what it wrote to summary.json."""
+  common.check(config)
+  populations.check(config)
+  sets = populations.load(config)
+  return common.conduct(
+    config,
+    'experiments.halfway',
+    collect=lambda config, run_dir: collect(config, run_dir, sets),
+    summarize=lambda config, run_dir: summarize(config, run_dir, sets),
+    draw=plots.halfway,
+    report=report,
+  )
+
+
+# --- Pairs -----------------------------------------------------------------
+
+
+def draw_pairs(config, sets) -> Pairs:
+  rng = np.random.default_rng(config.seed)
+  kinds, rows = [], []
+  for kind in ('train', 'test'):
+    labels = sets[kind][1]
+    both = rng.integers(0, len(labels), (30 * config.num_pairs, 2))
+    apart = labels[both[:, 0]] != labels[both[:, 1]]
+    rows.append(both[apart][: config.num_pairs])
+    kinds += [kind] * len(rows[-1])
+  xs, labels = sets['train']
+  chosen = rng.permutation(len(xs))[: config.num_pairs // 3]
+  rows.append(np.stack([chosen, nearest_other(xs, labels, chosen)], 1))
+  kinds += ['near'] * len(chosen)
+  place = rng.uniform(size=len(kinds)).astype(np.float32)
+  return Pairs(np.array(kinds), np.concatenate(rows).astype(np.int32), place)
+
+
+def nearest_other(xs, labels, chosen):
+  """Rows of the nearest samples of another class."""
+  flat = xs.reshape(len(xs), -1)
+  found = np.zeros(len(chosen), int)
+  for c in np.unique(labels[chosen]):
+    mine, others = labels[chosen] == c, np.flatnonzero(labels != c)
+    place = metrics.pairwise_distances_argmin(flat[chosen[mine]], flat[others])
+    found[mine] = others[place]
+  return found
+
+
+def ends_of(pairs, sets):
+  """Inputs of the two ends `[p, ...]` each."""
+  inputs = []
+  for side in (0, 1):
+    parts = [
+      sets['test' if kind == 'test' else 'train'][0][
+        pairs.rows[pairs.kind == kind, side]
+      ]
+      for kind in ('train', 'test', 'near')
+    ]
+    inputs.append(np.concatenate(parts))
+  return inputs
+
+
+def labels_of(pairs, sets, given):
+  """Labels of the ends `[p, 2]`; `given` are those of the training set."""
+  of_test = (pairs.kind == 'test')[:, None]
+  test = sets['test'][1]
+  return np.where(
+    of_test, test[pairs.rows % len(test)], given[pairs.rows % len(given)]
+  )
+
+
+# --- What is measured of a network -----------------------------------------
+
+
+def logits_of(forward, params, stats):
+  return lambda x: forward(params, stats, x, None, False)[0][0]
+
+
+@functools.cache
+def between(forward):
+  """Of a segment: its crossings, and classes at two places."""
+
+  def look(start, end, labels, place, params, stats):
+    logits_fn = logits_of(forward, params, stats)
+    found = halfway.crossings(logits_fn, start, end, *labels)
+    at = lambda t: logits_fn(start + t * (end - start))
+    middle, ends = at(0.5), jnp.stack([at(0.0), at(1.0)])
+    highest = lambda v: jax.nn.softmax(v).max(-1)
+    return {
+      'fraction': found.fraction,
+      'count': found.count.astype(jnp.int8),
+      'mixed': at(place).argmax().astype(jnp.int16),
+      'third': (middle.argmax() != labels[0]) & (middle.argmax() != labels[1]),
+      'sure_middle': highest(middle),
+      'sure_ends': highest(ends).mean(),
+    }
+
+  return look
+
+
+@functools.cache
+def around(forward):
+  """Of an image: its adversarial direction, and what that consists of."""
+
+  def look(x, label, means, basis, params, stats):
+    logits_fn = logits_of(forward, params, stats)
+    direction = halfway.loss_direction(logits_fn, x, label)
+    explained = halfway.between_means(logits_fn, x, label, means)
+    return {
+      'direction': direction,
+      'means': jnp.sum(direction * explained),
+      'principal': manifold.tangent_fraction(direction, basis) ** 2,
+    }
+
+  return look
+
+
+@functools.cache
+def pulled(forward):
+  """Of a training sample: meeting ratios of other images."""
+
+  def look(x, label, others, params, stats):
+    outputs = lambda p, v: forward(p, stats, v, None, False)[0][0]
+    return halfway.meeting_ratio(outputs, params, x, label, others)
+
+  return look
+
+
+@functools.cache
+def normal_at(forward):
+  """Of an image: the boundary's normal at the nearest point."""
+
+  def look(x, label, params, stats):
+    logits_fn = logits_of(forward, params, stats)
+    found = boundary.nearest_point(
+      logits_fn, x, label, method='projection', max_gradients=30
+    )
+    return found.normal
+
+  return look
+
+
+def update_rank(before, after, size):
+  """Directions that hold 90 % of a first dense layer's change; else NaN."""
+  leaves = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+  changes = [b - a for a, b in leaves if a.ndim == 2 and len(a) == size]
+  if not changes:
+    return np.nan
+  return float(halfway.num_directions(np.asarray(changes[0])))
+
+
+def measure(config, sets, pairs, everyone, step):
+  """Columns of every network at a step, one row a network."""
+  (xs, labels), (test, truth) = sets['train'], sets['test']
+  images, names = test[: config.num_images], truth[: config.num_images]
+  means = np.stack([xs[labels == c].mean(0) for c in range(labels.max() + 1)])
+  basis = manifold.principal_basis(xs, config.k)
+  segments = ends_of(pairs, sets)
+  batch = int(np.clip(2**17 // images[0].size, 32, 512))
+  rows, directions, normals = [], [], []
+  for population in everyone:
+    for number in range(len(population.labels)):
+      network = population.network(step, number)
+      given = population.labels[number]
+      of_forward = functools.partial(parallel.map_examples, batch_size=batch)
+      ends = labels_of(pairs, sets, given)
+      found = of_forward(
+        between(population.forward),
+        (*segments, ends, pairs.place),
+        shared=network,
+      )
+      seen = of_forward(
+        around(population.forward),
+        (images, names),
+        shared=(means, basis, *network),
+      )
+      directions.append(seen.pop('direction'))
+      normals.append(
+        of_forward(
+          normal_at(population.forward),
+          (images[: config.num_normals], names[: config.num_normals]),
+          shared=network,
+        )
+      )
+      state = train.State(*network, ())
+      right = functools.partial(
+        train.accuracy, population.forward, state, batch_size=4 * batch
+      )
+      chosen = population.rows[number]
+      rows.append(
+        {
+          'population': population.name,
+          'network': number,
+          'step': step,
+          'train_accuracy': right(xs[chosen], given[chosen]),
+          'test_accuracy': right(test, truth),
+          'rank': update_rank(
+            population.network(0, number)[0], network[0], xs[0].size
+          ),
+          **{name: np.mean(v) for name, v in seen.items()},
+          **influence_of(config, sets, population, number, network),
+          **found,
+        }
+      )
+  table = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+  table['cosine'] = halfway.cosines(np.stack(directions)).astype(np.float32)
+  table['normals'] = halfway.cosines(np.stack(normals)).astype(np.float32)
+  return table
+
+
+def influence_of(config, sets, population, number, network):
+  """Mean meeting ratios, and of how many samples the own class leads.
+
+  Others are test images; for random labels, which these have not, training
+  images that are no sources.
+  """
+  xs = sets['train'][0]
+  given, seen = population.labels[number], population.rows[number]
+  sources = seen[: config.num_sources]
+  if population.condition in ('shared', 'own'):
+    rest = seen[config.num_sources :][: config.num_images]
+    others, theirs = xs[rest], given[rest]
+  else:
+    others, theirs = (v[: config.num_images] for v in sets['test'])
+  ratios = parallel.map_examples(
+    pulled(population.forward),
+    (xs[sources], given[sources]),
+    shared=(others, *network),
+    batch_size=16,
+  )
+  same = given[sources][:, None] == theirs
+  of = lambda mask: np.nanmean(np.where(mask, ratios, np.nan), axis=1)
+  inside, outside = of(same), of(~same)
+  return {
+    'same': np.nanmean(inside),
+    'other': np.nanmean(outside),
+    'leads': np.nanmean(inside > outside),
+  }
+
+
+def booked(config, sets, population, rate):
+  """Rows: how well added-up influence gives the trained function."""
+  xs, labels = sets['train']
+  others, truth = (v[: config.num_images] for v in sets['test'])
+  classes = int(labels.max()) + 1
+  outputs = lambda stats: (
+    lambda p, v: population.forward(p, stats, v, None, False)[0][0]
+  )
+  rows = []
+  for number in range(config.num_networks):
+    params, stats = population.network(0, number)
+    key = jax.random.fold_in(jax.random.key(config.seed + 2), number)
+    batches = jax.random.randint(
+      key, (config.booked_steps, config.batch_size), 0, len(xs)
+    )
+    fit = functools.partial(
+      halfway.accumulate,
+      outputs(stats),
+      num_classes=classes,
+      learning_rate=rate,
+      momentum=0.9,
+    )
+    last, parts = jax.jit(fit)(params, xs, labels, batches, others)
+    many = jax.vmap(outputs(stats), in_axes=(None, 0))
+    start, end = (np.asarray(many(p, others)) for p in (params, last))
+    total = np.asarray(parts.sum(0))
+    own = np.asarray(parts)[truth, np.arange(len(truth))]
+    error = np.sum((end - start - total) ** 2)
+    spread = np.sum((end - start - (end - start).mean(0)) ** 2)
+    right = lambda logits: float(np.mean(logits.argmax(1) == truth))
+    rows.append(
+      {
+        'network': number,
+        'rate': rate,
+        'explained': 1 - error / spread,
+        'accuracy': right(end),
+        'booked_accuracy': right(start + total),
+        'without_own_class': right(start + total - own),
+      }
+    )
+  return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+def collect(config, run_dir, sets):
+  """Trains, then measures step by step: results.npz, one row a network."""
+  everyone = populations.build(config, run_dir, sets)
+  pairs = draw_pairs(config, sets)
+  xs, labels = sets['train']
+  mixed = np.concatenate(
+    [
+      start + pairs.place.reshape(-1, *[1] * (start.ndim - 1)) * (end - start)
+      for start, end in [ends_of(pairs, sets)]
+    ]
+  ).reshape(len(pairs.kind), -1)
+  near = metrics.pairwise_distances_argmin(mixed, xs.reshape(len(xs), -1))
+  records.save_columns(
+    run_dir / 'pairs.npz',
+    {
+      'kind': pairs.kind,
+      'start': pairs.rows[:, 0],
+      'end': pairs.rows[:, 1],
+      'place': pairs.place,
+      'labels': labels_of(pairs, sets, labels),
+      'neighbour': labels[near],
+    },
+  )
+  if config.booked_steps:
+    tables = [
+      booked(config, sets, everyone[0], rate)
+      for rate in (config.learning_rate, config.learning_rate / 10)
+    ]
+    records.save_columns(run_dir / 'booked.npz', records.concatenate(tables))
+  steps = everyone[0].steps.tolist()
+
+  def compute(done):
+    for step in steps[done:]:
+      yield measure(config, sets, pairs, everyone, step)
+
+  common.gather(run_dir, [f'step{s}' for s in steps], compute, 'snapshot')
+
+
+# --- Judging ---------------------------------------------------------------
+
+
+def summarize(config, run_dir, sets):
+  """Every number with n, interval, null and verdict."""
+  table = records.load_columns(run_dir / 'results.npz')
+  pairs = records.load_columns(run_dir / 'pairs.npz')
+  steps = np.unique(table['step']).tolist()
+  by_step = {s: records.select(table, step=s) for s in steps}
+  names = populations.names(config)
+  curves = {
+    name: {
+      str(s): describe(records.select(by_step[s], population=name), pairs)
+      for s in steps
+    }
+    for name in names
+  }
+  between = {
+    name: {str(s): relation(by_step[s], pairs, *ends) for s in steps}
+    for name, ends in relations(config).items()
+  }
+  summary = {
+    'question': __doc__.split('\n')[0],
+    'dataset': config.dataset,
+    'networks': config.num_networks,
+    'steps': steps,
+    'pairs': {
+      k: int(np.sum(pairs['kind'] == k)) for k in np.unique(pairs['kind'])
+    },
+    'images': min(config.num_images, len(sets['test'][1])),
+    'inputs': int(sets['train'][0][0].size),
+    'k': config.k,
+    'nearest_neighbour': neighbour(pairs),
+    'populations': curves,
+    'relations': between,
+    'booked': read_booked(run_dir),
+  }
+  summary['verdicts'] = judge(config, summary)
+  return summary
+
+
+def describe(part, pairs):
+  """Entries of one population at one step, over its networks."""
+  of_kind = {k: part['fraction'][:, pairs['kind'] == k] for k in KINDS}
+  apart = np.abs(part['fraction'] - 0.5) <= BAND
+  share = lambda hits, kind: hits[:, pairs['kind'] == kind].mean(1)
+  nearer = np.where(
+    pairs['place'] < 0.5, pairs['labels'][:, 0], pairs['labels'][:, 1]
+  )
+  known = np.isin(pairs['kind'], ('train', 'test'))
+  columns = {
+    name: part[name].astype(float)
+    for name in (
+      'train_accuracy test_accuracy rank means principal same other leads'
+    ).split()
+  }
+  columns |= {
+    'crossed': share(np.isfinite(part['fraction']), 'train'),
+    'single': share(part['count'] == 1, 'train'),
+    'band': share(apart, 'train'),
+    'near_band': share(apart, 'near'),
+    'nearer': (part['mixed'] == nearer)[:, known].mean(1),
+    'gap': part['same'] - part['other'],
+    **{n: part[n][:, known].mean(1) for n in ('third', *SURE)},
+    **{f'spread_{k}': spread(v) for k, v in of_kind.items()},
+    'near_mean': spread(of_kind['near'], np.nanmean),
+  }
+  return {name: statistics.student(v) for name, v in columns.items()}
+
+
+def spread(fractions, of=np.nanstd):
+  """Of each network's crossings; NaN where it has fewer than 3."""
+  enough = np.isfinite(fractions).sum(1) > 2
+  return np.array(
+    [
+      of(row) if ok else np.nan
+      for row, ok in zip(fractions, enough, strict=True)
+    ]
+  )
+
+
+def relations(config):
+  """Name -> `(population, networks, population, networks)`."""
+  everyone, half = slice(None), config.num_networks
+  result = {}
+  plain = config.models if 'plain' in config.conditions else ()
+  for i, a in enumerate(plain):
+    for b in plain[i:]:
+      result[f'{a} x {b}'] = a, everyone, b, everyone
+  for condition in config.conditions:
+    name = f'{config.models[0]}-{condition}'
+    if condition == 'halves':
+      result[f'{name} x {name}'] = name, slice(half), name, slice(half, None)
+    elif condition != 'plain':
+      result[f'{name} x {name}'] = name, everyone, name, everyone
+  return result
+
+
+def relation(part, pairs, a, of_a, b, of_b):
+  """Entries of the pairs of networks of two populations at one step."""
+  rows = np.flatnonzero(part['population'] == a)[of_a]
+  columns = np.flatnonzero(part['population'] == b)[of_b]
+  mixed = part['mixed'][:, np.isin(pairs['kind'], ('train', 'test'))]
+  matrices = {
+    'cosine': part['cosine'],
+    'normals': part['normals'],
+    'agreement': np.mean(mixed[:, None] == mixed[None], axis=-1),
+    **{
+      f'concordance_{kind}': halfway.concordance(
+        part['fraction'][:, pairs['kind'] == kind]
+      )
+      for kind in KINDS
+    },
+  }
+  same = np.array_equal(rows, columns)
+  return {
+    name: statistics.pairs(matrix[np.ix_(rows, columns)], same=same)
+    for name, matrix in matrices.items()
+  }
+
+
+def neighbour(pairs):
+  """How often the nearest neighbour's class is the nearer end's."""
+  known = np.isin(pairs['kind'], ('train', 'test'))
+  side = (pairs['place'] >= 0.5).astype(int)
+  nearer = np.take_along_axis(pairs['labels'], side[:, None], 1)[:, 0]
+  return statistics.share((nearer == pairs['neighbour'])[known])
+
+
+def read_booked(run_dir):
+  path = run_dir / 'booked.npz'
+  if not path.exists():
+    return []
+  table = records.load_columns(path)
+  return [
+    {
+      'rate': float(rate),
+      **{
+        name: statistics.student(records.select(table, rate=rate)[name])
+        for name in (
+          'explained accuracy booked_accuracy without_own_class'.split()
+        )
+      },
+    }
+    for rate in dict.fromkeys(table['rate'])
+  ]
+
+
+def decide(holds: list[bool], fails: list[bool]) -> str:
+  """Of parts that must all hold; one that clearly fails is enough."""
+  if any(fails):
+    return 'not supported'
+  return 'supported' if all(holds) else 'undecided'
+
+
+def below(a, b):
+  """Whether an entry or a number lies below another, intervals and all."""
+  ends = lambda v: v['interval'] if isinstance(v, dict) else (v, v)
+  return ends(a)[1] < ends(b)[0]
+
+
+def judge(config, summary):
+  """The rules of the module's docstring: reading -> verdict and why."""
+  if 'plain' not in config.conditions:
+    return {}
+  everything = summary['populations'] | summary['relations']
+  ends = [str(summary['steps'][i]) for i in (0, -1)]
+  start, end = (
+    {name: curve[step] for name, curve in everything.items()} for step in ends
+  )
+  first = config.models[0]
+  found = {
+    'R1': _in_space(summary['populations'][first], end, first),
+    'R1, strong form': _as_neighbours(summary, end, first),
+    'R2': _under_influence(start, end, first),
+    'R3': _together(start, end, first),
+    'R4': _from_halves(end, first),
+  }
+  return {
+    name: {'verdict': decide(*parts[:2]), 'why': parts[2]}
+    for name, parts in found.items()
+    if parts
+  }
+
+
+def text(entry):
+  return common.with_interval(entry, '.3f')
+
+
+def _in_space(history, end, first):
+  if (null := end.get(f'{first}-shared')) is None:
+    return None
+  early = (c for c in history.values() if c['crossed']['value'] >= MOST)
+  mine = end[first]['spread_train']
+  nulls = null['spread_train'], next(early, end[first])['spread_train']
+  return (
+    [below(mine, other) for other in nulls],
+    [below(other, mine) for other in nulls],
+    f'spread of t* {text(mine)}; shared random labels, of which '
+    f'{null["train_accuracy"]["value"]:.0%} are learned, {text(nulls[0])}; '
+    f'when {MOST:.0%} first crossed {text(nulls[1])}',
+  )
+
+
+def _as_neighbours(summary, end, first):
+  mine = end[first]['nearer']
+  between = end[f'{first} x {first}']['agreement']
+  return (
+    [not below(mine, between)],
+    [below(mine, between)],
+    f'agreement with the nearer end {text(mine)}, with another network '
+    f'{text(between)}; the nearest neighbour and the nearer end '
+    f'{text(summary["nearest_neighbour"])}',
+  )
+
+
+def _under_influence(start, end, first):
+  lead, gaps = start[first]['leads'], (start[first]['gap'], end[first]['gap'])
+  null = end.get(f'{first}-own')
+  return (
+    [below(MOST, lead), below(*gaps)],
+    [below(lead, MOST), below(*gaps[::-1])],
+    f'own class carried farther from {text(lead)} of the samples before '
+    f'training; gap {text(gaps[0])} then, {text(gaps[1])} at the end'
+    + (f'; own random labels {text(null["gap"])}' if null else ''),
+  )
+
+
+def _together(start, end, first):
+  name = f'{first} x {first}'
+  agree = {
+    n: c['concordance_train']
+    for n, c in end.items()
+    if ' x ' in n and len({*n.split(' x ')}) > 1
+  }
+  if not agree:
+    return None
+  aligned, nulls = end[name]['cosine'], [start[name]['cosine']]
+  said = f'cosine {text(aligned)}, before training {text(nulls[0])}'
+  if (own := f'{first}-own x {first}-own') in end:
+    nulls.append(end[own]['cosine'])
+    said += f', own random labels {text(nulls[1])}'
+  return (
+    [below(CONCORDANT, a) for a in agree.values()]
+    + [below(null, aligned) for null in nulls],
+    [below(a, CONCORDANT) for a in agree.values()]
+    + [below(aligned, null) for null in nulls],
+    'concordance '
+    + ', '.join(f'{n} {text(a)}' for n, a in agree.items())
+    + f'; {said}',
+  )
+
+
+def _from_halves(end, first):
+  both = [f'{first}-{c} x {first}-{c}' for c in ('halves', 'shared')]
+  if not all(name in end for name in both):
+    return None
+  half, null = (end[name]['concordance_train'] for name in both)
+  return (
+    [below(CONCORDANT, half), below(null, half)],
+    [below(half, CONCORDANT), below(half, null)],
+    f'concordance of halves {text(half)}, of networks on shared random labels '
+    f'{text(null)}',
+  )
+
+
+def report(summary):
+  """Prints the summary as tables."""
+  last, first = (str(summary['steps'][i]) for i in (-1, 0))
+  cell = lambda entry, spec='.3f': (
+    '-' if np.isnan(entry['value']) else common.with_interval(entry, spec)
+  )
+  print(
+    f'\n{summary["dataset"]}, {summary["networks"]} networks each, after '
+    f'{last} steps; {summary["pairs"]["train"]} pairs of opposite samples. '
+    'Means over networks [95 %].\n\nWhere the boundary crosses (t*, 0.5 is '
+    'halfway)'
+  )
+  common.print_table(
+    [
+      'networks',
+      'right, test',
+      'fitted',
+      'spread, train',
+      'spread, test',
+      'within .4-.6',
+      'one crossing',
+      'nearest pairs: mean',
+      'within .4-.6',
+      'as nearer end',
+    ],
+    [
+      [
+        name,
+        cell(c[last]['test_accuracy']),
+        f'{c[last]["train_accuracy"]["value"]:.3f}',
+        cell(c[last]['spread_train']),
+        '-' if is_random(name) else cell(c[last]['spread_test']),
+        cell(c[last]['band']),
+        f'{c[last]["single"]["value"]:.3f}',
+        cell(c[last]['near_mean']),
+        f'{c[last]["near_band"]["value"]:.3f}',
+        '-' if is_random(name) else cell(c[last]['nearer']),
+      ]
+      for name, c in summary['populations'].items()
+    ],
+  )
+  print('\nBetween networks')
+  common.print_table(
+    [
+      'networks',
+      'concordance, train',
+      'test',
+      'nearest pairs',
+      'same class between',
+      'cosine',
+      f'at step {first}',
+      'of normals',
+    ],
+    [
+      [
+        name,
+        cell(c[last]['concordance_train']),
+        '-' if is_random(name) else cell(c[last]['concordance_test']),
+        cell(c[last]['concordance_near']),
+        cell(c[last]['agreement']),
+        cell(c[last]['cosine']),
+        cell(c[first]['cosine']),
+        cell(c[last]['normals']),
+      ]
+      for name, c in summary['relations'].items()
+    ],
+  )
+  print(
+    '\nOne step at a sample (meeting ratios), and adversarial directions: '
+    'cosine with the difference of class means, squared part in the first '
+    f'{summary["k"]} principal directions (random '
+    f'{summary["k"] / summary["inputs"]:.3f})'
+  )
+  common.print_table(
+    [
+      'networks',
+      'own class',
+      'others',
+      'own ahead, step 0',
+      'at the end',
+      'means',
+      'principal',
+      'rank of update',
+    ],
+    [
+      [
+        name,
+        cell(c[last]['same']),
+        cell(c[last]['other']),
+        cell(c[first]['leads']),
+        cell(c[last]['leads']),
+        cell(c[last]['means']),
+        cell(c[last]['principal']),
+        cell(c[last]['rank'], '.1f'),
+      ]
+      for name, c in summary['populations'].items()
+    ],
+  )
+  for row in summary['booked']:
+    print(
+      f'\nAdded-up influence at rate {row["rate"]:g}: explains '
+      f'{cell(row["explained"])} of the change of logits; right on test '
+      f'{cell(row["booked_accuracy"])}, the network {cell(row["accuracy"])}, '
+      f'without the own class {cell(row["without_own_class"])}'
+    )
+  print()
+  for name, entry in summary['verdicts'].items():
+    print(f'{name}: {entry["verdict"]} ({entry["why"]})')
+
+
+def is_random(name):
+  return name.endswith(('-shared', '-own'))
+
+
+if __name__ == '__main__':
+  common.main(run, Config, PRESETS)

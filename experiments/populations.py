@@ -1,0 +1,276 @@
+"""Many networks that differ in one thing: seed, architecture, data, labels."""
+
+import dataclasses
+from typing import Any
+from typing import NamedTuple
+
+import jax
+from jax import flatten_util
+import jax.numpy as jnp
+import numpy as np
+from sklearn import datasets
+import tqdm
+
+from dmm_jax import data
+from dmm_jax import models
+from dmm_jax import records
+from dmm_jax import train
+from experiments import common
+from experiments import networks
+
+PLANE = ('gaussians', 'moons', 'rings')
+CONDITIONS = ('plain', 'halves', 'shared', 'own')
+# Small enough to train by the dozen; the models' own attributes otherwise.
+_SMALL = {
+  'cnn': dict(channels=(16, 32), strides=(1, 2), pools=0, widths=()),
+  'playground': dict(width=16),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  preset: str = common.flag(
+    'default', 'Values for the flags that are not given; see above.'
+  )
+  workdir: str = common.flag('runs/populations', 'Run directory.')
+  seed: int = common.flag(0, 'Of weights, order, labels and pairs.', least=0)
+  dataset: str = common.flag(
+    'digits',
+    'digits (embedded), an image set of tensorflow-datasets, or in the plane '
+    'gaussians, moons, rings.',
+  )
+  data_dir: str = common.flag('', 'Of tensorflow-datasets.')
+  num_train: int = common.flag(0, 'Only so many, drawn; 0 for all.', least=0)
+  num_test: int = common.flag(0, 'Likewise, of the test set.', least=0)
+  models: tuple[str, ...] = common.flag(
+    ('mlp', 'cnn', 'linear'),
+    'Architectures; the first one is also trained under --conditions.',
+    choices=tuple(models.CLASSIFIERS),
+  )
+  conditions: tuple[str, ...] = common.flag(
+    CONDITIONS,
+    'plain: other seeds; halves: as many networks on each half of the data; '
+    'shared, own: random labels, the same for all or own ones for each.',
+    choices=CONDITIONS,
+  )
+  num_networks: int = common.flag(
+    4, 'Of each population; of each half of the data.', least=2
+  )
+  num_steps: int = common.flag(1000, 'Of training.', least=1)
+  learning_rate: float = common.flag(0.05, 'Constant; momentum 0.9.', least=0)
+  batch_size: int = common.flag(64, 'Examples a step.', least=1)
+
+
+class Population(NamedTuple):
+  """Networks of one architecture under one condition, along training.
+
+  Attributes:
+    name: architecture, and condition unless it is plain.
+    model, condition: of these.
+    forward: as of `train.flax_forward`.
+    steps: of the snapshots.
+    snapshots: parameters and other variables, flat `[steps, m, p]`.
+    unravel: one flat vector -> `(params, stats)`.
+    labels: that each network was trained on `[m, n]`.
+    rows: of the training set that each network saw `[m, r]`; under 'halves'
+      the first half of the networks has one half of them.
+  """
+
+  name: str
+  model: str
+  condition: str
+  forward: train.Forward
+  steps: np.ndarray
+  snapshots: np.ndarray
+  unravel: Any
+  labels: np.ndarray
+  rows: np.ndarray
+
+  def network(self, step: int, number: int) -> tuple:
+    """`(params, stats)` of one network at a step."""
+    (place,) = np.flatnonzero(self.steps == step)
+    return self.unravel(self.snapshots[place, number])
+
+
+def load(config) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+  """Images and labels of 'train' and 'test'.
+
+  The embedded digits' own test set is the hardest part of them; here both parts
+  are drawn anew from all, 1,400 and 397.
+  """
+  key = jax.random.key(config.seed)
+  if config.dataset in PLANE:
+    xs, labels = _plane(config.dataset, config.seed)
+    sets = {'train': (xs[::2], labels[::2]), 'test': (xs[1::2], labels[1::2])}
+  else:
+    sets = {
+      split: data.load(config.dataset, split, config.data_dir or None)
+      for split in ('train', 'test')
+    }
+  if config.dataset == 'digits':
+    xs, labels = (
+      np.concatenate(parts) for parts in zip(*sets.values(), strict=True)
+    )
+    order = np.asarray(jax.random.permutation(key, len(xs)))
+    parts = {'train': order[:1400], 'test': order[1400:]}
+    sets = {split: (xs[rows], labels[rows]) for split, rows in parts.items()}
+  wanted = {'train': config.num_train, 'test': config.num_test}
+  for number, (split, (xs, labels)) in enumerate(sets.items()):
+    draw = jax.random.permutation(jax.random.fold_in(key, number), len(xs))
+    rows = np.asarray(draw)[: wanted[split] or None]
+    sets[split] = xs[rows], labels[rows]
+  return sets
+
+
+def _plane(name, seed, num=1000):
+  """Two classes in the unit square, as scikit-learn draws them."""
+  if name == 'moons':
+    xs, labels = datasets.make_moons(num, noise=0.1, random_state=seed)
+  elif name == 'rings':
+    xs, labels = datasets.make_circles(
+      num, noise=0.06, factor=0.5, random_state=seed
+    )
+  else:
+    xs, labels = datasets.make_blobs(
+      num, centers=[[-2, 0], [2, 0]], random_state=seed
+    )
+  xs = (xs - xs.min(0)) / (xs.max(0) - xs.min(0))
+  return xs.astype(np.float32), labels.astype(np.int32)
+
+
+def names(config) -> list[str]:
+  """Of all populations, in order."""
+  first, *_ = config.models
+  return [
+    *(config.models if 'plain' in config.conditions else ()),
+    *(f'{first}-{c}' for c in config.conditions if c != 'plain'),
+  ]
+
+
+def check(config) -> None:
+  """Raises FlagError for flags that do not fit together."""
+  if config.dataset in PLANE:
+    flat = {'linear', 'deep_linear', 'mlp'}
+    for model in config.models:
+      if model not in flat:
+        raise common.FlagError(
+          f'--models={model} needs images; --dataset={config.dataset} has '
+          'points of the plane'
+        )
+
+
+def build(config, run_dir, sets) -> list[Population]:
+  """Trains every population, or reads what it came to before.
+
+  The networks of one population train together. Snapshots of log-spaced steps
+  stay in the run directory, in `networks/`.
+  """
+  result = []
+  todo = names(config)
+  with tqdm.tqdm(total=len(todo), unit='population', desc='training') as bar:
+    for name in todo:
+      bar.set_description(f'training {name}')
+      model, _, condition = name.partition('-')
+      result.append(
+        _train(config, run_dir, sets, model, condition or 'plain', name)
+      )
+      bar.update()
+  return result
+
+
+def _train(config, run_dir, sets, model, condition, name):
+  xs, labels = sets['train']
+  many = config.num_networks * (2 if condition == 'halves' else 1)
+  number = 10 * list(models.CLASSIFIERS).index(model)
+  key = jax.random.fold_in(
+    jax.random.key(config.seed + 1), number + CONDITIONS.index(condition)
+  )
+  weights, order, other = jax.random.split(key, 3)
+  given, rows = task(other, condition, labels, many)
+  classes = int(labels.max()) + 1
+  about = networks.describe(
+    'classifier', model, num_classes=classes, **_SMALL.get(model, {})
+  )
+  module = networks.build(about)
+  forward = train.flax_forward(module)
+  size = min(config.batch_size, rows.shape[1])
+  plan = train.Recipe(
+    optimizer='momentum',
+    learning_rate=config.learning_rate,
+    schedule='constant',
+    batch_size=size,
+    num_epochs=-(-config.num_steps // (rows.shape[1] // size)),
+  )
+  transform = train.make_optimizer(plan, rows.shape[1])
+  begin = jax.vmap(
+    lambda key: train.start(key, module, jnp.asarray(xs[0]), transform)
+  )
+  keys = jax.random.split(weights, many)
+  like = jax.eval_shape(begin, keys)
+  one = lambda v: np.zeros(v.shape[1:], v.dtype)
+  _, unravel = flatten_util.ravel_pytree(
+    jax.tree.map(one, (like.params, like.stats))
+  )
+  path = run_dir / 'networks' / f'{name}.npz'
+  if not records.agree(path.exists()):
+    stops = sorted({*train.log_spaced(config.num_steps), config.num_steps})
+    # What all share lies in memory once.
+    columns, axes = [xs, given[0]], [None, None, None]
+    if condition == 'own':
+      columns[1], axes[1] = given, 0
+    elif condition == 'halves':
+      columns = [xs[rows], np.take_along_axis(given, rows, 1)]
+      axes = [0, 0, None]
+    history = train.fit(
+      jax.random.split(order, many),
+      forward,
+      jax.jit(begin)(keys),
+      *columns,
+      recipe=plan,
+      data_axes=tuple(axes),
+      stops=tuple(stops),
+      each_epoch=False,
+    )
+    records.save_columns(path, _snapshots(history, stops))
+  table = records.load_columns(path)
+  return Population(
+    name,
+    model,
+    condition,
+    forward,
+    table['step'],
+    table['parameters'],
+    unravel,
+    given,
+    rows,
+  )
+
+
+def task(key, condition, labels, many):
+  """The labels `[m, n]` and rows `[m, r]` that each network is trained on."""
+  num = len(labels)
+  given = np.tile(labels, (many, 1))
+  rows = np.tile(np.arange(num), (many, 1))
+  if condition == 'halves':
+    order = np.asarray(jax.random.permutation(key, num))
+    halves = order[: num // 2], order[num // 2 : 2 * (num // 2)]
+    rows = np.repeat(np.stack(halves), many // 2, axis=0)
+  elif condition == 'shared':
+    given[:] = data.shuffle_labels(key, labels)
+  elif condition == 'own':
+    keys = jax.random.split(key, many)
+    given = np.stack([data.shuffle_labels(k, labels) for k in keys])
+  return given, rows
+
+
+def _snapshots(history, stops):
+  """Columns of the states at the stops; the rest of the last epoch is left."""
+  steps, rows = [], []
+  flat = jax.vmap(lambda tree: flatten_util.ravel_pytree(tree)[0])
+  for pause in history:
+    if pause.step in stops:
+      steps.append(pause.step)
+      rows.append(np.asarray(flat((pause.state.params, pause.state.stats))))
+    if pause.step == stops[-1]:
+      break
+  return {'step': np.array(steps, np.int32), 'parameters': np.stack(rows)}
