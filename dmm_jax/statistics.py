@@ -113,32 +113,31 @@ def pairs(values: np.ndarray, *, same: bool) -> dict:
   many pairs: leaving out one leaves out all of its pairs.
 
   Args:
-    values: of every pair `[m, m']`.
-    same: whether rows and columns are the same networks: values are then
-      symmetric, and those of the diagonal do not count.
+    values: of every pair `[m, m']`; a pair of NaN does not count.
+    same: whether rows and columns are the same networks; then the diagonal does
+      not count.
   """
-  values = np.asarray(values, float)
-  counts = np.ones_like(values)
+  values = np.array(values, float)
   if same:
-    np.fill_diagonal(counts, 0)
+    np.fill_diagonal(values, np.nan)
+  counts = np.isfinite(values).astype(float)
   values = np.where(counts > 0, values, 0.0)
-  mean = lambda total, num: total / num if num else np.nan
-  value = mean(values.sum(), counts.sum())
-  square, least = 0.0, min(values.shape)
+  square = 0.0
   for axis in (0,) if same else (0, 1):
-    rows, num = values.shape[axis], values.sum(1 - axis)
-    own = counts.sum(1 - axis)
-    twice = 2 if same else 1  # A network of both sides leaves both.
-    left = np.array(
-      [
-        mean(values.sum() - twice * n, counts.sum() - twice * c)
-        for n, c in zip(num, own, strict=True)
-      ]
-    )
-    square += (rows - 1) / rows * np.sum((left - left.mean()) ** 2)
-  enough = least > (2 if same else 1)
-  half = stats.t.ppf(0.975, least - 1) * np.sqrt(square) if enough else np.nan
-  return {'value': float(value), 'interval': [value - half, value + half]}
+    # Without network i its row and, of both sides, its column.
+    left = [
+      v.sum() - v.sum(1 - axis) - (v.sum(axis) if same else 0.0)
+      for v in (values, counts)
+    ]
+    means = left[0] / np.where(left[1] > 0, left[1], np.nan)
+    num = len(means)
+    square += (num - 1) / num * np.sum((means - means.mean()) ** 2)
+  total = counts.sum()
+  value = float(values.sum() / total) if total else float('nan')
+  least = min(values.shape)
+  half = float(stats.t.ppf(0.975, max(least - 1, 1)) * np.sqrt(square))
+  half = half if least > (2 if same else 1) else float('nan')
+  return {'value': value, 'interval': [value - half, value + half]}
 
 
 def wilson(share, num: int) -> tuple[np.ndarray, np.ndarray]:

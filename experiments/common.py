@@ -352,6 +352,24 @@ def with_interval(entry: dict, spec: str) -> str:
   return f'{entry["value"]:{spec}} [{low}, {high}]'
 
 
+def decide(holds: list[bool], fails: list[bool]) -> str:
+  """A verdict of parts that must all hold.
+
+  Args:
+    holds: which of them do, their intervals say.
+    fails: which do not; one is enough.
+  """
+  if any(fails):
+    return 'not supported'
+  return 'supported' if all(holds) else 'undecided'
+
+
+def below(a: dict | float, b: dict | float) -> bool:
+  """Whether an entry or a number lies below another, intervals and all."""
+  ends = lambda v: v['interval'] if isinstance(v, dict) else (v, v)
+  return ends(a)[1] < ends(b)[0]
+
+
 def print_table(header: list[str], rows: list[list[str]]) -> None:
   """Prints columns; the first and the last are left-aligned."""
   lines = [header, *rows]

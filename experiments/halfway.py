@@ -40,7 +40,6 @@ A run killed at any moment goes on where it was, to the same bytes.
 
 import dataclasses
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,11 +56,11 @@ from dmm_jax import statistics
 from dmm_jax import train
 from experiments import common
 from experiments import populations
+from experiments import segments
 
 BAND = 0.1  # About one half.
 CONCORDANT = 0.7
 MOST = 0.9
-KINDS = ('train', 'test', 'near')
 SURE = ('sure_middle', 'sure_ends')
 
 
@@ -139,21 +138,6 @@ PRESETS = {
 }
 
 
-class Pairs(NamedTuple):
-  """Segments between samples of different class, one an entry.
-
-  Attributes:
-    kind: 'train' and 'test' are drawn; 'near' are training samples and the
-      nearest ones of another class.
-    rows: of the ends in the kind's set `[p, 2]`.
-    place: a random fraction of the way.
-  """
-
-  kind: np.ndarray
-  rows: np.ndarray
-  place: np.ndarray
-
-
 def run(config: Config) -> dict:
   """Runs the experiment, and returns what it wrote to summary.json."""
   common.check(config)
@@ -169,65 +153,7 @@ def run(config: Config) -> dict:
   )
 
 
-# --- Pairs -----------------------------------------------------------------
-
-
-def draw_pairs(config, sets) -> Pairs:
-  rng = np.random.default_rng(config.seed)
-  kinds, rows = [], []
-  for kind in ('train', 'test'):
-    labels = sets[kind][1]
-    both = rng.integers(0, len(labels), (30 * config.num_pairs, 2))
-    apart = labels[both[:, 0]] != labels[both[:, 1]]
-    rows.append(both[apart][: config.num_pairs])
-    kinds += [kind] * len(rows[-1])
-  xs, labels = sets['train']
-  chosen = rng.permutation(len(xs))[: config.num_pairs // 3]
-  rows.append(np.stack([chosen, nearest_other(xs, labels, chosen)], 1))
-  kinds += ['near'] * len(chosen)
-  place = rng.uniform(size=len(kinds)).astype(np.float32)
-  return Pairs(np.array(kinds), np.concatenate(rows).astype(np.int32), place)
-
-
-def nearest_other(xs, labels, chosen):
-  """Rows of the nearest samples of another class."""
-  flat = xs.reshape(len(xs), -1)
-  found = np.zeros(len(chosen), int)
-  for c in np.unique(labels[chosen]):
-    mine, others = labels[chosen] == c, np.flatnonzero(labels != c)
-    place = metrics.pairwise_distances_argmin(flat[chosen[mine]], flat[others])
-    found[mine] = others[place]
-  return found
-
-
-def ends_of(pairs, sets):
-  """Inputs of the two ends `[p, ...]` each."""
-  inputs = []
-  for side in (0, 1):
-    parts = [
-      sets['test' if kind == 'test' else 'train'][0][
-        pairs.rows[pairs.kind == kind, side]
-      ]
-      for kind in ('train', 'test', 'near')
-    ]
-    inputs.append(np.concatenate(parts))
-  return inputs
-
-
-def labels_of(pairs, sets, given):
-  """Labels of the ends `[p, 2]`; `given` are those of the training set."""
-  of_test = (pairs.kind == 'test')[:, None]
-  test = sets['test'][1]
-  return np.where(
-    of_test, test[pairs.rows % len(test)], given[pairs.rows % len(given)]
-  )
-
-
 # --- What is measured of a network -----------------------------------------
-
-
-def logits_of(forward, params, stats):
-  return lambda x: forward(params, stats, x, None, False)[0][0]
 
 
 @functools.cache
@@ -235,7 +161,7 @@ def between(forward):
   """Of a segment: its crossings, and classes at two places."""
 
   def look(start, end, labels, place, params, stats):
-    logits_fn = logits_of(forward, params, stats)
+    logits_fn = populations.logits_of(forward, params, stats)
     found = halfway.crossings(logits_fn, start, end, *labels)
     at = lambda t: logits_fn(start + t * (end - start))
     middle, ends = at(0.5), jnp.stack([at(0.0), at(1.0)])
@@ -257,7 +183,7 @@ def around(forward):
   """Of an image: its adversarial direction, and what that consists of."""
 
   def look(x, label, means, basis, params, stats):
-    logits_fn = logits_of(forward, params, stats)
+    logits_fn = populations.logits_of(forward, params, stats)
     direction = halfway.loss_direction(logits_fn, x, label)
     explained = halfway.between_means(logits_fn, x, label, means)
     return {
@@ -285,7 +211,7 @@ def normal_at(forward):
   """Of an image: the boundary's normal at the nearest point."""
 
   def look(x, label, params, stats):
-    logits_fn = logits_of(forward, params, stats)
+    logits_fn = populations.logits_of(forward, params, stats)
     found = boundary.nearest_point(
       logits_fn, x, label, method='projection', max_gradients=30
     )
@@ -309,7 +235,7 @@ def measure(config, sets, pairs, everyone, step):
   images, names = test[: config.num_images], truth[: config.num_images]
   means = np.stack([xs[labels == c].mean(0) for c in range(labels.max() + 1)])
   basis = manifold.principal_basis(xs, config.k)
-  segments = ends_of(pairs, sets)
+  ends = segments.ends(pairs, sets)
   batch = int(np.clip(2**17 // images[0].size, 32, 512))
   rows, directions, normals = [], [], []
   for population in everyone:
@@ -317,10 +243,9 @@ def measure(config, sets, pairs, everyone, step):
       network = population.network(step, number)
       given = population.labels[number]
       of_forward = functools.partial(parallel.map_examples, batch_size=batch)
-      ends = labels_of(pairs, sets, given)
       found = of_forward(
         between(population.forward),
-        (*segments, ends, pairs.place),
+        (*ends, segments.labels(pairs, sets, given), pairs.place),
         shared=network,
       )
       seen = of_forward(
@@ -438,12 +363,12 @@ def booked(config, sets, population, rate):
 def collect(config, run_dir, sets):
   """Trains, then measures step by step: results.npz, one row a network."""
   everyone = populations.build(config, run_dir, sets)
-  pairs = draw_pairs(config, sets)
+  pairs = segments.draw(config, sets)
   xs, labels = sets['train']
   mixed = np.concatenate(
     [
       start + pairs.place.reshape(-1, *[1] * (start.ndim - 1)) * (end - start)
-      for start, end in [ends_of(pairs, sets)]
+      for start, end in [segments.ends(pairs, sets)]
     ]
   ).reshape(len(pairs.kind), -1)
   near = metrics.pairwise_distances_argmin(mixed, xs.reshape(len(xs), -1))
@@ -454,7 +379,7 @@ def collect(config, run_dir, sets):
       'start': pairs.rows[:, 0],
       'end': pairs.rows[:, 1],
       'place': pairs.place,
-      'labels': labels_of(pairs, sets, labels),
+      'labels': segments.labels(pairs, sets, labels),
       'neighbour': labels[near],
     },
   )
@@ -516,7 +441,7 @@ def summarize(config, run_dir, sets):
 
 def describe(part, pairs):
   """Entries of one population at one step, over its networks."""
-  of_kind = {k: part['fraction'][:, pairs['kind'] == k] for k in KINDS}
+  of_kind = {k: part['fraction'][:, pairs['kind'] == k] for k in segments.KINDS}
   apart = np.abs(part['fraction'] - 0.5) <= BAND
   share = lambda hits, kind: hits[:, pairs['kind'] == kind].mean(1)
   nearer = np.where(
@@ -584,7 +509,7 @@ def relation(part, pairs, a, of_a, b, of_b):
       f'concordance_{kind}': halfway.concordance(
         part['fraction'][:, pairs['kind'] == kind]
       )
-      for kind in KINDS
+      for kind in segments.KINDS
     },
   }
   same = np.array_equal(rows, columns)
@@ -621,19 +546,6 @@ def read_booked(run_dir):
   ]
 
 
-def decide(holds: list[bool], fails: list[bool]) -> str:
-  """Of parts that must all hold; one that clearly fails is enough."""
-  if any(fails):
-    return 'not supported'
-  return 'supported' if all(holds) else 'undecided'
-
-
-def below(a, b):
-  """Whether an entry or a number lies below another, intervals and all."""
-  ends = lambda v: v['interval'] if isinstance(v, dict) else (v, v)
-  return ends(a)[1] < ends(b)[0]
-
-
 def judge(config, summary):
   """The rules of the module's docstring: reading -> verdict and why."""
   if 'plain' not in config.conditions:
@@ -652,7 +564,7 @@ def judge(config, summary):
     'R4': _from_halves(end, first),
   }
   return {
-    name: {'verdict': decide(*parts[:2]), 'why': parts[2]}
+    name: {'verdict': common.decide(*parts[:2]), 'why': parts[2]}
     for name, parts in found.items()
     if parts
   }
@@ -669,8 +581,8 @@ def _in_space(history, end, first):
   mine = end[first]['spread_train']
   nulls = null['spread_train'], next(early, end[first])['spread_train']
   return (
-    [below(mine, other) for other in nulls],
-    [below(other, mine) for other in nulls],
+    [common.below(mine, other) for other in nulls],
+    [common.below(other, mine) for other in nulls],
     f'spread of t* {text(mine)}; shared random labels, of which '
     f'{null["train_accuracy"]["value"]:.0%} are learned, {text(nulls[0])}; '
     f'when {MOST:.0%} first crossed {text(nulls[1])}',
@@ -681,8 +593,8 @@ def _as_neighbours(summary, end, first):
   mine = end[first]['nearer']
   between = end[f'{first} x {first}']['agreement']
   return (
-    [not below(mine, between)],
-    [below(mine, between)],
+    [not common.below(mine, between)],
+    [common.below(mine, between)],
     f'agreement with the nearer end {text(mine)}, with another network '
     f'{text(between)}; the nearest neighbour and the nearer end '
     f'{text(summary["nearest_neighbour"])}',
@@ -693,8 +605,8 @@ def _under_influence(start, end, first):
   lead, gaps = start[first]['leads'], (start[first]['gap'], end[first]['gap'])
   null = end.get(f'{first}-own')
   return (
-    [below(MOST, lead), below(*gaps)],
-    [below(lead, MOST), below(*gaps[::-1])],
+    [common.below(MOST, lead), common.below(*gaps)],
+    [common.below(lead, MOST), common.below(*gaps[::-1])],
     f'own class carried farther from {text(lead)} of the samples before '
     f'training; gap {text(gaps[0])} then, {text(gaps[1])} at the end'
     + (f'; own random labels {text(null["gap"])}' if null else ''),
@@ -716,10 +628,10 @@ def _together(start, end, first):
     nulls.append(end[own]['cosine'])
     said += f', own random labels {text(nulls[1])}'
   return (
-    [below(CONCORDANT, a) for a in agree.values()]
-    + [below(null, aligned) for null in nulls],
-    [below(a, CONCORDANT) for a in agree.values()]
-    + [below(aligned, null) for null in nulls],
+    [common.below(CONCORDANT, a) for a in agree.values()]
+    + [common.below(null, aligned) for null in nulls],
+    [common.below(a, CONCORDANT) for a in agree.values()]
+    + [common.below(aligned, null) for null in nulls],
     'concordance '
     + ', '.join(f'{n} {text(a)}' for n, a in agree.items())
     + f'; {said}',
@@ -732,8 +644,8 @@ def _from_halves(end, first):
     return None
   half, null = (end[name]['concordance_train'] for name in both)
   return (
-    [below(CONCORDANT, half), below(null, half)],
-    [below(half, CONCORDANT), below(half, null)],
+    [common.below(CONCORDANT, half), common.below(null, half)],
+    [common.below(half, CONCORDANT), common.below(half, null)],
     f'concordance of halves {text(half)}, of networks on shared random labels '
     f'{text(null)}',
   )

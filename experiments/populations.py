@@ -57,6 +57,9 @@ class Config:
     4, 'Of each population; of each half of the data.', least=2
   )
   num_steps: int = common.flag(1000, 'Of training.', least=1)
+  early: int = common.flag(
+    0, 'Snapshots of every step up to this one, beside 1, 2, 5, ...', least=0
+  )
   learning_rate: float = common.flag(0.05, 'Constant; momentum 0.9.', least=0)
   batch_size: int = common.flag(64, 'Examples a step.', least=1)
 
@@ -138,12 +141,13 @@ def _plane(name, seed, num=1000):
   return xs.astype(np.float32), labels.astype(np.int32)
 
 
-def names(config) -> list[str]:
-  """Of all populations, in order."""
+def names(config, parts: tuple[int, ...] = ()) -> list[str]:
+  """Of all populations, in order; `parts` as for `build`."""
   first, *_ = config.models
   return [
     *(config.models if 'plain' in config.conditions else ()),
     *(f'{first}-{c}' for c in config.conditions if c != 'plain'),
+    *(f'{first}-part{num}' for num in parts),
   ]
 
 
@@ -159,14 +163,20 @@ def check(config) -> None:
         )
 
 
-def build(config, run_dir, sets) -> list[Population]:
+def build(
+  config, run_dir, sets, parts: tuple[int, ...] = ()
+) -> list[Population]:
   """Trains every population, or reads what it came to before.
 
   The networks of one population train together. Snapshots of log-spaced steps
   stay in the run directory, in `networks/`.
+
+  Args:
+    config, run_dir, sets: flags, where, and as of `load`.
+    parts: further conditions, as 'halves', but of so many samples each.
   """
   result = []
-  todo = names(config)
+  todo = names(config, parts)
   with tqdm.tqdm(total=len(todo), unit='population', desc='training') as bar:
     for name in todo:
       bar.set_description(f'training {name}')
@@ -180,11 +190,14 @@ def build(config, run_dir, sets) -> list[Population]:
 
 def _train(config, run_dir, sets, model, condition, name):
   xs, labels = sets['train']
-  many = config.num_networks * (2 if condition == 'halves' else 1)
+  apart = condition == 'halves' or condition.startswith('part')
+  many = config.num_networks * (2 if apart else 1)
   number = 10 * list(models.CLASSIFIERS).index(model)
-  key = jax.random.fold_in(
-    jax.random.key(config.seed + 1), number + CONDITIONS.index(condition)
-  )
+  if condition in CONDITIONS:
+    number += CONDITIONS.index(condition)
+  else:  # A part: of so many samples.
+    number += 1000 * int(condition[len('part') :])
+  key = jax.random.fold_in(jax.random.key(config.seed + 1), number)
   weights, order, other = jax.random.split(key, 3)
   given, rows = task(other, condition, labels, many)
   classes = int(labels.max()) + 1
@@ -213,12 +226,18 @@ def _train(config, run_dir, sets, model, condition, name):
   )
   path = run_dir / 'networks' / f'{name}.npz'
   if not records.agree(path.exists()):
-    stops = sorted({*train.log_spaced(config.num_steps), config.num_steps})
+    stops = sorted(
+      {
+        *train.log_spaced(config.num_steps),
+        *range(min(config.early, config.num_steps) + 1),
+        config.num_steps,
+      }
+    )
     # What all share lies in memory once.
     columns, axes = [xs, given[0]], [None, None, None]
     if condition == 'own':
       columns[1], axes[1] = given, 0
-    elif condition == 'halves':
+    elif apart:
       columns = [xs[rows], np.take_along_axis(given, rows, 1)]
       axes = [0, 0, None]
     history = train.fit(
@@ -251,10 +270,10 @@ def task(key, condition, labels, many):
   num = len(labels)
   given = np.tile(labels, (many, 1))
   rows = np.tile(np.arange(num), (many, 1))
-  if condition == 'halves':
-    order = np.asarray(jax.random.permutation(key, num))
-    halves = order[: num // 2], order[num // 2 : 2 * (num // 2)]
-    rows = np.repeat(np.stack(halves), many // 2, axis=0)
+  if condition == 'halves' or condition.startswith('part'):
+    size = num // 2 if condition == 'halves' else int(condition[len('part') :])
+    order = np.asarray(jax.random.permutation(key, num))[: 2 * size]
+    rows = np.repeat(order.reshape(2, size), many // 2, axis=0)
   elif condition == 'shared':
     given[:] = data.shuffle_labels(key, labels)
   elif condition == 'own':
@@ -274,3 +293,8 @@ def _snapshots(history, stops):
     if pause.step == stops[-1]:
       break
   return {'step': np.array(steps, np.int32), 'parameters': np.stack(rows)}
+
+
+def logits_of(forward: train.Forward, params, stats):
+  """One network as a function of one input."""
+  return lambda x: forward(params, stats, x, None, False)[0][0]

@@ -33,7 +33,14 @@ ROOMS = (
 
 
 # What experiments may share.
-SHARED = ('common', 'networks', 'populations', 'subspaces', 'training')
+SHARED = (
+  'common',
+  'networks',
+  'populations',
+  'segments',
+  'subspaces',
+  'training',
+)
 
 
 def imported(path):

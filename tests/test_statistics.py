@@ -91,3 +91,34 @@ def test_students_interval():
   np.testing.assert_allclose(
     entry['interval'], 0.2 + 4.303 * 0.1 / 3**0.5 * np.array([-1, 1]), rtol=1e-3
   )
+
+
+@pytest.mark.parametrize('same', (True, False))
+def test_means_over_pairs_have_their_level(same):
+  rng = np.random.default_rng(0)
+  hits = 0
+  for _ in range(400):
+    rows, columns = rng.normal(size=(2, 5))
+    # Sources and targets differ: the matrix is not symmetric.
+    other = 0.5 * rows if same else columns
+    entry = statistics.pairs(rows[:, None] + other, same=same)
+    hits += entry['interval'][0] <= 0 <= entry['interval'][1]
+  assert 0.92 < hits / 400 < 0.99
+
+
+def test_pairs_of_sums_are_their_networks():
+  rows = np.random.default_rng(0).normal(size=6)
+  entry = statistics.pairs(rows[:, None] + rows, same=True)
+  wanted = statistics.student(2 * rows)
+  assert entry['value'] == pytest.approx(wanted['value'])
+  assert entry['interval'] == pytest.approx(wanted['interval'])
+
+
+def test_pairs_that_are_undefined_do_not_count():
+  values = np.arange(9.0).reshape(3, 3)
+  values[0, 1] = np.nan
+  assert statistics.pairs(values, same=True)['value'] == np.mean(
+    [2, 3, 5, 6, 7]
+  )
+  nothing = statistics.pairs(np.full((2, 2), np.nan), same=False)
+  assert np.isnan(nothing['value'])

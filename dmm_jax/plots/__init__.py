@@ -11,6 +11,7 @@ from dmm_jax.plots.scaling import random_scaling
 from dmm_jax.plots.splits import manifold_split
 from dmm_jax.plots.training import learning_curves
 from dmm_jax.plots.training import reconstructions
+from dmm_jax.plots.transfer import transfer
 
 __all__ = (
   'boundary_distances',
@@ -24,4 +25,5 @@ __all__ = (
   'random_scaling',
   'reconstructions',
   'save',
+  'transfer',
 )

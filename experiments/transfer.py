@@ -1,0 +1,760 @@
+"""Why do adversarial examples of one network fool another, and since when?
+
+Every network of several populations (other seed, other architecture, trained on
+the other half of the data, on random labels) attacks every other one. An
+example transfers if the target's class changes, among images that both networks
+gave the same class and whose own attack changed the source's. Beside it stands
+noise of the same size: random signs, or a random direction.
+
+Attacks on test images, within [0, 1]:
+  linf R        20 steps of projected gradient at each of --radii
+  linf matched  the same at the radius at which it succeeds on --success of the
+                images, found by bisection for each source
+  l2 xF         to the nearest boundary point, and F times as far
+  l2 on, l2 off the parts of the last step in the first --k principal directions
+                of the data and orthogonal to them, each as long as the whole
+
+Verdicts, by rules fixed here, on 95 % intervals (Student's by the jackknife
+over networks, each of which is in many pairs; of few networks they may pass 0
+and 1):
+- transfer: supported if, at matched success, the rate between networks of the
+  first architecture lies above that of noise.
+- common boundaries explain it: rates of all pairs of networks, at matched
+  success, are regressed on concordance (of crossings t*; see
+  `experiments.halfway`), cosine (of adversarial directions) and on both
+  networks' accuracy. Supported if the first two explain more than 70 % of the
+  variance, and add more than 5 % to what accuracy explains; bootstrap over
+  networks.
+- directions align before accuracy rises ("Early Transferability", arXiv
+  2206.04472): of the snapshots whose mean accuracy is at most 2 points above
+  chance. Supported if at one of them the mean cosine lies above 0.05; not
+  supported if it lies below at all of them; undecided if there is none.
+- more data bring networks nearer: parts of --parts samples, two of each size
+  without a common sample. Supported if the concordance between the two is
+  higher for the largest than for the smallest parts.
+
+Seen: not run yet.
+
+  python -m experiments.transfer
+  python -m experiments.transfer --preset=mnist --data_dir=DIR
+
+A run killed at any moment goes on where it was, to the same bytes.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dmm_jax import adversarial
+from dmm_jax import boundary
+from dmm_jax import halfway
+from dmm_jax import manifold
+from dmm_jax import norms
+from dmm_jax import parallel
+from dmm_jax import plots
+from dmm_jax import records
+from dmm_jax import statistics
+from dmm_jax import train
+from experiments import common
+from experiments import populations
+from experiments import segments
+
+MATCHED = 'linf matched'
+CHANCE = 0.02  # Above it accuracy counts as risen.
+ALIGNED = 0.05
+EXPLAINED, ADDED = 0.7, 0.05
+FEWEST = 10  # Images of which a rate is taken.
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(populations.Config):
+  workdir: str = common.flag('runs/transfer', 'Run directory.')
+  early: int = common.flag(
+    20, 'Snapshots of every step up to this one, beside 1, 2, 5, ...', least=0
+  )
+  radii: tuple[float, ...] = common.flag(
+    (0.1, 0.2, 0.3), 'Of linf attacks; the middle one of unfinished sources.'
+  )
+  factors: tuple[float, ...] = common.flag(
+    (1.5, 3.0), 'Multiples of the nearest distance, l2.', least=1
+  )
+  success: float = common.flag(0.9, 'On the source, where matched.', least=0.01)
+  attack_steps: int = common.flag(20, 'Of projected gradient.', least=1)
+  num_images: int = common.flag(300, 'Of the test set, attacked.', least=20)
+  num_pairs: int = common.flag(1000, 'Segments, for concordance.', least=30)
+  parts: tuple[int, ...] = common.flag(
+    (50, 100, 200, 400, 700), 'Samples of each part.', least=10
+  )
+  k: int = common.flag(8, 'Principal directions of the data.', least=1)
+
+
+PRESETS = {
+  'default': {},
+  'quick': dict(
+    workdir='runs/transfer_quick',
+    models=('mlp', 'linear'),
+    num_steps=200,
+    num_networks=3,
+    num_images=100,
+    num_pairs=300,
+    parts=(50, 400),
+    radii=(0.1, 0.2),
+    early=5,
+  ),
+  'mnist': dict(
+    workdir='runs/transfer_mnist',
+    dataset='mnist',
+    num_train=10000,
+    num_test=2000,
+    num_steps=2000,
+    parts=(100, 500, 2000, 5000),
+    num_images=200,
+    early=10,
+    k=16,
+  ),
+  'cifar': dict(
+    workdir='runs/transfer_cifar',
+    dataset='cifar10',
+    models=('cnn', 'mlp', 'linear'),
+    num_train=10000,
+    num_test=2000,
+    num_steps=2000,
+    learning_rate=0.02,
+    parts=(500, 5000),
+    radii=(0.01, 0.02, 0.04),
+    num_images=100,
+    num_pairs=500,
+    early=10,
+    k=128,
+  ),
+}
+
+
+def run(config: Config) -> dict:
+  """Runs the experiment, and returns what it wrote to summary.json."""
+  common.check(config)
+  populations.check(config)
+  if not 0 < config.success <= 1:
+    raise common.FlagError(f'--success={config.success} is not a share')
+  sets = populations.load(config)
+  num = len(sets['train'][0])
+  if 2 * max(config.parts) > num:
+    raise common.FlagError(
+      f'--parts={max(config.parts)}: two of them need '
+      f'{2 * max(config.parts)} samples of {num}'
+    )
+  return common.conduct(
+    config,
+    'experiments.transfer',
+    collect=lambda config, run_dir: collect(config, run_dir, sets),
+    summarize=lambda config, run_dir: summarize(config, run_dir, sets),
+    draw=plots.transfer,
+    report=report,
+  )
+
+
+# --- Attacks ---------------------------------------------------------------
+
+
+def names_of(config) -> list[str]:
+  """Of the attacks, in order."""
+  return [
+    *(f'linf {r:g}' for r in config.radii),
+    MATCHED,
+    *(f'l2 x{f:g}' for f in config.factors),
+    'l2 on',
+    'l2 off',
+  ]
+
+
+def middle(config):
+  return config.radii[len(config.radii) // 2]
+
+
+def ascend(forward, steps):
+  """Returns the function of one image that moves it by projected gradient."""
+
+  def move(x, label, number, radius, params, stats):
+    logits_fn = populations.logits_of(forward, params, stats)
+    loss = lambda v: optax.losses.softmax_cross_entropy_with_integer_labels(
+      logits_fn(v), label
+    )
+    key = jax.random.key(number)
+    # Steps of a fifth of the radius, as is usual for twenty.
+    ball = adversarial.Adversary(radius, np.inf, steps, step_size=0.2)
+    return adversarial.perturb(key, loss, x, ball)
+
+  return move
+
+
+@functools.cache
+def fooled_at(forward, steps):
+  """Of an image: whether projected gradient changes its class."""
+  move = ascend(forward, steps)
+
+  def look(x, label, number, radius, params, stats):
+    moved = move(x, label, number, radius, params, stats)
+    logits = populations.logits_of(forward, params, stats)(moved)
+    return logits.argmax() != label
+
+  return look
+
+
+@functools.cache
+def climb(forward, steps):
+  """Of an image: one attack, and noise, as of `attacks`."""
+  move = ascend(forward, steps)
+
+  def look(x, label, number, radii, basis, params, stats):
+    del basis
+    moved = move(x, label, number, radii[0], params, stats)
+    noise = jnp.clip(x + radii[0] * signs_of(x, number), 0.0, 1.0)
+    return moved[None], noise[None]
+
+  return look
+
+
+def signs_of(x, number):
+  return jax.random.rademacher(jax.random.key(number + 1), x.shape, x.dtype)
+
+
+@functools.cache
+def attacks(forward, steps, factors):
+  """Of an image: all attacks `[a, ...]`, and noise of their sizes likewise."""
+  move = ascend(forward, steps)
+
+  def look(x, label, number, radii, basis, params, stats):
+    logits_fn = populations.logits_of(forward, params, stats)
+    climbed = jax.vmap(
+      lambda radius: move(x, label, number, radius, params, stats)
+    )(radii)
+    found = boundary.nearest_point(
+      logits_fn,
+      x,
+      label,
+      bounds=(0.0, 1.0),
+      method='projection',
+      max_gradients=40,
+    )
+    step = found.point - x
+    longest = factors[-1] * norms.norm(step, 2)
+    scaled = lambda v: v * longest / jnp.maximum(norms.norm(v, 2), 1e-12)
+    on, off = manifold.split(step, basis)
+    steps = jnp.stack([f * step for f in factors] + [scaled(on), scaled(off)])
+    sign = signs_of(x, number)
+    noise = jax.random.normal(jax.random.key(number + 2), x.shape)
+    sizes = jax.vmap(lambda v: norms.norm(v, 2))(steps)
+    spread = lambda v, by: v[None] * by.reshape(-1, *[1] * x.ndim)
+    same = jnp.concatenate(
+      [spread(sign, radii), spread(noise / norms.norm(noise, 2), sizes)]
+    )
+    moved = jnp.concatenate([climbed, x[None] + steps])
+    return jnp.clip(moved, 0.0, 1.0), jnp.clip(x[None] + same, 0.0, 1.0)
+
+  return look
+
+
+def matched_radius(config, forward, network, images, own):
+  """The least linf radius of the wanted success, to 2 %; 1 if there is none."""
+  low, high = 0.0, 1.0
+  numbers = np.arange(len(images))
+  while high - low > 0.02 * high and high > 1e-3:
+    radius = np.sqrt(max(low, high / 64) * high)
+    hits = parallel.map_examples(
+      fooled_at(forward, config.attack_steps),
+      (images, own, numbers),
+      shared=(np.float32(radius), *network),
+    )
+    enough = hits.mean() >= config.success
+    low, high = (low, radius) if enough else (radius, high)
+  return high
+
+
+# --- Measuring -------------------------------------------------------------
+
+
+@functools.cache
+def classes(forward):
+  """Of an image: its class."""
+  return lambda x, params, stats: populations.logits_of(forward, params, stats)(
+    x
+  ).argmax()
+
+
+@functools.cache
+def crossing(forward):
+  """Of a segment: its first crossing."""
+  return lambda start, end, labels, params, stats: (
+    halfway.crossings(
+      populations.logits_of(forward, params, stats), start, end, *labels
+    ).fraction
+  )
+
+
+@functools.cache
+def direction(forward):
+  """Of an image: its adversarial direction."""
+  return lambda x, label, params, stats: halfway.loss_direction(
+    populations.logits_of(forward, params, stats), x, label
+  )
+
+
+def everyone(found, step=None):
+  """`(population, number, network)` of all, at a step or at the end."""
+  for population in found:
+    at = population.steps[-1] if step is None else step
+    for number in range(len(population.labels)):
+      yield population, number, population.network(at, number)
+
+
+def collect(config, run_dir, sets):
+  """Trains, then attacks source by source: results.npz, a row an attack."""
+  found = populations.build(config, run_dir, sets, config.parts)
+  images, truth = (v[: config.num_images] for v in sets['test'])
+  finished = list(everyone(found))
+  batch = int(np.clip(2**17 // images[0].size, 32, 512))
+  each = functools.partial(parallel.map_examples, batch_size=batch)
+  seen = np.stack(
+    [
+      each(classes(population.forward), (images,), shared=network)
+      for population, _, network in finished
+    ]
+  )
+  records.save_columns(
+    run_dir / 'networks.npz',
+    describe_networks(config, sets, found, finished, seen == truth, each),
+  )
+  records.save_columns(
+    run_dir / 'alignment.npz', alignment(sets, found[0], images, truth, each)
+  )
+  basis = manifold.principal_basis(sets['train'][0], config.k)
+  last = int(found[0].steps[-1])
+  sources = [(p, number, int(p.steps[-1]), net) for p, number, net in finished]
+  sources += [
+    (p, number, step, net)
+    for step in found[0].steps[:-1].tolist()
+    for p, number, net in everyone(found[:1], step)
+  ]
+
+  def compute(done):
+    for population, number, step, network in sources[done:]:
+      yield attack(
+        config,
+        (population, number, step, network),
+        finished,
+        (images, seen, basis),
+        each,
+        unfinished=step < last,
+      )
+
+  names = [f'{p.name}-{number}-step{step}' for p, number, step, _ in sources]
+  common.gather(run_dir, names, compute, 'source')
+
+
+def describe_networks(config, sets, found, finished, right, each):
+  """Columns of all networks at the end, one row each."""
+  pairs = segments.draw(config, sets)
+  images, truth = (v[: config.num_images] for v in sets['test'])
+  ends = segments.ends(pairs, sets)
+  drawn = pairs.kind != 'near'
+  rows, directions = [], []
+  for (population, number, network), hits in zip(finished, right, strict=True):
+    labels = segments.labels(pairs, sets, population.labels[number])
+    directions.append(
+      each(direction(population.forward), (images, truth), shared=network)
+    )
+    rows.append(
+      {
+        'population': population.name,
+        'network': number,
+        'samples': len(population.rows[number]),
+        'accuracy': hits.mean(),
+        'fraction': each(
+          crossing(population.forward),
+          (*(v[drawn] for v in ends), labels[drawn]),
+          shared=network,
+        ),
+      }
+    )
+  table = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+  return table | {'cosine': halfway.cosines(np.stack(directions))}
+
+
+def alignment(sets, population, images, truth, each):
+  """Columns of one population along training, one row a network and step."""
+  rows = []
+  for step in population.steps.tolist():
+    networks = [net for _, _, net in everyone([population], step)]
+    directions = [
+      each(direction(population.forward), (images, truth), shared=net)
+      for net in networks
+    ]
+    cosines = halfway.cosines(np.stack(directions))
+    for number, net in enumerate(networks):
+      state = train.State(*net, ())
+      accuracy = train.accuracy(population.forward, state, *sets['test'])
+      rows.append((step, number, accuracy, cosines[number]))
+  names = 'step', 'network', 'accuracy', 'cosine'
+  return {
+    name: np.array(column)
+    for name, column in zip(names, zip(*rows, strict=True), strict=True)
+  }
+
+
+def attack(config, source, finished, given, each, *, unfinished):
+  """Rows of one source: of every attack, the rates at every target."""
+  population, number, step, network = source
+  images, seen, basis = given
+  forward = population.forward
+  own = each(classes(forward), (images,), shared=network)
+  radii, names = [middle(config)], [f'linf {middle(config):g}']
+  look = climb(forward, config.attack_steps)
+  if not unfinished:
+    matched = matched_radius(config, forward, network, images, own)
+    radii, names = [*config.radii, matched], names_of(config)
+    look = attacks(forward, config.attack_steps, config.factors)
+  tried = each(
+    look,
+    (images, own, np.arange(len(images))),
+    shared=(np.array(radii, np.float32), basis, *network),
+  )
+  moved, noise = (np.moveaxis(v, 1, 0) for v in tried)
+  flat = np.concatenate([moved, noise]).reshape(-1, *images.shape[1:])
+  given_to = lambda population, net: each(
+    classes(population.forward), (flat,), shared=net
+  ).reshape(2, len(names), len(images))
+  fooled = given_to(population, network)[0] != own
+  rates = np.full((2, len(names), len(finished)), np.nan)
+  for place, (target, _, net) in enumerate(finished):
+    if unfinished and target.name != population.name:
+      continue
+    agree = seen[place] == own
+    changed = given_to(target, net) != seen[place]
+    counted = fooled & agree
+    enough = counted.sum(1) >= FEWEST
+    hits = (changed & counted).sum(2) / np.maximum(counted.sum(1), 1)
+    rates[:, :, place] = np.where(enough, hits, np.nan)
+  count = len(names)
+  size = np.abs(moved - images[None]).reshape(count, len(images), -1)
+  return {
+    'population': np.full(count, population.name, 'U40'),
+    'network': np.full(count, number, np.int32),
+    'step': np.full(count, step, np.int32),
+    'attack': np.array(names, 'U20'),
+    'fooled': fooled.mean(1),
+    'linf': np.median(size.max(2), axis=1),
+    'l2': np.median(np.linalg.norm(size, axis=2), axis=1),
+    'transfer': rates[0].astype(np.float32),
+    'noise': rates[1].astype(np.float32),
+  }
+
+
+# --- Judging ---------------------------------------------------------------
+
+
+def summarize(config, run_dir, sets):
+  """Every number with n, interval, null and verdict."""
+  table = records.load_columns(run_dir / 'results.npz')
+  networks = records.load_columns(run_dir / 'networks.npz')
+  last = table['step'].max()
+  final = records.select(table, step=last)
+  shown = populations.names(config)
+  matrices = {
+    name: records.select(final, attack=name) for name in names_of(config)
+  }
+  blocks = {
+    name: {
+      source: {
+        target: block(config, networks, part, source, target)
+        for target in shown
+      }
+      for source in shown
+    }
+    for name, part in matrices.items()
+  }
+  first = config.models[0]
+  summary = {
+    'question': __doc__.split('\n')[0],
+    'dataset': config.dataset,
+    'images': min(config.num_images, len(sets['test'][1])),
+    'networks': {
+      name: {
+        'n': int(np.sum(networks['population'] == name)),
+        'accuracy': statistics.student(
+          networks['accuracy'][networks['population'] == name]
+        ),
+        'radius': statistics.student(
+          records.select(matrices[MATCHED], population=name)['linf']
+        ),
+        'fooled': {
+          kind: float(records.select(part, population=name)['fooled'].mean())
+          for kind, part in matrices.items()
+        },
+      }
+      for name in shown
+    },
+    'attacks': blocks,
+    'unfinished': unfinished(config, table, networks, first),
+    'parts': parts(config, networks, matrices[MATCHED]),
+    'alignment': aligned(run_dir, sets),
+    'regression': regression(networks, matrices[MATCHED]['transfer']),
+    'success': config.success,
+  }
+  summary['verdicts'] = judge(config, summary)
+  return summary
+
+
+def ends_of(config, networks, source, target):
+  """Places of the networks of two populations; of halves, one each."""
+  rows = np.flatnonzero(networks['population'] == source)
+  columns = np.flatnonzero(networks['population'] == target)
+  if source == target and len(rows) > config.num_networks:
+    return rows[: config.num_networks], columns[config.num_networks :]
+  return rows, columns
+
+
+def block(config, networks, part, source, target):
+  """Rates of transfer and of noise between two populations, as entries."""
+  rows, columns = ends_of(config, networks, source, target)
+  same = np.array_equal(rows, columns)
+  return {
+    name: statistics.pairs(part[name][np.ix_(rows, columns)], same=same)
+    for name in ('transfer', 'noise')
+  }
+
+
+def unfinished(config, table, networks, first):
+  """Transfer of sources that are still training to finished networks."""
+  name = f'linf {middle(config):g}'
+  place = np.flatnonzero(networks['population'] == first)
+  rows = []
+  for step in np.unique(table['step']).tolist():
+    part = records.select(table, population=first, step=step, attack=name)
+    rows.append(
+      {
+        'step': step,
+        'fooled': float(part['fooled'].mean()),
+        **{
+          kind: statistics.pairs(part[kind][:, place], same=True)
+          for kind in ('transfer', 'noise')
+        },
+      }
+    )
+  return {'attack': name, 'rows': rows}
+
+
+def parts(config, networks, part):
+  """What two networks have in common that saw parts of the data."""
+  rows = []
+  agree = halfway.concordance(networks['fraction'])
+  for num in sorted(config.parts):
+    name = f'{config.models[0]}-part{num}'
+    ends = ends_of(config, networks, name, name)
+    of = networks['population'] == name
+    pick = lambda m, ends=ends: statistics.pairs(m[np.ix_(*ends)], same=False)
+    rows.append(
+      {
+        'samples': num,
+        'accuracy': statistics.student(networks['accuracy'][of]),
+        'spread': statistics.student(
+          np.nanstd(networks['fraction'][of], axis=1)
+        ),
+        'concordance': pick(agree),
+        'cosine': pick(networks['cosine']),
+        'transfer': pick(part['transfer']),
+        'noise': pick(part['noise']),
+      }
+    )
+  return rows
+
+
+def aligned(run_dir, sets):
+  """Accuracy and cosine of the first population along training."""
+  table = records.load_columns(run_dir / 'alignment.npz')
+  rows = []
+  for step in np.unique(table['step']).tolist():
+    part = records.select(table, step=step)
+    rows.append(
+      {
+        'step': step,
+        'accuracy': statistics.student(part['accuracy']),
+        'cosine': statistics.pairs(part['cosine'], same=True),
+      }
+    )
+  labels = sets['test'][1]
+  return {
+    'chance': float(np.bincount(labels).max() / len(labels)),
+    'rows': rows,
+  }
+
+
+def regression(networks, transfer):
+  """How much of the rates' variance what explains; bootstrap over networks."""
+  accuracy = networks['accuracy']
+  features = {
+    'concordance': halfway.concordance(networks['fraction']),
+    'cosine': networks['cosine'],
+    'source': np.broadcast_to(accuracy[:, None], transfer.shape),
+    'target': np.broadcast_to(accuracy[None], transfer.shape),
+  }
+  models = {
+    'common': ('concordance', 'cosine'),
+    'accuracy': ('source', 'target'),
+    'both': tuple(features),
+  }
+
+  def explained(chosen):
+    """Shares, of the pairs among the chosen networks."""
+    pairs = [(i, j) for i in chosen for j in chosen if i != j]
+    rows, columns = np.array(pairs).T
+    y = transfer[rows, columns]
+    xs = {n: f[rows, columns] for n, f in features.items()}
+    there = np.isfinite(y) & np.all(
+      [np.isfinite(x) for x in xs.values()], axis=0
+    )
+    shares = {}
+    for name, used in models.items():
+      design = np.stack(
+        [np.ones(there.sum()), *(xs[u][there] for u in used)], 1
+      )
+      fit = np.linalg.lstsq(design, y[there], rcond=None)[0]
+      rest = y[there] - design @ fit
+      shares[name] = 1 - rest.var() / y[there].var()
+    return {**shares, 'added': shares['both'] - shares['accuracy']}
+
+  everyone = np.arange(len(accuracy))
+  rng = np.random.default_rng(0)
+  draws = [explained(rng.choice(everyone, len(everyone))) for _ in range(200)]
+  value = explained(everyone)
+  entry = lambda name: {
+    'value': float(value[name]),
+    'interval': np.percentile([d[name] for d in draws], [2.5, 97.5]).tolist(),
+  }
+  return {
+    'pairs': int(np.isfinite(transfer).sum() - len(everyone)),
+    **{name: entry(name) for name in value},
+  }
+
+
+def judge(config, summary):
+  """The rules of the module's docstring: claim -> verdict and why."""
+  text = lambda entry: common.with_interval(entry, '.3f')
+  first = config.models[0]
+  between = summary['attacks'][MATCHED][first][first]
+  moved, noise = between['transfer'], between['noise']
+  fits = summary['regression']
+  rows, chance = summary['alignment']['rows'], summary['alignment']['chance']
+  early = [
+    row
+    for row in rows
+    if row['step'] and row['accuracy']['value'] <= chance + CHANCE
+  ]
+  ends = summary['parts'][0]['concordance'], summary['parts'][-1]['concordance']
+  below = common.below
+  found = {
+    'transfer': (
+      [below(noise, moved)],
+      [not below(noise, moved)],
+      f'at {summary["success"]:.0%} success on the source '
+      f'{text(moved)}, noise {text(noise)}',
+    ),
+    'common boundaries explain it': (
+      [below(EXPLAINED, fits['common']), below(ADDED, fits['added'])],
+      [below(fits['common'], EXPLAINED), below(fits['added'], ADDED)],
+      f'share of variance {text(fits["common"])}, accuracy '
+      f'{text(fits["accuracy"])}, added to it {text(fits["added"])}; '
+      f'{fits["pairs"]} pairs',
+    ),
+    'directions align before accuracy rises': (
+      [any(below(ALIGNED, row['cosine']) for row in early)],
+      [bool(early) and all(below(row['cosine'], ALIGNED) for row in early)],
+      '; '.join(
+        f'step {row["step"]} cosine {text(row["cosine"])} at accuracy '
+        f'{row["accuracy"]["value"]:.3f}'
+        for row in early
+      )
+      or f'accuracy rises at the first step, to {text(rows[1]["accuracy"])}',
+    ),
+    'more data bring networks nearer': (
+      [below(*ends)],
+      [below(*ends[::-1])],
+      f'concordance of parts of {summary["parts"][0]["samples"]} '
+      f'{text(ends[0])}, of {summary["parts"][-1]["samples"]} {text(ends[1])}',
+    ),
+  }
+  return {
+    name: {'verdict': common.decide(*parts[:2]), 'why': parts[2]}
+    for name, parts in found.items()
+  }
+
+
+def report(summary):
+  """Prints the summary as tables."""
+  cell = lambda entry, spec='.2f': (
+    '-' if np.isnan(entry['value']) else common.with_interval(entry, spec)
+  )
+  names = list(summary['networks'])
+  print(
+    f'\n{summary["dataset"]}, {summary["images"]} test images; rows attack, '
+    'columns are fooled. Means over pairs of networks [95 %].'
+  )
+  for attack, rows in summary['attacks'].items():
+    print(f'\n{attack}')
+    common.print_table(
+      ['source', 'own success', *names, 'noise at the first'],
+      [
+        [
+          source,
+          f'{summary["networks"][source]["fooled"][attack]:.2f}',
+          *(cell(rows[source][target]['transfer']) for target in names),
+          cell(rows[source][names[0]]['noise']),
+        ]
+        for source in names
+      ],
+    )
+  print(f'\nSources that still train, {summary["unfinished"]["attack"]}')
+  common.print_table(
+    ['step', 'own success', 'transfer', 'noise', ''],
+    [
+      [
+        str(row['step']),
+        f'{row["fooled"]:.2f}',
+        cell(row['transfer']),
+        cell(row['noise']),
+        '',
+      ]
+      for row in summary['unfinished']['rows']
+    ],
+  )
+  print('\nTwo parts of the data without a common sample')
+  common.print_table(
+    [
+      'samples',
+      'accuracy',
+      'spread of t*',
+      'concordance',
+      'cosine',
+      'transfer',
+    ],
+    [
+      [
+        str(row['samples']),
+        *(
+          cell(row[name], '.3f')
+          for name in 'accuracy spread concordance cosine transfer'.split()
+        ),
+      ]
+      for row in summary['parts']
+    ],
+  )
+  print()
+  for name, entry in summary['verdicts'].items():
+    print(f'{name}: {entry["verdict"]} ({entry["why"]})')
+
+
+if __name__ == '__main__':
+  common.main(run, Config, PRESETS)
