@@ -308,12 +308,14 @@ def influence_of(config, sets, population, number, network):
     batch_size=16,
   )
   same = given[sources][:, None] == theirs
-  of = lambda mask: np.nanmean(np.where(mask, ratios, np.nan), axis=1)
-  inside, outside = of(same), of(~same)
+  inside, outside = (
+    np.ma.masked_array(ratios, ~(mask & np.isfinite(ratios))).mean(1)
+    for mask in (same, ~same)
+  )
   return {
-    'same': np.nanmean(inside),
-    'other': np.nanmean(outside),
-    'leads': np.nanmean(inside > outside),
+    'same': inside.mean(),
+    'other': outside.mean(),
+    'leads': (inside > outside).mean(),
   }
 
 

@@ -36,6 +36,7 @@ and 1):
 Seen: not run yet.
 
   python -m experiments.transfer
+  python -m experiments.transfer --preset=early   # small steps, 8 networks
   python -m experiments.transfer --preset=mnist --data_dir=DIR
 
 A run killed at any moment goes on where it was, to the same bytes.
@@ -104,6 +105,15 @@ PRESETS = {
     parts=(50, 400),
     radii=(0.1, 0.2),
     early=5,
+  ),
+  'early': dict(
+    workdir='runs/transfer_early',
+    models=('mlp',),
+    conditions=('plain',),
+    learning_rate=0.002,
+    num_networks=8,
+    num_steps=500,
+    parts=(50, 700),
   ),
   'mnist': dict(
     workdir='runs/transfer_mnist',

@@ -84,13 +84,15 @@ def _along(summary):
     _band(
       right, [r['step'] for r in rows], [r[name] for r in rows], number, name
     )
-  right.set(ylim=(-0.05, 1.03), ylabel='share that fools a finished network')
+  right.set(ylim=(-0.05, 1.03), ylabel='share that fools')
   right.set_title(
-    f'sources that still train, {summary["unfinished"]["attack"]}', fontsize=9
+    f'{summary["unfinished"]["attack"]} of unfinished sources on finished ones',
+    fontsize=9,
   )
   for ax in axes[0]:
     ax.set_xlabel('training step of the source')
     ax.set_xscale('symlog', linthresh=1)
+    ax.set_xlim(left=-0.1)
     ax.legend(fontsize=8)
   figure.suptitle(f'{summary["dataset"]}; bands 95 %', fontsize=10)
   return figure
