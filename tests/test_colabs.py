@@ -16,6 +16,10 @@ TOYS = {
     "{'dataset': 'digits', 'epochs': 1, 'latent': 4, 'ks': (4,), "
     "'num_examples': 10, 'max_gradients': 20, 'kinds': ('decoder', 'random')}"
   ),
+  'halfway_transfer': (
+    "{'models': ('mlp', 'linear'), 'num_steps': 5, 'num_networks': 3, "
+    "'num_images': 20, 'num_pairs': 30, 'num_train': 1000}"
+  ),
   'boundary_distances': (
     "{'num_examples': 10, 'width': 32, 'depth': 1, 'num_fresh': 1, "
     "'certify': False}"
@@ -30,7 +34,7 @@ TOYS = {
 # As matplotlib sees it outside a notebook.
 IPYTHON = mock.MagicMock(version_info=(9, 0), get_ipython=lambda: None)
 # What their experiments' own tests run too.
-SLOW = ('boundary_distances', 'manifold_split')
+SLOW = ('boundary_distances', 'halfway_transfer', 'manifold_split')
 
 
 def cells(path, kind):
