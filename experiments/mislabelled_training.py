@@ -28,7 +28,10 @@ teach without any step, and `random` does not speak for the model by itself.
 
 Seen on mnist (MLPs, 3 seeds, steps up to 4): clean 98.1 % [97.8, 98.3], random
 51.9 % [48.1, 55.7], next 27.7 % [22.1, 33.2], noise 0.2 % [0.1, 0.3]; and
-mistakes, without any step, 81.7 % [81.2, 82.2].
+mistakes, without any step, 81.7 % [81.2, 82.2]. On cifar10 (--preset=cifar
+--model=mlp, 3 seeds, clean 48.0 % [46.3, 49.7]): steps up to 1, random 24.8 %
+[24.7, 24.9], next 19.7 % [19.0, 20.4], noise 7.8 % [0.0, 15.6]; steps up to 0.5
+are not told apart from noise; mistakes 31.2 % [31.1, 31.3].
 
 Steps are those of projected gradient, towards the target, in l2 within each of
 --radii. Accuracy is that on the clean test set, mean over --num_seeds new
