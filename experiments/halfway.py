@@ -31,13 +31,13 @@ where the numbers are not told apart. They are Student's over networks, by the
 jackknife for pairs of networks.
 
 Seen on digits (4 networks each, after 1,000 steps): R1 supported, the spread of
-t* of MLPs is 0.114 [0.113, 0.116], on shared random labels 0.179 [0.167, 0.192];
-its strong form is not (nearer end 0.864 [0.859, 0.869], another MLP 0.951
-[0.946, 0.957]); R2 supported (own class carried farther from 99.2 % [98.5,
-100.0] of samples before training); R3 supported (concordance of MLPs and CNNs
-0.913 [0.895, 0.930]; cosine of two MLPs 0.781 [0.770, 0.791]); R4 supported
-(0.746 [0.725, 0.767] against 0.456 [0.302, 0.609]). Influence added up over 300
-steps explains 99.7 % of the trained network's logits.
+t* of MLPs is 0.114 [0.113, 0.116], on shared random labels 0.179 [0.167,
+0.192]; its strong form is not (nearer end 0.864 [0.859, 0.869], another MLP
+0.951 [0.946, 0.957]); R2 supported (own class carried farther from 99.2 %
+[98.5, 100.0] of samples before training); R3 supported (concordance of MLPs and
+CNNs 0.913 [0.895, 0.930]; cosine of two MLPs 0.781 [0.770, 0.791]); R4
+supported (0.746 [0.725, 0.767] against 0.456 [0.302, 0.609]). Influence added
+up over 300 steps explains 99.7 % of the trained network's logits.
 
   python -m experiments.halfway
   python -m experiments.halfway --preset=mnist --data_dir=DIR

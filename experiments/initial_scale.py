@@ -35,8 +35,8 @@ known; --num_train is what comes near.
 Without decay three of 15 are 10 to 13 % below theirs, all others within 6 %;
 with it all are within 7 %. Off the span both grow with the factor in proportion
 from 3 on (slopes 1.003 [0.985, 1.022] and 1.029 [1.002, 1.056]); on it they
-stay (-0.034 [-0.042, -0.025] and -0.035 [-0.044, -0.025]). Two layers: off 0.954
-[0.937, 0.972], on 0.007 [0.002, 0.013].
+stay (-0.034 [-0.042, -0.025] and -0.035 [-0.044, -0.025]). Two layers: off
+0.954 [0.937, 0.972], on 0.007 [0.002, 0.013].
 
 A network's distance is the mean over its points that are right and whose
 boundary was found; `wrong` and `lost` are the shares of the others. Slopes are
