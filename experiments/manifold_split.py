@@ -242,7 +242,7 @@ def collect(config, run_dir, sets):
   """Searches unit by unit.
 
   results.npz: one row a (unit, example); points.npz: where the searches from
-  the first images ended.
+  the first images that are right ended.
   """
   nets = load_networks(config, run_dir, sets)
   train_xs = sets['train'][0]
@@ -290,10 +290,12 @@ def collect(config, run_dir, sets):
     for unit, part in bar:
       bar.set_description(f'{unit.base} {unit.kind} {unit.side} {unit.k}')
       rows.append(to_rows(unit, part, labels))
-      few = len(part['point'][: config.num_pictures])
+      if unit == free_of(unit):  # The first of its base.
+        wrong = part['status'] == boundary.Status.MISCLASSIFIED
+        shown = np.argsort(wrong, kind='stable')[: config.num_pictures]
       points.append(
-        {name: v[:few] for name, v in rows[-1].items()}
-        | {'x': starts[unit.base][:few], 'point': part['point'][:few]}
+        {name: v[shown] for name, v in rows[-1].items()}
+        | {'x': starts[unit.base][shown], 'point': part['point'][shown]}
       )
   records.save_columns(run_dir / 'points.npz', records.concatenate(points))
   records.save_columns(run_dir / 'results.npz', records.concatenate(rows))
