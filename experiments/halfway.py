@@ -238,60 +238,54 @@ def update_rank(before, after, size):
 
 def measure(config, sets, pairs, everyone, step):
   """Columns of every network at a step, one row a network."""
-  (xs, labels), (test, truth) = sets['train'], sets['test']
-  images, names = test[: config.num_images], truth[: config.num_images]
+  xs, labels = sets['train']
   means = np.stack([xs[labels == c].mean(0) for c in range(labels.max() + 1)])
-  basis = manifold.principal_basis(xs, config.k)
+  known = means, manifold.principal_basis(xs, config.k)
   ends = segments.ends(pairs, sets)
-  batch = int(np.clip(2**17 // images[0].size, 32, 512))
-  rows, directions, normals = [], [], []
-  for population in everyone:
-    for number in range(len(population.labels)):
-      network = population.network(step, number)
-      given = population.labels[number]
-      of_forward = functools.partial(parallel.map_examples, batch_size=batch)
-      found = of_forward(
-        between(population.forward),
-        (*ends, segments.labels(pairs, sets, given), pairs.place),
-        shared=network,
-      )
-      seen = of_forward(
-        around(population.forward),
-        (images, names),
-        shared=(means, basis, *network),
-      )
-      directions.append(seen.pop('direction'))
-      normals.append(
-        of_forward(
-          normal_at(population.forward),
-          (images[: config.num_normals], names[: config.num_normals]),
-          shared=network,
-        )
-      )
-      state = train.State(*network, ())
-      right = functools.partial(
-        train.accuracy, population.forward, state, batch_size=4 * batch
-      )
-      chosen = population.rows[number]
-      rows.append(
-        {
-          'population': population.name,
-          'network': number,
-          'step': step,
-          'train_accuracy': right(xs[chosen], given[chosen]),
-          'test_accuracy': right(test, truth),
-          'rank': update_rank(
-            population.network(0, number)[0], network[0], xs[0].size
-          ),
-          **{name: np.mean(v) for name, v in seen.items()},
-          **influence_of(config, sets, population, number, network),
-          **found,
-        }
-      )
+  rows = [
+    measure_one(config, sets, (pairs, ends), known, population, number, step)
+    for population in everyone
+    for number in range(len(population.labels))
+  ]
   table = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-  table['cosine'] = halfway.cosines(np.stack(directions)).astype(np.float32)
-  table['normals'] = halfway.cosines(np.stack(normals)).astype(np.float32)
+  for name, column in (('cosine', 'direction'), ('normals', 'normal')):
+    units = table.pop(column)
+    table[name] = halfway.cosines(units).astype(np.float32)
   return table
+
+
+def measure_one(config, sets, drawn, known, population, number, step):
+  """The row of one network; directions `[n, ...]` among it."""
+  xs = sets['train'][0]
+  images, names = (v[: config.num_images] for v in sets['test'])
+  few = slice(config.num_normals)
+  (pairs, ends), forward = drawn, population.forward
+  network = population.network(step, number)
+  given, chosen = population.labels[number], population.rows[number]
+  batch = int(np.clip(2**17 // images[0].size, 32, 512))
+  each = functools.partial(parallel.map_examples, batch_size=batch)
+  right = functools.partial(
+    train.accuracy, forward, train.State(*network, ()), batch_size=4 * batch
+  )
+  labels = segments.labels(pairs, sets, given)
+  found = each(between(forward), (*ends, labels, pairs.place), shared=network)
+  seen = each(around(forward), (images, names), shared=(*known, *network))
+  before = population.network(0, number)[0]
+  return {
+    'population': population.name,
+    'network': number,
+    'step': step,
+    'train_accuracy': right(xs[chosen], given[chosen]),
+    'test_accuracy': right(*sets['test']),
+    'rank': update_rank(before, network[0], xs[0].size),
+    'direction': seen.pop('direction'),
+    'normal': each(
+      normal_at(forward), (images[few], names[few]), shared=network
+    ),
+    **{name: np.mean(v) for name, v in seen.items()},
+    **influence_of(config, sets, population, number, network),
+    **found,
+  }
 
 
 def influence_of(config, sets, population, number, network):

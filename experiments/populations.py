@@ -18,6 +18,7 @@ from dmm_jax import train
 from experiments import common
 from experiments import networks
 
+_DENSE = ('linear', 'deep_linear', 'mlp')
 PLANE = ('gaussians', 'moons', 'rings')
 CONDITIONS = ('plain', 'halves', 'shared', 'own')
 # Small enough to train by the dozen; the models' own attributes otherwise.
@@ -154,9 +155,8 @@ def names(config, parts: tuple[int, ...] = ()) -> list[str]:
 def check(config) -> None:
   """Raises FlagError for flags that do not fit together."""
   if config.dataset in PLANE:
-    flat = {'linear', 'deep_linear', 'mlp'}
     for model in config.models:
-      if model not in flat:
+      if model not in _DENSE:
         raise common.FlagError(
           f'--models={model} needs images; --dataset={config.dataset} has '
           'points of the plane'
@@ -190,79 +190,139 @@ def build(
 
 def _train(config, run_dir, sets, model, condition, name):
   xs, labels = sets['train']
-  apart = condition == 'halves' or condition.startswith('part')
-  many = config.num_networks * (2 if apart else 1)
-  number = 10 * list(models.CLASSIFIERS).index(model)
-  if condition in CONDITIONS:
-    number += CONDITIONS.index(condition)
-  else:  # A part: of so many samples.
-    number += 1000 * int(condition[len('part') :])
-  key = jax.random.fold_in(jax.random.key(config.seed + 1), number)
-  weights, order, other = jax.random.split(key, 3)
+  weights, order, other = jax.random.split(_key(config, model, condition), 3)
+  many = config.num_networks * (2 if _parted(condition) else 1)
   given, rows = task(other, condition, labels, many)
-  classes = int(labels.max()) + 1
-  about = networks.describe(
-    'classifier', model, num_classes=classes, **_SMALL.get(model, {})
+  module = networks.build(
+    networks.describe(
+      'classifier',
+      model,
+      num_classes=int(labels.max()) + 1,
+      **_SMALL.get(model, {}),
+    )
   )
-  module = networks.build(about)
-  forward = train.flax_forward(module)
-  size = min(config.batch_size, rows.shape[1])
-  plan = train.Recipe(
-    optimizer='momentum',
-    learning_rate=config.learning_rate,
-    schedule='constant',
-    batch_size=size,
-    num_epochs=-(-config.num_steps // (rows.shape[1] // size)),
-  )
+  plan = _recipe(config, rows.shape[1])
   transform = train.make_optimizer(plan, rows.shape[1])
   begin = jax.vmap(
     lambda key: train.start(key, module, jnp.asarray(xs[0]), transform)
   )
   keys = jax.random.split(weights, many)
+  forward = train.flax_forward(module)
+  path = run_dir / 'networks' / f'{name}.npz'
+  if not records.agree(path.exists()):
+    states, orders = jax.jit(begin)(keys), jax.random.split(order, many)
+    task_of = _columns(xs, given, rows, condition)
+    parts = _together(model, many)
+    tables = [
+      _fit(config, forward, plan, part, orders, states, *task_of)
+      for part in parts
+    ]
+    records.save_columns(
+      path,
+      {
+        'step': tables[0]['step'],
+        'parameters': np.concatenate([t['parameters'] for t in tables], axis=1),
+      },
+    )
+  table = records.load_columns(path)
   like = jax.eval_shape(begin, keys)
   one = lambda v: np.zeros(v.shape[1:], v.dtype)
   _, unravel = flatten_util.ravel_pytree(
     jax.tree.map(one, (like.params, like.stats))
   )
-  path = run_dir / 'networks' / f'{name}.npz'
-  if not records.agree(path.exists()):
-    stops = sorted(
-      {
-        *train.log_spaced(config.num_steps),
-        *range(min(config.early, config.num_steps) + 1),
-        config.num_steps,
-      }
-    )
-    # What all share lies in memory once.
-    columns, axes = [xs, given[0]], [None, None, None]
-    if condition == 'own':
-      columns[1], axes[1] = given, 0
-    elif apart:
-      columns = [xs[rows], np.take_along_axis(given, rows, 1)]
-      axes = [0, 0, None]
-    history = train.fit(
-      jax.random.split(order, many),
-      forward,
-      jax.jit(begin)(keys),
-      *columns,
-      recipe=plan,
-      data_axes=tuple(axes),
-      stops=tuple(stops),
-      each_epoch=False,
-    )
-    records.save_columns(path, _snapshots(history, stops))
-  table = records.load_columns(path)
+  snapshots = table['step'], table['parameters']
   return Population(
-    name,
-    model,
-    condition,
-    forward,
-    table['step'],
-    table['parameters'],
-    unravel,
-    given,
-    rows,
+    name, model, condition, forward, *snapshots, unravel, given, rows
   )
+
+
+def _key(config, model, condition):
+  """The same for the same population, whatever others there are."""
+  number = 10 * list(models.CLASSIFIERS).index(model)
+  if condition in CONDITIONS:
+    number += CONDITIONS.index(condition)
+  else:
+    number += 1000 * _size_of(condition)
+  return jax.random.fold_in(jax.random.key(config.seed + 1), number)
+
+
+def _parted(condition):
+  return condition == 'halves' or condition.startswith('part')
+
+
+def _size_of(condition):
+  return int(condition[len('part') :])
+
+
+def _recipe(config, num):
+  size = min(config.batch_size, num)
+  return train.Recipe(
+    optimizer='momentum',
+    learning_rate=config.learning_rate,
+    schedule='constant',
+    batch_size=size,
+    num_epochs=-(-config.num_steps // (num // size)),
+  )
+
+
+def stops(config) -> list[int]:
+  """Steps of the snapshots."""
+  early = range(min(config.early, config.num_steps) + 1)
+  return sorted({*train.log_spaced(config.num_steps), *early, config.num_steps})
+
+
+def _together(model, many):
+  """Which networks train at once: all, but on CPUs convolutions one by one.
+
+  Those of several networks at once are several times slower there.
+  """
+  if model in _DENSE or jax.default_backend() != 'cpu':
+    return [slice(0, many)]
+  return [slice(i, i + 1) for i in range(many)]
+
+
+def _columns(xs, given, rows, condition):
+  """What networks are trained on; what all share lies there once."""
+  if _parted(condition):
+    return (xs[rows], np.take_along_axis(given, rows, 1)), (0, 0, None)
+  if condition == 'own':
+    return (xs, given), (None, 0, None)
+  return (xs, given[0]), (None, None, None)
+
+
+def _fit(config, forward, plan, part, orders, states, columns, axes):
+  """Snapshots of the networks of a slice: columns of one row a step."""
+  own = [
+    c if axis is None else c[part]
+    for c, axis in zip(columns, axes, strict=False)
+  ]
+  keys, state = orders[part], jax.tree.map(lambda v: v[part], states)
+  single = len(keys) == 1
+  if single:
+    keys, state = keys[0], jax.tree.map(lambda v: v[0], state)
+    own = [
+      c if axis is None else c[0] for c, axis in zip(own, axes, strict=False)
+    ]
+  history = train.fit(
+    keys,
+    forward,
+    state,
+    *own,
+    recipe=plan,
+    data_axes=(None, None, None) if single else axes,
+    stops=tuple(stops(config)),
+    each_epoch=False,
+  )
+  flat = lambda tree: flatten_util.ravel_pytree(tree)[0]
+  flat = (lambda tree, f=flat: f(tree)[None]) if single else jax.vmap(flat)
+  steps, rows = [], []
+  for pause in history:
+    if pause.step in stops(config):
+      steps.append(pause.step)
+      rows.append(np.asarray(flat((pause.state.params, pause.state.stats))))
+    if pause.step == config.num_steps:  # The rest of the epoch is left.
+      break
+  return {'step': np.array(steps, np.int32), 'parameters': np.stack(rows)}
 
 
 def task(key, condition, labels, many):
@@ -270,8 +330,8 @@ def task(key, condition, labels, many):
   num = len(labels)
   given = np.tile(labels, (many, 1))
   rows = np.tile(np.arange(num), (many, 1))
-  if condition == 'halves' or condition.startswith('part'):
-    size = num // 2 if condition == 'halves' else int(condition[len('part') :])
+  if _parted(condition):
+    size = num // 2 if condition == 'halves' else _size_of(condition)
     order = np.asarray(jax.random.permutation(key, num))[: 2 * size]
     rows = np.repeat(order.reshape(2, size), many // 2, axis=0)
   elif condition == 'shared':
@@ -280,19 +340,6 @@ def task(key, condition, labels, many):
     keys = jax.random.split(key, many)
     given = np.stack([data.shuffle_labels(k, labels) for k in keys])
   return given, rows
-
-
-def _snapshots(history, stops):
-  """Columns of the states at the stops; the rest of the last epoch is left."""
-  steps, rows = [], []
-  flat = jax.vmap(lambda tree: flatten_util.ravel_pytree(tree)[0])
-  for pause in history:
-    if pause.step in stops:
-      steps.append(pause.step)
-      rows.append(np.asarray(flat((pause.state.params, pause.state.stats))))
-    if pause.step == stops[-1]:
-      break
-  return {'step': np.array(steps, np.int32), 'parameters': np.stack(rows)}
 
 
 def logits_of(forward: train.Forward, params, stats):
