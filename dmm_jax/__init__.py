@@ -27,6 +27,7 @@ __all__ = (
   'random_nets',
   'records',
   'scaling',
+  'som',
   'statistics',
   'synthetic',
   'train',

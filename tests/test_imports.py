@@ -17,7 +17,7 @@ ROOMS = (
     '_neural_tangents',
   ),
   ('parallel', 'decompositions', 'losses', 'adversarial', 'synthetic'),
-  ('normals',),
+  ('normals', 'som'),
   ('boundary', 'models', 'nngp', 'train'),
   ('random_nets', 'plots', 'certify', 'scaling', 'distances', 'manifold'),
   ('predictions',),
