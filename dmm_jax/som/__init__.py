@@ -1,9 +1,10 @@
 """Self-organising maps: codes laid out on a grid.
 
-  som = som.fit(key, codes, grid=(20, 20))
-  units = som.best_matching_units(map, codes)
+  trained = som.fit(key, codes, grid=(20, 20))
+  units = som.best_matching_units(trained, codes)
 
-A `Map` is a pytree; `init`, `step` and `batch_step` are what `fit` is made of.
+A `Map` is a pytree; `init`, `step` (online) and `batch_step` are what
+`fit` is made of.
 """
 
 from dmm_jax.som.batches import step as batch_step
@@ -34,6 +35,7 @@ from dmm_jax.som.reading import topographic_error
 from dmm_jax.som.reading import two_best_units
 from dmm_jax.som.reading import u_matrix
 from dmm_jax.som.schedules import SCHEDULES
+from dmm_jax.som.schedules import values as schedule
 from dmm_jax.som.searching import DISTANCES
 
 __all__ = (
@@ -60,6 +62,7 @@ __all__ = (
   'pad',
   'quantization_error',
   'save',
+  'schedule',
   'squared_distances',
   'step',
   'to_minisom',
