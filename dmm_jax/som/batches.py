@@ -1,6 +1,7 @@
 """An epoch of batch training: search, sums of each unit's codes, smoothing."""
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
@@ -55,6 +56,7 @@ def prepare(
   return Chunks(shape(codes), shape(usable), centre)
 
 
+@functools.partial(jax.jit, static_argnames=('search_bytes', 'divide'))
 def step(
   som: maps.Map,
   codes: jax.Array,

@@ -106,6 +106,7 @@ def fit(
   )
 
 
+@jax.jit
 def step(
   som: maps.Map, x: jax.Array, sigma: jax.Array, rate: jax.Array
 ) -> maps.Map:

@@ -15,6 +15,7 @@ from dmm_jax.som import neighborhoods
 from dmm_jax.som import searching
 
 
+@functools.partial(jax.jit, static_argnames='search_bytes')
 def best_matching_units(
   som: maps.Map, codes: jax.Array, *, search_bytes: int | None = None
 ) -> jax.Array:
@@ -25,6 +26,7 @@ def best_matching_units(
   return _search(som, codes, search_bytes)[:, 0]
 
 
+@functools.partial(jax.jit, static_argnames='search_bytes')
 def two_best_units(
   som: maps.Map, codes: jax.Array, *, search_bytes: int | None = None
 ) -> jax.Array:
@@ -40,13 +42,22 @@ def flat(som: maps.Map, units: jax.Array) -> jax.Array:
   return units[..., 0] * som.grid[1] + units[..., 1]
 
 
+@functools.partial(jax.jit, static_argnames='search_bytes')
 def distances(
   som: maps.Map, codes: jax.Array, *, search_bytes: int | None = None
 ) -> jax.Array:
   """Returns each code's distance from its unit, in the map's own, `[n]`."""
-  return _distances(som, codes, search_bytes)
+
+  def nearest(codes, usable):
+    values = searching.scores(*_centred(som, codes), som.distance)
+    units = som.units[searching.smallest(values)[0]]
+    away = searching.measure(codes, units, som.distance)
+    return jnp.where(usable, away, jnp.nan)
+
+  return _over_chunks(nearest, som, codes, search_bytes)
 
 
+@functools.partial(jax.jit, static_argnames='search_bytes')
 def quantization_error(
   som: maps.Map, codes: jax.Array, *, search_bytes: int | None = None
 ) -> jax.Array:
@@ -54,6 +65,7 @@ def quantization_error(
   return jnp.nanmean(distances(som, codes, search_bytes=search_bytes))
 
 
+@functools.partial(jax.jit, static_argnames='search_bytes')
 def topographic_error(
   som: maps.Map, codes: jax.Array, *, search_bytes: int | None = None
 ) -> jax.Array:
@@ -71,6 +83,7 @@ def topographic_error(
   return jnp.sum(known & ~near) / jnp.where(count > 0, count, jnp.nan)
 
 
+@functools.partial(jax.jit, static_argnames='search_bytes')
 def distortion(
   som: maps.Map,
   codes: jax.Array,
@@ -83,9 +96,25 @@ def distortion(
   The mean over codes x of `sum_u h(unit of x, u) |x - w_u|^2`, in squared
   units of codes; a euclidean measure, whatever the map's distance.
   """
-  return _distortion(som, codes, sigma, search_bytes)
+
+  place = (som.grid, som.topology, som.periodic)
+  influence = neighborhoods.all_pairs(
+    jnp.asarray(sigma, som.codebook.dtype), *place, som.neighborhood
+  )
+
+  def of_chunk(codes, usable):
+    values = searching.scores(*_centred(som, codes), som.distance)
+    index, _ = searching.smallest(values)
+    codes, units = (v - som.units.mean(0)[None] for v in (codes, som.units))
+    square = 2 * searching.scores(codes, units, 'euclidean').T
+    square = square + jnp.sum(codes**2, axis=1, keepdims=True)
+    total = jnp.sum(influence[index] * jnp.maximum(square, 0), axis=1)
+    return jnp.where(usable, total, jnp.nan)
+
+  return jnp.nanmean(_over_chunks(of_chunk, som, codes, search_bytes))
 
 
+@functools.partial(jax.jit, static_argnames='reduce')
 def u_matrix(som: maps.Map, *, reduce: str = 'mean') -> jax.Array:
   """Returns euclidean distances of each unit's code from its neighbours'.
 
@@ -115,11 +144,13 @@ def u_matrix(som: maps.Map, *, reduce: str = 'mean') -> jax.Array:
   return total.reshape(som.grid)
 
 
+@jax.jit
 def hits(som: maps.Map, codes: jax.Array) -> jax.Array:
   """Returns how many codes each unit is nearest to, integers `[rows, cols]`."""
   return label_counts(som, codes, jnp.zeros(len(codes), int), 1)[..., 0]
 
 
+@functools.partial(jax.jit, static_argnames='num_classes')
 def label_counts(
   som: maps.Map, codes: jax.Array, labels: jax.Array, num_classes: int
 ) -> jax.Array:
@@ -138,6 +169,7 @@ def label_counts(
   return jnp.bincount(cell, length=size + 1)[:-1].reshape(*som.grid, -1)
 
 
+@functools.partial(jax.jit, static_argnames='num_classes')
 def label_map(
   som: maps.Map, codes: jax.Array, labels: jax.Array, num_classes: int
 ) -> jax.Array:
@@ -181,7 +213,6 @@ def _centred(som, codes):
   return codes - centre, som.units - centre
 
 
-@functools.partial(jax.jit, static_argnames='search_bytes')
 def _search(som, codes, search_bytes):
   def nearest(codes, usable):
     values = searching.scores(*_centred(som, codes), som.distance)
@@ -190,33 +221,3 @@ def _search(som, codes, search_bytes):
     return jnp.where(usable[:, None, None], units, -1)
 
   return _over_chunks(nearest, som, codes, search_bytes)
-
-
-@functools.partial(jax.jit, static_argnames='search_bytes')
-def _distances(som, codes, search_bytes):
-  def nearest(codes, usable):
-    values = searching.scores(*_centred(som, codes), som.distance)
-    units = som.units[searching.smallest(values)[0]]
-    away = searching.measure(codes, units, som.distance)
-    return jnp.where(usable, away, jnp.nan)
-
-  return _over_chunks(nearest, som, codes, search_bytes)
-
-
-@functools.partial(jax.jit, static_argnames='search_bytes')
-def _distortion(som, codes, sigma, search_bytes):
-  place = (som.grid, som.topology, som.periodic)
-  influence = neighborhoods.all_pairs(
-    jnp.asarray(sigma, som.codebook.dtype), *place, som.neighborhood
-  )
-
-  def of_chunk(codes, usable):
-    values = searching.scores(*_centred(som, codes), som.distance)
-    index, _ = searching.smallest(values)
-    codes, units = (v - som.units.mean(0)[None] for v in (codes, som.units))
-    square = 2 * searching.scores(codes, units, 'euclidean').T
-    square = square + jnp.sum(codes**2, axis=1, keepdims=True)
-    total = jnp.sum(influence[index] * jnp.maximum(square, 0), axis=1)
-    return jnp.where(usable, total, jnp.nan)
-
-  return jnp.nanmean(_over_chunks(of_chunk, som, codes, search_bytes))
