@@ -13,6 +13,7 @@ __all__ = (
   'boundary',
   'certify',
   'checkpoints',
+  'codes',
   'data',
   'distances',
   'losses',

@@ -20,7 +20,7 @@ ROOMS = (
   ('normals', 'som'),
   ('boundary', 'models', 'nngp', 'train'),
   ('random_nets', 'plots', 'certify', 'scaling', 'distances', 'manifold'),
-  ('predictions',),
+  ('predictions', 'codes'),
 )
 
 

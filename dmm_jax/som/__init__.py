@@ -12,6 +12,8 @@ from dmm_jax.som.fitting import METHODS
 from dmm_jax.som.fitting import fit
 from dmm_jax.som.fitting import step
 from dmm_jax.som.grids import TOPOLOGIES
+from dmm_jax.som.grids import coordinates
+from dmm_jax.som.grids import spans
 from dmm_jax.som.grids import squared_distances
 from dmm_jax.som.initial import INITS
 from dmm_jax.som.initial import init
@@ -49,6 +51,7 @@ __all__ = (
   'batch_step',
   'best_matching_units',
   'component_planes',
+  'coordinates',
   'distances',
   'distortion',
   'fit',
@@ -63,6 +66,7 @@ __all__ = (
   'quantization_error',
   'save',
   'schedule',
+  'spans',
   'squared_distances',
   'step',
   'to_minisom',

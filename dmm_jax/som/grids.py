@@ -37,6 +37,12 @@ def coordinates(grid: tuple[int, int], topology: str) -> np.ndarray:
   return np.stack([down, right], axis=-1).astype(float)
 
 
+def spans(grid: tuple[int, int], topology: str) -> np.ndarray:
+  """Returns how high and how wide a torus is, `[2]`."""
+  height = ROW_HEIGHT if topology == 'hexagonal' else 1.0
+  return np.array([grid[0] * height, float(grid[1])])
+
+
 def axis_offsets(num: int, periodic: bool) -> np.ndarray:
   """Returns distances along one axis of a rectangular grid, `[num, num]`."""
   offset = np.abs(np.subtract.outer(np.arange(num), np.arange(num)))
@@ -61,14 +67,13 @@ def squared_distances(
   """
   where = jnp.asarray(coordinates(grid, topology), jnp.result_type(float))
   offset = where[start[..., 0], start[..., 1]] - where[end[..., 0], end[..., 1]]
-  height = ROW_HEIGHT if topology == 'hexagonal' else 1.0
-  spans = np.array([grid[0] * height, grid[1]])
   if not periodic:
     return jnp.sum(offset**2, axis=-1)
   # The nearest copy: on a hexagonal torus too, since an even number of rows
   # brings each row back to where it started.
-  offset = jnp.abs(offset) % spans.reshape((1,) * (offset.ndim - 1) + (2,))
-  rest = spans.reshape((1,) * (offset.ndim - 1) + (2,)) - offset
+  around = jnp.broadcast_to(spans(grid, topology), offset.shape)
+  offset = jnp.abs(offset) % around
+  rest = around - offset
   return jnp.sum(jnp.minimum(offset, rest) ** 2, axis=-1)
 
 
