@@ -4,8 +4,8 @@
 codes, initial codebook and width in every epoch, one judge. Peers live in an
 environment of their own; the library never needs them:
 
-  python -m pip install -r benchmarks/requirements.txt
-  python -m pip install --no-deps -r benchmarks/requirements_som.txt
+  python -m pip install -r benchmarks/requirements.txt \\
+    --extra-index-url https://download.pytorch.org/whl/cpu
 
   python -m benchmarks.som_peers
   python -m benchmarks.som_peers --sizes=small --sides=ours,fastersom
