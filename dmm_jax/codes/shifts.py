@@ -102,9 +102,10 @@ def nearest_other_class(
     -1 there.
   """
   centre = others.mean(axis=0, keepdims=True)
+  prepared = searching.prepare(others - centre, 'euclidean')
 
   def nearest(x, label):
-    values = searching.scores(x[None] - centre, others - centre, 'euclidean')
+    values = searching.scores(x[None] - centre, prepared, 'euclidean')
     other = (other_labels != label) & (other_labels >= 0)
     index, _ = searching.smallest(jnp.where(other[:, None], values, jnp.inf))
     away = searching.measure(x, others[index[0]], 'euclidean')

@@ -19,11 +19,13 @@ class Chunks(NamedTuple):
   Attributes:
     codes: less `centre`, `[chunks, rows, d]`; 0 where unusable.
     usable: `[chunks, rows]`; False too for what fills the last chunk.
+    sizes: their `searching.sizes`, likewise.
     centre: the mean under euclidean, else 0, `[d]`.
   """
 
   codes: jax.Array
   usable: jax.Array
+  sizes: jax.Array
   centre: jax.Array
 
 
@@ -53,7 +55,8 @@ def prepare(
     search_bytes,
   )
   shape = lambda v: searching.in_chunks(v, rows, devices)
-  return Chunks(shape(codes), shape(usable), centre)
+  sizes = searching.sizes(codes, som.distance)
+  return Chunks(*map(shape, (codes, usable, sizes)), centre)
 
 
 @functools.partial(jax.jit, static_argnames=('search_bytes', 'divide'))
@@ -120,9 +123,9 @@ def epoch(
   """
   total = lambda *args: _sums(*args, som.distance)
   if divide:
-    sums, counts, away = parallel.sum_of_shares(total, chunks[:2], (units,))
+    sums, counts, away = parallel.sum_of_shares(total, chunks[:3], (units,))
   else:
-    sums, counts, away = total(*chunks[:2], units)
+    sums, counts, away = total(*chunks[:3], units)
   known = jnp.concatenate([sums, counts[:, None]], axis=1)
   known = neighborhoods.smooth(
     known.reshape(*som.grid, -1),
@@ -138,18 +141,19 @@ def epoch(
   return jnp.where(reached, mean, units), away / jnp.sum(counts)
 
 
-def _sums(codes, usable, units, distance):
+def _sums(codes, usable, sizes, units, distance):
   """Sums `[k, d]` and numbers `[k]` of each unit's codes, sum of distances."""
+  prepared = searching.prepare(units, distance)
 
   def nearest(chunk):
-    codes, usable = chunk
-    values = searching.scores(codes, units, distance)
+    codes, usable, sizes = chunk
+    values = searching.scores(codes, prepared, distance)
     index, least = searching.smallest(values)
-    away = searching.from_score(least, codes, distance)
+    away = searching.from_scores(least, sizes, distance)
     # A unit that does not exist, which sums leave out.
     return jnp.where(usable, index, len(units)), jnp.where(usable, away, 0)
 
-  index, away = jax.lax.map(nearest, (codes, usable))
+  index, away = jax.lax.map(nearest, (codes, usable, sizes))
   codes, index = codes.reshape(-1, codes.shape[-1]), index.ravel()
   # Adding rows where they belong is next to nothing beside the search; a
   # product with a matrix of zeros and ones would cost as much as the search.

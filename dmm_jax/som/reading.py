@@ -47,9 +47,10 @@ def distances(
   som: maps.Map, codes: jax.Array, *, search_bytes: int | None = None
 ) -> jax.Array:
   """Returns each code's distance from its unit, in the map's own, `[n]`."""
+  score = _scorer(som, som.distance)
 
   def nearest(codes, usable):
-    values = searching.scores(*_centred(som, codes), som.distance)
+    values = score(codes)
     units = som.units[searching.smallest(values)[0]]
     away = searching.measure(codes, units, som.distance)
     return jnp.where(usable, away, jnp.nan)
@@ -102,13 +103,13 @@ def distortion(
     jnp.asarray(sigma, som.codebook.dtype), *place, som.neighborhood
   )
 
+  score, half = _scorer(som, som.distance), _scorer(som, 'euclidean')
+
   def of_chunk(codes, usable):
-    values = searching.scores(*_centred(som, codes), som.distance)
-    index, _ = searching.smallest(values)
-    codes, units = (v - som.units.mean(0)[None] for v in (codes, som.units))
-    square = 2 * searching.scores(codes, units, 'euclidean').T
-    square = square + jnp.sum(codes**2, axis=1, keepdims=True)
-    total = jnp.sum(influence[index] * jnp.maximum(square, 0), axis=1)
+    index, _ = searching.smallest(score(codes))
+    length = searching.sizes(codes - _middle(som), 'euclidean')
+    square = jnp.maximum(length[:, None] + 2 * half(codes).T, 0)
+    total = jnp.sum(influence[index] * square, axis=1)
     return jnp.where(usable, total, jnp.nan)
 
   return jnp.nanmean(_over_chunks(of_chunk, som, codes, search_bytes))
@@ -205,18 +206,23 @@ def _over_chunks(fn, som, codes, search_bytes):
   return out.reshape(-1, *out.shape[2:])[:num]
 
 
-def _centred(som, codes):
-  """Codes and units for `searching.scores`."""
-  if som.distance != 'euclidean':
-    return codes, som.units
-  centre = som.units.mean(axis=0, keepdims=True)
-  return codes - centre, som.units - centre
+def _middle(som):
+  """The mean unit, `[1, d]`."""
+  return som.units.mean(axis=0, keepdims=True)
+
+
+def _scorer(som, distance):
+  """Returns `codes [m, d] -> searching.scores [k, m]` of a map's units."""
+  centre = _middle(som) if distance == 'euclidean' else 0
+  prepared = searching.prepare(som.units - centre, distance)
+  return lambda codes: searching.scores(codes - centre, prepared, distance)
 
 
 def _search(som, codes, search_bytes):
+  score = _scorer(som, som.distance)
+
   def nearest(codes, usable):
-    values = searching.scores(*_centred(som, codes), som.distance)
-    both = jnp.stack(searching.two_smallest(values), axis=1)
+    both = jnp.stack(searching.two_smallest(score(codes)), axis=1)
     units = jnp.stack(jnp.unravel_index(both, som.grid), axis=-1)
     return jnp.where(usable[:, None, None], units, -1)
 

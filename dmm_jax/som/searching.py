@@ -4,6 +4,8 @@ A code without a nearest unit is `unusable`: one that holds NaN or infinity, one
 of zeros under cosine, a constant one under correlation.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -41,26 +43,46 @@ def measure(x: jax.Array, w: jax.Array, distance: str) -> jax.Array:
   return 1 - jnp.sum(x * w, axis=-1)
 
 
-def scores(codes: jax.Array, units: jax.Array, distance: str) -> jax.Array:
+class Units(NamedTuple):
+  """Units as `scores` wants them; made once, outside of loops over codes.
+
+  Attributes:
+    matrix: the units, or what codes are multiplied by, `[k, d]`.
+    bias: what is added to products, `[k]`.
+  """
+
+  matrix: jax.Array
+  bias: jax.Array
+
+
+def prepare(units: jax.Array, distance: str) -> Units:
+  """Returns units `[k, d]` for `scores`."""
+  none = jnp.zeros(len(units), units.dtype)
+  if distance == 'euclidean':
+    return Units(-units, jnp.sum(units**2, axis=-1) / 2)
+  if distance in ('l1', 'linf'):
+    return Units(units, none)
+  return Units(-_unit_length(units, distance), none)
+
+
+def scores(codes: jax.Array, units: Units, distance: str) -> jax.Array:
   """Returns what the nearest unit minimises, `[k, m]`.
 
   Args:
     codes: `[m, d]`.
-    units: `[k, d]`; both should be centred under euclidean, since squared
+    units: of `prepare`; under euclidean both should be centred, since squared
       lengths cancel.
-    distance: `l1` and `linf` themselves, half the squared euclidean distance
-      less that of the code from 0, cosine and correlation up to the code's
-      length.
+    distance: `l1` and `linf` give distances; euclidean half the squared one
+      less half the code's squared length; cosine and correlation the distance
+      less 1, times the code's length.
   """
   if distance in ('l1', 'linf'):
-    return measure(codes[None], units[:, None], distance)
-  product = lambda u: jnp.matmul(
-    u, codes.T, precision=jax.lax.Precision.HIGHEST
+    return measure(codes[None], units.matrix[:, None], distance)
+  product = jnp.matmul(
+    units.matrix, codes.T, precision=jax.lax.Precision.HIGHEST
   )
-  if distance == 'euclidean':
-    # The product is an array of its own; adding to it is part of what reads it.
-    return jnp.sum(units**2, axis=-1)[:, None] / 2 + product(-units)
-  return product(-_unit_length(units, distance))
+  # The product is an array of its own; adding to it is part of what reads it.
+  return product + units.bias[:, None]
 
 
 def smallest(values: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -93,13 +115,18 @@ def chunk_rows(
   """Returns how many codes to search at once, within `limit` bytes.
 
   At least one, at most `num`; the scores are what takes memory. None allows
-  what a CPU keeps in its cache, or little of what other devices have.
+  what a CPU keeps in its cache, little of what other devices have.
   """
-  if limit is None:
-    limit = 2**22 if jax.default_backend() == 'cpu' else 2**28
+  products = distance not in ('l1', 'linf')
   # Not even where a compiler keeps the differences.
-  width = d if distance in ('l1', 'linf') else 1
-  rows = limit // (num_units * width * itemsize)
+  size = num_units * itemsize * (1 if products else d)
+  if limit is not None:
+    rows = limit // size
+  elif jax.default_backend() != 'cpu':
+    rows = 2**28 // size
+  else:
+    # 128 keep a product busy; scores are read again while they are near.
+    rows = max(128, 2**18 // size) if products else 2**24 // size
   return max(1, min(num, rows))
 
 
@@ -116,20 +143,26 @@ def in_chunks(codes: jax.Array, rows: int, multiple: int = 1) -> jax.Array:
   return jnp.pad(codes, padding).reshape(num, rows, *codes.shape[1:])
 
 
-def from_score(least: jax.Array, codes: jax.Array, distance: str) -> jax.Array:
-  """Returns the distances that `scores` `[m]` of codes `[m, d]` stand for.
+def sizes(codes: jax.Array, distance: str) -> jax.Array:
+  """Returns what `from_scores` wants of codes `[..., d]`, `[...]`.
+
+  Their squared length, under correlation that of the code less its mean.
+  """
+  if distance == 'correlation':
+    codes = codes - codes.mean(axis=-1, keepdims=True)
+  return jnp.sum(codes**2, axis=-1)
+
+
+def from_scores(least: jax.Array, sizes: jax.Array, distance: str) -> jax.Array:
+  """Returns the distances that `scores` stand for.
 
   Cancellation leaves an error of up to 1e-3 of a code's length in float32.
   """
   if distance in ('l1', 'linf'):
     return least
   if distance == 'euclidean':
-    square = jnp.sum(codes**2, axis=-1) + 2 * least
-    return jnp.sqrt(jnp.maximum(square, 0))
-  if distance == 'correlation':
-    codes = codes - codes.mean(axis=-1, keepdims=True)
-  size = jnp.sqrt(jnp.sum(codes**2, axis=-1))
-  return 1 + least / jnp.where(size > 0, size, 1)
+    return jnp.sqrt(jnp.maximum(sizes + 2 * least, 0))
+  return 1 + least / jnp.sqrt(jnp.where(sizes > 0, sizes, 1))
 
 
 def _unit_length(vectors, distance):
