@@ -145,17 +145,20 @@ def _sums(codes, usable, sizes, units, distance):
   """Sums `[k, d]` and numbers `[k]` of each unit's codes, sum of distances."""
   prepared = searching.prepare(units, distance)
 
-  def nearest(chunk):
+  def add(total, chunk):
     codes, usable, sizes = chunk
     values = searching.scores(codes, prepared, distance)
     index, least = searching.smallest(values)
     away = searching.from_scores(least, sizes, distance)
-    # A unit that does not exist, which sums leave out.
-    return jnp.where(usable, index, len(units)), jnp.where(usable, away, 0)
+    # To a unit that does not exist nothing is added.
+    index = jnp.where(usable, index, len(units))
+    # Rows added where they belong, while they are near, are next to nothing
+    # beside the search; a product with zeros and ones would cost as much.
+    sums, counts, far = total
+    sums = sums.at[index].add(codes, mode='drop')
+    counts = counts.at[index].add(1, mode='drop')
+    return (sums, counts, far + jnp.sum(jnp.where(usable, away, 0))), None
 
-  index, away = jax.lax.map(nearest, (codes, usable, sizes))
-  codes, index = codes.reshape(-1, codes.shape[-1]), index.ravel()
-  # Adding rows where they belong is next to nothing beside the search; a
-  # product with a matrix of zeros and ones would cost as much as the search.
-  add = lambda v: jax.ops.segment_sum(v, index, len(units))
-  return add(codes), add(jnp.ones(len(codes), codes.dtype)), jnp.sum(away)
+  zeros = jnp.zeros_like(units)
+  begin = zeros, zeros[:, 0], jnp.zeros((), units.dtype)
+  return jax.lax.scan(add, begin, (codes, usable, sizes))[0]
