@@ -63,6 +63,8 @@ def test_fit_is_batch_steps(double):
   got = som.fit(KEY, xs, init=begin.codebook, **options)
   np.testing.assert_allclose(got.codebook, steps.codebook, atol=1e-10)
   np.testing.assert_allclose(got.history, away, atol=1e-10)
+  none = som.fit(KEY, xs, init=begin.codebook, **options | {'num_epochs': 0})
+  np.testing.assert_allclose(none.codebook, begin.codebook, atol=1e-12)
   # Undivided, too; and at float32's precision.
   alone = som.fit(KEY, xs, init=begin.codebook, divide=False, **options)
   np.testing.assert_allclose(alone.codebook, got.codebook, atol=1e-12)

@@ -11,6 +11,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dmm_jax.som import batches
 from dmm_jax.som import initial
@@ -76,7 +77,8 @@ def fit(
   Raises:
     ValueError: for what does not exist, or goes together not at all.
   """
-  codes = jnp.asarray(codes)
+  # Not on a device: of several processes each hands over the whole.
+  codes = codes if isinstance(codes, jax.Array) else np.asarray(codes)
   if codes.ndim != 2 or not codes.size:
     raise ValueError(f'codes: [n, d], neither 0, not {codes.shape}')
   if method not in METHODS:
@@ -92,7 +94,7 @@ def fit(
   return _fit(
     key,
     codes,
-    None if named else jnp.asarray(init),
+    None if named else init,
     tuple(sigma),
     tuple(rate),
     init=init if named else None,
