@@ -22,8 +22,8 @@ epochs exceed --max_steps they get a part of the codes in one epoch, their time
 is scaled to all (marked ~), and no error is given. MiniSom's rate is its
 default, torchsom's its documentation's.
 
-Seen on 2 cores that other work kept busy (load 11 to 13, which costs threads
-that wait for each other the most: no measure of an idle machine), ours/fastersom
+Seen on 2 cores that other work kept busy (load 11 to 13; it costs threads that
+wait for each other most, and says little of an idle machine), ours/fastersom
 0.03 [0.01, 0.05], 0.18 [0.07, 0.31] and 0.39 [0.38, 0.41] from small to large,
 at equal quantization errors, and topographic ones of 0.016, 0.020 and 0.026
 beside 0.016, 0.020 and 0.027; XPySom's are the same on the small size.
