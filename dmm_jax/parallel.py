@@ -177,6 +177,29 @@ def share(tree: Any) -> Any:
   return jax.tree.map(part, tree)
 
 
+def num_shares() -> int:
+  """How many devices `sum_of_shares` divides rows among."""
+  return _mesh().size
+
+
+def sum_of_shares(fn: Callable, columns: tuple, shared: tuple = ()) -> Any:
+  """Under `jit`: the sum over devices of `fn` of each one's rows.
+
+  Args:
+    fn: `fn(*columns, *shared)` -> pytree of arrays, of some of the rows.
+    columns: arrays `[n, ...]`, n a multiple of `num_shares()`.
+    shared: arrays that every device sees whole.
+  """
+  mesh = _mesh()
+  if mesh.size == 1:
+    return fn(*columns, *shared)
+  rows, whole = PartitionSpec('examples'), PartitionSpec()
+  total = lambda own, all: jax.lax.psum(fn(*own, *all), 'examples')
+  return jax.shard_map(
+    total, mesh=mesh, in_specs=(rows, whole), out_specs=whole, check_vma=False
+  )(columns, shared)
+
+
 @functools.cache
 def _mesh():
   # Auto axes: under make_mesh's default, Explicit, `vmap` of a `while_loop`

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import _peers_report
+from benchmarks import _som_report
 from benchmarks import boundary_peers
 from dmm_jax import records
 from experiments import common
@@ -284,3 +285,28 @@ def test_best_known_points_pass_the_judge(name):
         net.exact_logits, net.xs, net.ys, points_of, norm
       )
       np.testing.assert_allclose(found, best, rtol=1e-4, atol=1e-6)
+
+
+def test_maps_are_compared_by_turns():
+  job = xs, begin, sigmas = _som_report.draw(_som_report.Size(50, 3, 2, 4))
+  assert (sigmas[0], sigmas[-1]) == pytest.approx((1, 1))
+  assert xs.shape == (50, 3) and begin.shape == (2, 2, 3)
+  np.testing.assert_allclose(xs.std(0), 1, rtol=1e-4)
+  calls = []
+
+  def run(name, own):
+    calls.append((name, len(own[0]), len(own[2])))
+    return {'ours': 1.0, 'fastersom': 2.0, 'minisom': 4.0}[name], own[1]
+
+  names = ['ours', 'fastersom', 'minisom']
+  seconds, books = _som_report.compare(run, names, job, 3, max_steps=100)
+  # The slow one gets 5 codes for one epoch, twice, and 200 / 5 times the time.
+  assert calls.count(('minisom', 5, 1)) == 2
+  assert calls.count(('fastersom', 50, 4)) == 4
+  rows = _som_report.summarize('toy', seconds, books, xs)
+  assert [r['ratio'][0] for r in rows] == [1, 0.5, 1 / 160]
+  assert [r['quantization'] is None for r in rows] == [False, False, True]
+  assert rows[0]['over_best'] == 1
+  lines = _som_report.table(rows)
+  assert all(len(line) == len(_som_report.HEADER) for line in lines)
+  assert lines[2][3] == '~160' and lines[2][-1] == '-'

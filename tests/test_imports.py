@@ -17,7 +17,7 @@ ROOMS = (
     '_neural_tangents',
   ),
   ('parallel', 'decompositions', 'losses', 'adversarial', 'synthetic'),
-  ('normals',),
+  ('normals', 'som'),
   ('boundary', 'models', 'nngp', 'train'),
   (
     'random_nets',
@@ -28,7 +28,7 @@ ROOMS = (
     'manifold',
     'halfway',
   ),
-  ('predictions',),
+  ('predictions', 'codes'),
 )
 
 

@@ -1,0 +1,59 @@
+"""What the layers of a network make of its inputs, and how to measure it.
+
+Layers' codes as vectors, their spectra and diversity; how units of a map (or
+clusters of another kind) go with classes; what perturbations do to them beside
+noise; which inputs a unit stands for; controls. Each measure belongs beside the
+same of an untrained network.
+"""
+
+from dmm_jax.codes.classes import accuracy
+from dmm_jax.codes.classes import dispersion
+from dmm_jax.codes.classes import majorities
+from dmm_jax.codes.classes import nmi
+from dmm_jax.codes.classes import purity
+from dmm_jax.codes.controls import kmeans
+from dmm_jax.codes.controls import random_bits
+from dmm_jax.codes.features import reencoded
+from dmm_jax.codes.features import synthesize
+from dmm_jax.codes.features import top_inputs
+from dmm_jax.codes.layers import POOLINGS
+from dmm_jax.codes.layers import of_network
+from dmm_jax.codes.layers import pool
+from dmm_jax.codes.layers import standardize
+from dmm_jax.codes.measures import diversity
+from dmm_jax.codes.measures import entropy
+from dmm_jax.codes.measures import num_components
+from dmm_jax.codes.measures import occupancy
+from dmm_jax.codes.measures import participation_ratio
+from dmm_jax.codes.measures import spectrum
+from dmm_jax.codes.shifts import Shift
+from dmm_jax.codes.shifts import matched_noise
+from dmm_jax.codes.shifts import nearest_other_class
+from dmm_jax.codes.shifts import unit_shift
+
+__all__ = (
+  'POOLINGS',
+  'Shift',
+  'accuracy',
+  'dispersion',
+  'diversity',
+  'entropy',
+  'kmeans',
+  'majorities',
+  'matched_noise',
+  'nearest_other_class',
+  'nmi',
+  'num_components',
+  'occupancy',
+  'of_network',
+  'participation_ratio',
+  'pool',
+  'purity',
+  'random_bits',
+  'reencoded',
+  'spectrum',
+  'standardize',
+  'synthesize',
+  'top_inputs',
+  'unit_shift',
+)

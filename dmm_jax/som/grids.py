@@ -1,0 +1,131 @@
+"""Where the units of a map lie, how far apart, and which are neighbours.
+
+Units have unit spacing. On a hexagonal grid rows are sqrt(3)/2 apart, and every
+second one, from the last row on, lies half a unit to the left (as in MiniSom).
+A periodic grid is a torus: distances are those of the nearest copies.
+"""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+TOPOLOGIES = ('rectangular', 'hexagonal')
+ROW_HEIGHT = np.sqrt(0.75)  # Of the hexagonal grid.
+
+
+def check(grid: tuple[int, int], topology: str, periodic: bool) -> None:
+  """Raises ValueError where no such grid exists."""
+  rows, cols = grid
+  if topology not in TOPOLOGIES:
+    raise ValueError(f'topology: one of {TOPOLOGIES}, not {topology!r}')
+  if rows < 1 or cols < 1:
+    raise ValueError(f'grid: at least one row and column, not {grid}')
+  if topology == 'hexagonal' and periodic and rows % 2:
+    raise ValueError(
+      f'a hexagonal torus has an even number of rows, not {rows}'
+    )
+
+
+def coordinates(grid: tuple[int, int], topology: str) -> np.ndarray:
+  """Returns where units lie, `[rows, cols, 2]`: vertically and horizontally."""
+  down, right = np.meshgrid(*map(np.arange, grid), indexing='ij')
+  if topology == 'hexagonal':
+    shifted = (grid[0] - 1 - down) % 2 == 0
+    down, right = down * ROW_HEIGHT, right - 0.5 * shifted
+  return np.stack([down, right], axis=-1).astype(float)
+
+
+def spans(grid: tuple[int, int], topology: str) -> np.ndarray:
+  """Returns how high and how wide a torus is, `[2]`."""
+  height = ROW_HEIGHT if topology == 'hexagonal' else 1.0
+  return np.array([grid[0] * height, float(grid[1])])
+
+
+def axis_offsets(num: int, periodic: bool) -> np.ndarray:
+  """Returns distances along one axis of a rectangular grid, `[num, num]`."""
+  offset = np.abs(np.subtract.outer(np.arange(num), np.arange(num)))
+  return np.minimum(offset, num - offset) if periodic else offset
+
+
+def squared_distances(
+  start: jax.Array,
+  end: jax.Array,
+  grid: tuple[int, int],
+  topology: str,
+  periodic: bool,
+) -> jax.Array:
+  """Returns squared distances of units on the grid.
+
+  Args:
+    start, end: row and column of units, integers `[..., 2]`; they broadcast.
+    grid, topology, periodic: of the map.
+
+  Returns:
+    `[...]`, in squared units of the grid.
+  """
+  where = jnp.asarray(coordinates(grid, topology), jnp.result_type(float))
+  offset = where[start[..., 0], start[..., 1]] - where[end[..., 0], end[..., 1]]
+  if not periodic:
+    return jnp.sum(offset**2, axis=-1)
+  # The nearest copy: on a hexagonal torus too, since an even number of rows
+  # brings each row back to where it started.
+  around = jnp.broadcast_to(spans(grid, topology), offset.shape)
+  offset = jnp.abs(offset) % around
+  rest = around - offset
+  return jnp.sum(jnp.minimum(offset, rest) ** 2, axis=-1)
+
+
+def all_squared_distances(
+  grid: tuple[int, int], topology: str, periodic: bool
+) -> jax.Array:
+  """Returns squared distances of all pairs of units, `[units, units]`."""
+  units = np.indices(grid).reshape(2, -1).T
+  return squared_distances(
+    units[:, None], units[None, :], grid, topology, periodic
+  )
+
+
+def adjacent(
+  start: jax.Array,
+  end: jax.Array,
+  grid: tuple[int, int],
+  topology: str,
+  periodic: bool,
+) -> jax.Array:
+  """Whether units, as for `squared_distances`, are neighbours or the same.
+
+  The 8 around a unit of a rectangular grid, the 6 of a hexagonal one.
+  """
+  square = squared_distances(start, end, grid, topology, periodic)
+  return square < (1.01 if topology == 'hexagonal' else 2.01)
+
+
+def neighbors(
+  grid: tuple[int, int], topology: str, periodic: bool
+) -> np.ndarray:
+  """Returns the flat indices of each unit's neighbours, `[units, 8 or 6]`.
+
+  -1 where a unit at an edge, or of a small torus, has fewer.
+  """
+  rows, cols = grid
+  if topology == 'rectangular':
+    steps = [s for s in itertools.product((-1, 0, 1), repeat=2) if any(s)]
+    by_shift = [steps, steps]
+  else:
+    sides = [(0, -1), (0, 1)]
+    # Of a row that lies right of those above and below, and of one left.
+    right = sides + [(i, j) for i in (-1, 1) for j in (0, 1)]
+    left = sides + [(i, j) for i in (-1, 1) for j in (-1, 0)]
+    by_shift = [right, left]
+  out = np.full((rows * cols, len(by_shift[0])), -1)
+  for r, c in itertools.product(range(rows), range(cols)):
+    shifted = (rows - 1 - r) % 2 == 0
+    found = set()
+    for i, j in by_shift[shifted]:
+      at = ((r + i) % rows, (c + j) % cols) if periodic else (r + i, c + j)
+      if 0 <= at[0] < rows and 0 <= at[1] < cols and at != (r, c):
+        found.add(at[0] * cols + at[1])
+    out[r * cols + c, : len(found)] = sorted(found)
+  return out
