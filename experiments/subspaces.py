@@ -62,7 +62,12 @@ def bases(kind, k, key, autoencoder, codes, xs, train_xs):
     decode = lambda z: module.apply(variables, z, method='decode')
     return manifold.tangent_basis(decode, z, rank)
 
-  found = parallel.map_examples(tangent, (codes,), shared=(variables,))
+  # k derivatives of each example at once: 256 examples would fill 20 GB with
+  # those of a large decoder for 128 latents.
+  few = max(2, 2048 // codes.shape[1])
+  found = parallel.map_examples(
+    tangent, (codes,), shared=(variables,), batch_size=few
+  )
   if kind == 'other':
     return np.roll(found, 1, axis=0)
   if kind == 'permuted':
