@@ -178,9 +178,7 @@ def distance_slope(scales, num_classes: int = 2) -> float:
   """
   tops = np.linspace(-8.0, 8.0, 401)
   both = stats.norm.pdf(tops) ** 2 * special.ndtr(tops) ** (num_classes - 2)
-  density = (
-    SQRT_2 * num_classes * (num_classes - 1) * np.trapezoid(both, tops)
-  )
+  density = SQRT_2 * num_classes * (num_classes - 1) * np.trapezoid(both, tops)
   return float(1 / (density * np.mean(1 / np.ravel(scales))))
 
 

@@ -96,7 +96,7 @@ def kernel_matrix(kernel_fn: Callable, xs, *, kind: str = 'nngp') -> np.ndarray:
   xs = as_double(xs)
   out = np.empty((num, num))
   for start in range(0, num, rows):
-    # The last rows are computed with ones before them: one shape, compiled once.
+    # The last rows come with ones before them: one shape, compiled once.
     start = min(start, num - rows)
     out[start : start + rows] = part(xs[start : start + rows], xs)
   return (out + out.T) / 2
