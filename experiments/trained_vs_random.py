@@ -103,11 +103,11 @@ class Config:
     choices=tuple(random_nets.ARCHITECTURES),
   )
   widths: str = common.flag(
-    '256,16', "Of each one's first hidden layer; 0 is the paper's."
+    '256,8', "Of each one's first hidden layer; 0 is the paper's."
   )
-  num_networks: int = common.flag(200, 'Of each architecture.', least=2)
+  num_networks: int = common.flag(100, 'Of each architecture.', least=2)
   together: int = common.flag(
-    50, 'So many train at once, and are saved at once.', least=1
+    20, 'So many train at once, and are saved at once.', least=1
   )
   num_images: int = common.flag(5, 'Of each type, a network.', least=2)
   norms: tuple[float, ...] = common.flag(
@@ -152,7 +152,7 @@ PRESETS = {
     architectures=('fully_connected',),
     widths='100',
     num_networks=60,
-    together=30,
+    together=60,
     num_train=500,
     num_infinite=100,
   ),
@@ -160,19 +160,18 @@ PRESETS = {
     workdir='runs/trained_vs_random_mnist',
     dataset='mnist',
     num_train=2000,
-    widths='256,8',
-    num_networks=60,
-    together=20,
+    widths='256,4',
+    num_networks=40,
+    together=10,
     epochs=10,
   ),
   'cifar10': dict(
     workdir='runs/trained_vs_random_cifar10',
     dataset='cifar10',
-    architectures=('fully_connected', 'resnet20'),
-    widths='256,4',
     num_train=2000,
-    num_networks=40,
-    together=20,
+    widths='100,4',
+    num_networks=30,
+    together=10,
     epochs=10,
     num_infinite=100,
   ),
@@ -307,23 +306,29 @@ def fit(config, name, module, sets, first, last):
 # --- Measuring -------------------------------------------------------------
 
 
-def searcher(config):
-  """`(logits_fn, x) -> random_nets.Distances`."""
+@functools.cache
+def searcher(norms, method, max_gradients):
+  """`(logits_fn, x) -> random_nets.Distances`, one object for equal options."""
   return functools.partial(
     random_nets.distances,
-    exponents=config.norms,
+    exponents=norms,
     bounds=BOUNDS,
-    method=config.method,
-    max_gradients=config.max_gradients,
+    method=method,
+    max_gradients=max_gradients,
   )
 
 
-def finite(config, module, x):
+def searcher_of(config):
+  return searcher(config.norms, config.method, config.max_gradients)
+
+
+@functools.cache
+def finite(module, shape, search):
   """Functions of one network's weights: its distances, its share right."""
+  x = jax.ShapeDtypeStruct(shape, np.float32)
   example = jax.eval_shape(module.init, jax.random.key(0), x)['params']
   blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), example)
   _, unravel = flatten_util.ravel_pytree(blank)
-  search = searcher(config)
 
   def network(flat):
     params = unravel(flat)
@@ -353,15 +358,12 @@ def collect(config, run_dir, sets):
   limits = [
     (n, k) for n in config.infinite for k in config.kinds if n != 'none'
   ]
-  functions = functools.cache(
-    lambda name: finite(config, known[name], sets['train'][0][0])
-  )
+  search, shape = searcher_of(config), sets['train'][0].shape[1:]
 
   def compute(done):
     for name, first in groups[done:]:
-      yield measure_group(
-        config, name, known[name], sets, first, *functions(name)
-      )
+      network = name, known[name], *finite(known[name], shape, search)
+      yield measure_group(config, sets, first, *network)
     for name, kind in limits[max(done - len(groups), 0) :]:
       yield measure_infinite(config, name, kind, sets)
 
@@ -399,7 +401,7 @@ def measure_infinite(config, name, kind, sets):
   fitted = nngp.fit_regression(
     kernel_fn, *sets['train'], kind=kind, ridge=config.ridge
   )
-  search = searcher(config)
+  search = searcher_of(config)
 
   def logits(x, *fitted):
     return nngp.posterior_mean(
@@ -488,6 +490,7 @@ def summarize(config, run_dir):
     'dataset': config.dataset,
     'labels': config.labels,
     'num_classes': num_classes,
+    'unit': nngp.distance_quantile(1.0, 0.5, num_classes),
     'num_train': config.num_train,
     'rows': rows,
     'verdicts': [
@@ -553,8 +556,8 @@ def describe(table, distance, scale, num_classes):
   single = str(table['state'][0]) in ('nngp', 'ntk')
   over = lambda values: units(values, single)
   unit = nngp.distance_quantile(1.0, 0.5, num_classes)
-  law = nngp.distance_slope(1.0, num_classes)
-  margins = by_network(table, 'margin')
+  law = law_profile(num_classes)
+  follows = correlation(by_network(table, 'margin'), distance, single)
   q45, q55 = (float(statistics.quantile(q)(distance)) for q in (45, 55))
   rates = {
     f'{s}_right': right_share(by_network(table, f'{s}_right')[:, 0], single)
@@ -573,9 +576,10 @@ def describe(table, distance, scale, num_classes):
     'slope': statistics.estimate(start, over(distance)),
     'predicted_slope': nngp.distance_slope(scale, num_classes),
     'profile': statistics.estimate(
-      lambda v: start(v) / MEDIAN(v) * (unit / law), over(distance / scale)
+      lambda v: start(v) / MEDIAN(v) / law, over(distance / scale)
     ),
-    'correlation': correlation(margins, distance, single),
+    'correlation': follows,
+    'margin': 'follows' if follows['interval'][0] > 0 else 'not shown',
   }
 
 
@@ -599,6 +603,15 @@ def start(values):
   share = (np.arange(num) + 0.5) / flat.shape[-1]
   first = np.sort(flat, axis=-1)[..., :num]
   return first @ share / (share @ share)
+
+
+@functools.cache
+def law_profile(num_classes):
+  """The start of the law's own quantiles, over their median."""
+  shares = (np.arange(400) + 0.5) / 400
+  flat = [nngp.distance_quantile(1.0, p, num_classes) for p in shares]
+  flat = np.array(flat)[:, None]
+  return float(start(flat) / MEDIAN(flat))
 
 
 def correlation(margins, distance, single):
@@ -663,10 +676,6 @@ def verdict(interval, same, above, below):
   if 1 / BAND <= low and high <= BAND:
     return same
   return above if low > 1 else below if high < 1 else 'undecided'
-
-
-def follows(entry):
-  return 'follows the margin' if entry['interval'][0] > 0 else 'not shown'
 
 
 def report(summary):

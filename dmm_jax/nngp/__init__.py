@@ -10,11 +10,11 @@ kernel_fn)` as in neural-tangents. What follows from the kernel at one input x:
   s_p = sqrt(K(x, x)) / E||N(0, C)||_q, with 1/p + 1/q = 1: the l^p distance of
   x from the boundary is asymptotically |N(0, 1)| s_p (`distance_scale`);
   an upper bound on the probability that it is small (`flip_bound`);
-  what training makes of the network: regression with its kernel (`regression`).
+  what training makes of the network: regression with its kernel (`regressor`).
 
 All of it is computed in double precision whatever JAX's default, and on the
 host: call these functions outside `jit`. `posterior_mean` alone, and what
-`regression` returns, are for within.
+`regressor` returns, are for within.
 """
 
 from dmm_jax.nngp.architectures import convolutional
@@ -37,7 +37,7 @@ from dmm_jax.nngp.regression import Regression
 from dmm_jax.nngp.regression import fit_regression
 from dmm_jax.nngp.regression import kernel_matrix
 from dmm_jax.nngp.regression import posterior_mean
-from dmm_jax.nngp.regression import regression
+from dmm_jax.nngp.regression import regressor
 
 __all__ = (
   'Regression',
@@ -58,7 +58,7 @@ __all__ = (
   'output_variance',
   'posterior_mean',
   'ray_draws',
-  'regression',
+  'regressor',
   'resnet',
   'scale_of_gradient',
 )

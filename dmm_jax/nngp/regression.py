@@ -29,7 +29,7 @@ class Regression(NamedTuple):
   weights: jax.Array
 
 
-def regression(
+def regressor(
   kernel_fn: Callable, xs, labels, *, kind: str = 'nngp', ridge: float = 1e-4
 ) -> Callable:
   """Returns the `logits_fn` of a trained infinitely wide network.

@@ -62,8 +62,6 @@ def _panels(summary, title):
     ax.set_title(f'${canvas.NORMS[norm]}$')
     ax.set(ylim=(len(cases) - 0.5, -0.5), yticks=range(len(cases)))
     ax.set_yticklabels([])
-    ax.grid(axis='y', color='0.92', lw=12 * 0.5)
-    ax.set_axisbelow(True)
   axes[0][0].set_yticklabels([f'{name}\n{state}' for name, state in cases])
   about = f'{summary["dataset"]}, {summary["labels"]}'
   figure.suptitle(f'{about}: {title}', fontsize=9)
@@ -156,7 +154,7 @@ def _profile(summary, results):
       line = dict(color=look['color'], ls=look['linestyle'])
       label = row['state']
       ax.plot(share[shown], distance[shown], **line, lw=1.5, label=label)
-      ends = np.array([0, 0.5])
+      ends = np.array([0, 0.3])
       start = 'line through its first quarter'
       slope = row['slope']['value']
       only = start if row is rows[-1] else None
@@ -198,7 +196,7 @@ def _margin(summary, results):
       kept = slice(0, _MOST)
       ax.plot(
         part['margin'][kept] / size,
-        part['distance'][kept] / row['predicted'] * 0.6745,
+        part['distance'][kept] / row['predicted'] * summary['unit'],
         look['marker'],
         color=look['color'],
         ms=2,
