@@ -31,7 +31,7 @@ def law(
     with it: `law` and `bound`, the probabilities of a distance up to `radius`,
     averaged over the inputs; the bound knows of no box.
   """
-  kernel_fn = _kernel(name)
+  kernel_fn = kernel(name)
   laws = [_at(kernel_fn, x, name) for x in xs]
   rows = []
   for p in exponents:
@@ -81,7 +81,7 @@ def scales(
   """
   if random_nets.ARCHITECTURES[name].infinite is None:
     return np.full((len(xs), len(exponents)), np.nan)
-  kernel_fn = _kernel(name)
+  kernel_fn = kernel(name)
   laws = [_at(kernel_fn, x, name) for x in xs]
   rows = [
     [
@@ -96,7 +96,8 @@ def scales(
 
 
 @functools.cache
-def _kernel(name):
+def kernel(name: str):
+  """Returns the `kernel_fn` of an architecture, always the same object."""
   return getattr(nngp, random_nets.ARCHITECTURES[name].infinite)()[2]
 
 
@@ -125,7 +126,7 @@ def draws(
     x: one input.
     num: draws a norm.
   """
-  kernel_fn = _kernel(name)
+  kernel_fn = kernel(name)
   found = [nngp.distance_draws(key, kernel_fn, x, p, num) for p in exponents]
   linear, straight = (np.concatenate(v) for v in zip(*found, strict=True))
   return {

@@ -159,21 +159,19 @@ PRESETS = {
   'mnist': dict(
     workdir='runs/trained_vs_random_mnist',
     dataset='mnist',
-    num_train=2000,
     widths='256,4',
-    num_networks=40,
-    together=10,
+    num_networks=30,
+    together=15,
     epochs=10,
   ),
   'cifar10': dict(
     workdir='runs/trained_vs_random_cifar10',
     dataset='cifar10',
-    num_train=2000,
     widths='100,4',
-    num_networks=30,
+    num_networks=20,
     together=10,
     epochs=10,
-    num_infinite=100,
+    num_infinite=60,
   ),
   'paper': dict(
     workdir='runs/trained_vs_random_paper',
@@ -397,7 +395,7 @@ def measure_infinite(config, name, kind, sets):
   num = -(-config.num_infinite // config.num_images)
   num = min(num, config.num_networks)
   images = np.stack([images_of(config, sets, i) for i in range(num)])
-  _, _, kernel_fn = getattr(nngp, name)()
+  kernel_fn = predictions.kernel(name)
   fitted = nngp.fit_regression(
     kernel_fn, *sets['train'], kind=kind, ridge=config.ridge
   )

@@ -92,7 +92,7 @@ def kernel_matrix(kernel_fn: Callable, xs, *, kind: str = 'nngp') -> np.ndarray:
   _check(kind)
   num = len(xs)
   rows = max(1, min(num, _PART // (num * np.size(xs[0]))))
-  part = _part(kernel_fn, kind)
+  part = _kernels(kernel_fn, kind)
   xs = as_double(xs)
   out = np.empty((num, num))
   for start in range(0, num, rows):
@@ -123,11 +123,12 @@ def posterior_mean(
     large as the weights, which a small ridge makes larger than the logits.
   """
   xs, weights = (v.astype(x.dtype) for v in fitted)
-  return kernel_fn(x[None], xs, kind)[0] @ weights
+  return _kernels(kernel_fn, kind)(x[None], xs)[0] @ weights
 
 
 @functools.lru_cache(maxsize=16)
-def _part(kernel_fn, kind):
+def _kernels(kernel_fn, kind):
+  # Compiled, and traced once: neural-tangents takes a second for that.
   return jax.jit(lambda xs1, xs2: kernel_fn(xs1, xs2, kind))
 
 
