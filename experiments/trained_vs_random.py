@@ -11,7 +11,10 @@ and by gradient descent (ntk), measured by the same search.
   python -m experiments.trained_vs_random --preset=mnist --data_dir=DIR
   python -m experiments.trained_vs_random --preset=paper --data_dir=DIR
 
-MINUTES
+The first takes 5 minutes on 2 CPU cores, and trains small networks on digits;
+--preset=quick one, mnist and cifar10 about 6; paper (the authors' ResNet20, 250
+networks, 20 images of each type; for CIFAR10 add --dataset=cifar10 --epochs=25)
+is meant for a GPU. A run killed at any moment goes on where it was.
 
 Every network has its own images, --num_images of each type: of the training
 set, of the test set (with --noise, see there), and uniformly random pixels; the
@@ -27,7 +30,30 @@ with slope 1.2533 s(x). Of ten classes the gap of the largest two of ten normals
 takes the place of |N|. For resnet20, which has no closed form, s is that of its
 own one-gradient estimates before training.
 
-SEEN
+Seen in l2, parities of 1000 training images; medians after over before
+training, then after training over the law at the same input:
+                    training images    test images        random images
+  digits, dense     1.29 [1.12, 1.53]  1.30 [1.09, 1.56]  0.62 [0.45, 0.75]
+  (100 networks)    1.38 [1.33, 1.45]  1.34 [1.26, 1.41]  0.56 [0.48, 0.63]
+  digits, conv      1.52 [1.24, 1.80]  1.64 [1.31, 1.85]  0.77 [0.58, 0.95]
+  (100)             1.19 [1.13, 1.24]  1.21 [1.14, 1.26]  0.54 [0.47, 0.59]
+  mnist, dense      3.68 [2.37, 4.84]  3.17 [2.51, 4.29]  0.56 [0.41, 0.71]
+  (30)              2.99 [2.78, 3.37]  2.98 [2.78, 3.21]  0.49 [0.42, 0.58]
+  mnist, conv       3.83 [2.49, 5.34]  3.05 [2.17, 4.99]  2.54 [1.43, 3.97]
+  (30)              1.79 [1.40, 2.01]  1.63 [1.38, 2.09]  1.30 [0.93, 1.76]
+The law is kept in none of the 36 cases of these runs, l1 and linf included:
+training moves the boundary away from images, more from those of the data than
+from random ones, which mostly come nearer. The straight start of the sorted
+distances is gone at training images (profile 1.95 [1.85, 2.04] on digits,
+dense; before training 1.00 [0.82, 1.19]) and stays for random ones (0.78 [0.66,
+0.90]). Distances still follow the margin: mean rank correlations of 0.74 to
+0.98. Before training, dense networks have the law's medians (1.07 [0.92, 1.20],
+1.01, 0.92 on digits); convolutional ones of width 4 and 8 are too narrow for it
+(0.75 [0.65, 0.91] on digits, 0.52 [0.34, 0.76] on mnist). The infinitely wide
+trained networks' medians over the finite ones' at the same images: nngp 1.11
+[1.05, 1.17] at training, 1.05 [0.98, 1.14] at test, 1.59 [1.32, 1.98] at random
+images of digits; ntk 1.28 [1.22, 1.34], 1.26 [1.18, 1.37], 1.09 [0.89, 1.42].
+The finite ones are trained on cross-entropy, not on squares, and stop.
 
 Intervals are at 95 %, by bootstrap over networks, each with its own images
 (what comes from one network is correlated), and over images for infinitely wide
@@ -619,7 +645,9 @@ def correlation(margins, distance, single):
     pairs = np.stack([ranks(v.ravel()) for v in (margins, distance)], -1)
     return statistics.estimate(lambda v: correlate(v[..., 0], v[..., 1]), pairs)
   each = correlate(ranks(margins), ranks(distance))
-  return statistics.student(each[np.isfinite(each)])
+  if not np.isfinite(each).any():
+    return {'value': float('nan'), 'interval': [float('nan')] * 2}
+  return statistics.mean(each[np.isfinite(each)])
 
 
 def correlate(a, b):
