@@ -51,8 +51,8 @@ digits that is not shown), and towards random ones on digits and of dense
 networks on mnist. On digits and mnist training images near the boundary become
 rare (profile 1.95 [1.85, 2.04] on digits, dense; before training 1.00 [0.82,
 1.19]), random ones there do not (0.78 [0.66, 0.90]); on cifar10, of which
-little is learnt (64 % of test images right, digits 97, mnist 94), the profile
-stays. Distances still follow the margin: mean rank correlations of 0.74 to
+little is learnt (64 % of test images right, digits 97, mnist 94), no profile is
+decided. Distances still follow the margin: mean rank correlations of 0.74 to
 0.98. Before training, dense networks have the law's medians (1.07 [0.92, 1.20],
 1.01, 0.92 on digits); convolutional ones of width 8 and 4 are too narrow for it
 (0.75 [0.65, 0.91], 0.52 [0.34, 0.76], 0.20 [0.15, 0.33] on the three sets). The
