@@ -94,67 +94,75 @@ class Distances(NamedTuple):
   forwards: jax.Array
 
 
-def sampler(
-  module: nn.Module,
+def distances(
+  logits_fn: Callable,
+  x: jax.Array,
   *,
   exponents: tuple[float, ...],
   bounds: tuple | None,
   method: str,
   max_gradients: int = 50,
-) -> Callable:
-  """Returns `(key, xs [m, ...]) -> Distances [m, p]` of one random network.
-
-  Draws the network's weights from `key` and measures every input of `xs`
-  against the class that the network itself gives it. Its weights exist only
-  while it is measured: map it over keys for as many networks as you like.
-  Inputs of one network are correlated; for independent distances give each
-  network one input.
+) -> Distances:
+  """Measures one input against the class that the network itself gives it.
 
   Args:
-    module: a Flax module that returns `(logits, codes)`.
+    logits_fn: one input -> logits `[k]`.
+    x: one input.
     exponents: exponents of the norms to measure.
     bounds, method, max_gradients: as for `boundary.nearest_point`.
   """
+  label = jnp.argmax(logits_fn(x))
+  margin, gradient = jax.value_and_grad(
+    lambda v: margins.margin(logits_fn(v), label)
+  )(x)
 
-  def distances(logits_fn, x):
-    label = jnp.argmax(logits_fn(x))
-    margin, gradient = jax.value_and_grad(
-      lambda v: margins.margin(logits_fn(v), label)
-    )(x)
-
-    def one(p):
-      # Without a box: this is the ratio that the infinite-width law is about.
-      steepness = norms.norm(gradient, norms.dual(p))
-      estimate = margin / jnp.where(steepness > 0, steepness, 1.0)
-      found = boundary.nearest_point(
-        logits_fn,
-        x,
-        label,
-        norm=p,
-        bounds=bounds,
-        method=method,
-        max_gradients=max_gradients,
-        rtol=1e-4,
-        with_normal=False,
-      )
-      estimate = jnp.where(steepness > 0, estimate, jnp.inf)
-      return estimate, found, norms.norm(x, p)
-
-    # One program serves all norms: compiling takes longer than running here.
-    estimate, found, input_norm = jax.lax.map(one, jnp.array(exponents))
-    return Distances(
-      margin,
-      estimate,
-      found.distance,
-      input_norm,
-      found.status,
-      found.gradients,
-      found.forwards,
+  def one(p):
+    # Without a box: this is the ratio that the infinite-width law is about.
+    steepness = norms.norm(gradient, norms.dual(p))
+    estimate = margin / jnp.where(steepness > 0, steepness, 1.0)
+    found = boundary.nearest_point(
+      logits_fn,
+      x,
+      label,
+      norm=p,
+      bounds=bounds,
+      method=method,
+      max_gradients=max_gradients,
+      rtol=1e-4,
+      with_normal=False,
     )
+    estimate = jnp.where(steepness > 0, estimate, jnp.inf)
+    return estimate, found, norms.norm(x, p)
+
+  # One program serves all norms: compiling takes longer than running here.
+  estimate, found, input_norm = jax.lax.map(one, jnp.array(exponents))
+  return Distances(
+    margin,
+    estimate,
+    found.distance,
+    input_norm,
+    found.status,
+    found.gradients,
+    found.forwards,
+  )
+
+
+def sampler(module: nn.Module, **options) -> Callable:
+  """Returns `(key, xs [m, ...]) -> Distances [m, p]` of one random network.
+
+  Draws the network's weights from `key` and measures every input of `xs`. Its
+  weights exist only while it is measured: map it over keys for as many networks
+  as you like. Inputs of one network are correlated; for independent distances
+  give each network one input.
+
+  Args:
+    module: a Flax module that returns `(logits, codes)`.
+    **options: those of `distances`.
+  """
 
   def sample(key, xs):
     params = module.init(key, xs[0])
     logits_fn = lambda x: module.apply(params, x)[0]
-    return jax.vmap(lambda x: distances(logits_fn, x))(xs)
+    return jax.vmap(lambda x: distances(logits_fn, x, **options))(xs)
 
   return sample

@@ -9,10 +9,12 @@ kernel_fn)` as in neural-tangents. What follows from the kernel at one input x:
   C = d^2 K / dx dy at y = x, the covariance of the gradient of f;
   s_p = sqrt(K(x, x)) / E||N(0, C)||_q, with 1/p + 1/q = 1: the l^p distance of
   x from the boundary is asymptotically |N(0, 1)| s_p (`distance_scale`);
-  an upper bound on the probability that it is small (`flip_bound`).
+  an upper bound on the probability that it is small (`flip_bound`);
+  what training makes of the network: regression with its kernel (`regressor`).
 
 All of it is computed in double precision whatever JAX's default, and on the
-host: call these functions outside `jit`.
+host: call these functions outside `jit`. `posterior_mean` alone, and what
+`regressor` returns, are for within.
 """
 
 from dmm_jax.nngp.architectures import convolutional
@@ -28,23 +30,35 @@ from dmm_jax.nngp.gradients import output_variance
 from dmm_jax.nngp.law import distance_cdf
 from dmm_jax.nngp.law import distance_quantile
 from dmm_jax.nngp.law import distance_scale
+from dmm_jax.nngp.law import distance_slope
 from dmm_jax.nngp.law import flip_bound
 from dmm_jax.nngp.law import scale_of_gradient
+from dmm_jax.nngp.regression import Regression
+from dmm_jax.nngp.regression import fit_regression
+from dmm_jax.nngp.regression import kernel_matrix
+from dmm_jax.nngp.regression import posterior_mean
+from dmm_jax.nngp.regression import regressor
 
 __all__ = (
+  'Regression',
   'convolutional',
   'distance_cdf',
   'distance_draws',
   'distance_quantile',
   'distance_scale',
+  'distance_slope',
+  'fit_regression',
   'flip_bound',
   'fully_connected',
   'gradient_covariance',
   'gradient_draws',
   'gradient_variance',
+  'kernel_matrix',
   'lenet',
   'output_variance',
+  'posterior_mean',
   'ray_draws',
+  'regressor',
   'resnet',
   'scale_of_gradient',
 )

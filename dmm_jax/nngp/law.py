@@ -129,27 +129,57 @@ def _box_distances(gradients, gaps, x, low, high, *, norm):
   return jax.vmap(one)(gradients, gaps)
 
 
-def distance_cdf(scales, radius) -> np.ndarray:
-  """Returns P(distance <= radius) under the law, averaged over `scales`."""
-  radius = np.asarray(radius, float)
-  ratio = radius[..., None] / np.ravel(scales) / SQRT_2
-  return np.mean(special.erf(ratio), axis=-1)
+def distance_cdf(scales, radius, num_classes: int = 2) -> np.ndarray:
+  """Returns P(distance <= radius) under the law, averaged over `scales`.
+
+  Of more than two classes with independent logits of one kernel, the runner-up
+  decides: |N(0, 1)| gives way to the gap between the largest two of
+  `num_classes` standard normals, over sqrt(2).
+  """
+  ratio = np.asarray(radius, float)[..., None] / np.ravel(scales)
+  if num_classes == 2:
+    return np.mean(special.erf(ratio / SQRT_2), axis=-1)
+  top = np.linspace(-8.0, 8.0, 401)
+  others = special.ndtr(top - SQRT_2 * ratio[..., None]) ** (num_classes - 1)
+  density = stats.norm.pdf(top) * num_classes
+  return np.mean(1 - np.trapezoid(density * others, top), axis=-1)
 
 
-def distance_quantile(scales, probability: float) -> float:
+def distance_quantile(
+  scales, probability: float, num_classes: int = 2
+) -> float:
   """Returns the quantile of the law over inputs of the given `scales`.
 
-  One input has the half-normal quantile `0.6745 s` for the median; several
-  have the quantile of their mixture.
+  One input has the half-normal quantile `0.6745 s` for the median of two
+  classes; several have the quantile of their mixture.
   """
   scales = np.ravel(scales)
   unit = stats.halfnorm.ppf(probability)
+  if num_classes > 2:
+    # More classes come nearer: the half-normal quantile is an upper end.
+    unit = optimize.brentq(
+      lambda r: distance_cdf(1.0, r, num_classes) - probability, 0.0, unit
+    )
   low, high = unit * np.min(scales), unit * np.max(scales)
   if not low < high or not np.isfinite(high):
     return float(high)
   return optimize.brentq(
-    lambda r: distance_cdf(scales, r) - probability, low, high, rtol=1e-10
+    lambda r: distance_cdf(scales, r, num_classes) - probability,
+    low,
+    high,
+    rtol=1e-10,
   )
+
+
+def distance_slope(scales, num_classes: int = 2) -> float:
+  """Returns how steeply the law's quantiles start: 1.2533 s for two classes.
+
+  The inverse of its density at 0, averaged over inputs of the given `scales`.
+  """
+  tops = np.linspace(-8.0, 8.0, 401)
+  both = stats.norm.pdf(tops) ** 2 * special.ndtr(tops) ** (num_classes - 2)
+  density = SQRT_2 * num_classes * (num_classes - 1) * np.trapezoid(both, tops)
+  return float(1 / (density * np.mean(1 / np.ravel(scales))))
 
 
 def flip_bound(

@@ -9,6 +9,7 @@ from dmm_jax.plots.initial import initial_scale
 from dmm_jax.plots.mislabelled import mislabelled_training
 from dmm_jax.plots.scaling import random_scaling
 from dmm_jax.plots.splits import manifold_split
+from dmm_jax.plots.trained import trained_vs_random
 from dmm_jax.plots.training import learning_curves
 from dmm_jax.plots.training import reconstructions
 from dmm_jax.plots.transfer import transfer
@@ -25,5 +26,6 @@ __all__ = (
   'random_scaling',
   'reconstructions',
   'save',
+  'trained_vs_random',
   'transfer',
 )
