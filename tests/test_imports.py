@@ -19,7 +19,15 @@ ROOMS = (
   ('parallel', 'decompositions', 'losses', 'adversarial', 'synthetic'),
   ('normals',),
   ('boundary', 'models', 'nngp', 'train'),
-  ('random_nets', 'plots', 'certify', 'scaling', 'distances', 'manifold'),
+  (
+    'random_nets',
+    'bit_strings',
+    'plots',
+    'certify',
+    'scaling',
+    'distances',
+    'manifold',
+  ),
   ('predictions',),
 )
 

@@ -8,10 +8,12 @@ from dmm_jax.plots.initial import initial_scale
 from dmm_jax.plots.mislabelled import mislabelled_training
 from dmm_jax.plots.scaling import random_scaling
 from dmm_jax.plots.splits import manifold_split
+from dmm_jax.plots.strings import bit_strings
 from dmm_jax.plots.training import learning_curves
 from dmm_jax.plots.training import reconstructions
 
 __all__ = (
+  'bit_strings',
   'boundary_distances',
   'clinging_dimpling',
   'dimple_depth',
