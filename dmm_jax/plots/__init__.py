@@ -9,6 +9,7 @@ from dmm_jax.plots.mislabelled import mislabelled_training
 from dmm_jax.plots.scaling import random_scaling
 from dmm_jax.plots.splits import manifold_split
 from dmm_jax.plots.strings import bit_strings
+from dmm_jax.plots.trained import trained_scaling
 from dmm_jax.plots.training import learning_curves
 from dmm_jax.plots.training import reconstructions
 
@@ -24,4 +25,5 @@ __all__ = (
   'random_scaling',
   'reconstructions',
   'save',
+  'trained_scaling',
 )
