@@ -166,7 +166,7 @@ def random_flips(
     places = begin + jnp.arange(block)
     rows = order[jnp.minimum(places, n - 1)]
     added = jnp.where(places < n, change[rows], 0.0)[:, None]
-    path = sums + jnp.cumsum(added * network.first[rows], axis=0)
+    path = sums[None] + jnp.cumsum(added * network.first[rows], axis=0)
     crossed = (sign * _from_sums(network, path) <= 0) & (places < n)
     met = jnp.where(crossed.any(), begin + crossed.argmax() + 1.0, jnp.inf)
     return begin + block, path[-1], met
@@ -198,7 +198,7 @@ def exhaustive(
   sign = jnp.where(_from_sums(network, sums) > 0, 1.0, -1.0)
 
   def crossed(rows):
-    changed = sums + moves[rows].sum(1)
+    changed = sums[None] + moves[rows].sum(1)
     return (sign * _from_sums(network, changed) <= 0).any()
 
   found = jnp.float32(jnp.inf)
@@ -245,7 +245,7 @@ def greedy_law(n: int, num: int = 4000, seed: int = 0) -> np.ndarray:
   return counts
 
 
-def random_law(n: int, num: int = 4000, seed: int = 0) -> np.ndarray:
+def random_law(n: int, num: int = 40000, seed: int = 0) -> np.ndarray:
   """Draws of the number of random flips at infinite width, exact; inf if never.
 
   Along flips the output is a stationary Gaussian process, with the kernel of
@@ -259,7 +259,12 @@ def random_law(n: int, num: int = 4000, seed: int = 0) -> np.ndarray:
   row = np.asarray(kernel_fn(path[:1], path, 'nngp'))[0].astype(float)
   lags = np.abs(np.arange(n + 1)[:, None] - np.arange(n + 1))
   covariance = row[lags] / row[0] + 1e-9 * np.eye(n + 1)
-  noise = np.random.default_rng(seed).normal(size=(num, n + 1))
-  values = noise @ np.linalg.cholesky(covariance).T
-  crossed = values * values[:, :1] <= 0
-  return np.where(crossed.any(1), crossed.argmax(1), np.inf)
+  root = np.linalg.cholesky(covariance).T.astype(np.float32)
+  rng, counts = np.random.default_rng(seed), np.empty(num)
+  for start in range(0, num, 2000):
+    rows = min(2000, num - start)
+    values = rng.standard_normal((rows, n + 1), np.float32) @ root
+    crossed = values * values[:, :1] <= 0
+    first = np.where(crossed.any(1), crossed.argmax(1), np.inf)
+    counts[start : start + rows] = first
+  return counts

@@ -253,10 +253,11 @@ def controlled(values):
 
 def line(values):
   """`(slope of flips on |f|, their correlation)`, likewise."""
-  centred = values - values.mean(-2, keepdims=True)
-  both = (centred[..., 0] * centred[..., 1]).mean(-1)
-  spread = (centred**2).mean(-2)
+  # NaN where a search found nothing, or all values are the same.
   with np.errstate(invalid='ignore', divide='ignore'):
+    centred = values - values.mean(-2, keepdims=True)
+    both = (centred[..., 0] * centred[..., 1]).mean(-1)
+    spread = (centred**2).mean(-2)
     slope = both / spread[..., 1]
     return slope, both / np.sqrt(spread[..., 0] * spread[..., 1])
 
@@ -385,8 +386,6 @@ def nearer(config, exact, found):
     'reach': config.reach,
     'within': statistics.share(within),
     'nearer': statistics.share(nearest < bound),
-    # A bound above what was searched may hide strings that were not.
-    'saved': statistics.mean(bound - np.minimum(nearest, bound)),
   }
 
 
