@@ -119,7 +119,7 @@ PRESETS = {
   'mnist': dict(
     workdir='runs/bit_strings_mnist',
     dataset='mnist',
-    num_trained=6,
+    num_trained=5,
     num_examples=20,
     epochs=2,
   ),
