@@ -115,20 +115,15 @@ def test_laws_of_infinite_width():
   n = 2000
   leading = np.sqrt(n / (2 * np.pi * np.log(n)))
   assert 0.9 < bit_strings.greedy_law(n, 1000).mean() / leading < 1.1
-  flips = bit_strings.random_law(20, 40000)
-  path = np.ones((2, 20))
-  path[1, 0] = -1
-  kernel = oracles.dense_kernel(path, path, 2, np.sqrt(2), 0.0)
-  first = np.arccos(kernel[0, 1] / kernel[0, 0]) / np.pi
+  # Two bits: three Gaussians, whose signs agree with a known probability.
+  flips = bit_strings.random_law(2, 40000)
+  path = np.array([[1.0, 1], [-1, 1], [-1, -1]])
+  kernel = oracles.dense_kernel(path, path, 2, np.sqrt(2), 0.0) / 2
+  one, two, both = np.arcsin(kernel[[0, 1, 0], [1, 2, 2]])
+  never = 1 / 4 + (one + two + both) / (2 * np.pi)
+  np.testing.assert_allclose(np.isinf(flips).mean(), never, atol=0.01)
+  first = np.arccos(kernel[0, 1]) / np.pi
   np.testing.assert_allclose(np.mean(flips == 1), first, atol=0.01)
-  # Whatever lies between, the last string is of the other class this often.
-  last = (
-    np.arccos(
-      oracles.dense_kernel(path[:1], -path[:1], 2, 2**0.5, 0.0) / kernel[0, 0]
-    ).item()
-    / np.pi
-  )
-  assert np.isinf(flips).mean() < 1 - last
 
 
 def test_means_slopes_and_fits():

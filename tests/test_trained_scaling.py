@@ -101,7 +101,7 @@ def test_distances_of_a_linear_network_are_exact():
   x = np.full((2, 2, 1), 0.5, np.float32)
   params = net.init(jax.random.key(0), x)['params']
   weights = np.asarray(jax.tree.leaves(params)[-1])
-  solve = jax.jit(trained_scaling.solver(net, 'projection', 20))
+  solve = jax.jit(trained_scaling.solver(net, 'linear', 20))
   gap = weights[:, 0] - weights[:, 1]
   want = np.abs(x.ravel() @ gap) / np.linalg.norm(gap)
   assert want < 0.5  # The box is no bound.
