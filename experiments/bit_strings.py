@@ -11,7 +11,23 @@ kept, and again.
   python -m experiments.bit_strings
   python -m experiments.bit_strings --preset=mnist --data_dir=DIR
 
-SEEN_HERE
+The first takes 10 minutes on 2 CPU cores, --preset=quick one. A run killed at
+any moment goes on where it was, to the same bytes.
+
+Seen (default; 2000 networks of 100 bits to 12 of 10,000): greedy flips fit
+0.415 [0.404, 0.422] sqrt(n / ln n), within 5 % of the authors' 0.405, with a
+residual of 0.32 [0.28, 0.43] flips, beside 0.76 [0.70, 0.88] of 0.142 sqrt(n).
+At n = 10,000 they are 13.4 [12.8, 13.9], 13.2 by the infinite network to first
+order, 13.15 by its leading order; at n = 100 still 2.48 [2.45, 2.50] beside
+2.24 and 1.86: whole flips, of which half a one too many is needed, and
+curvature. Their slope on |f| is 0.515 [0.477, 0.548] sqrt(n / ln n) at n =
+10,000, correlation 0.997; 1/2 is expected. No flip taken was beyond place 51 of
+the gradient's order (10 at n = 10,000), so that the screen changes none of the
+3800 networks that were searched fully. All strings of up to 3 flips hold a
+nearer one in 2.0 % [0.9 %, 4.3 %] of 300 networks of 100 bits. Random flips are
+0.367 [0.344, 0.389] n at n = 1000, the exact law's 0.366; at large n 0.351
+[0.341, 0.361] n: undecided whether within 5 % of 0.334, which the law itself,
+0.347, is. Some 15 % of networks do not change at all in n random flips.
 
 Above --full_size bits, only the --candidates flips that the gradient ranks
 first are evaluated, exactly. `rank` is the worst place in that order that a
