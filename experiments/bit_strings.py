@@ -29,6 +29,13 @@ nearer one in 2.0 % [0.9 %, 4.3 %] of 300 networks of 100 bits. Random flips are
 [0.341, 0.361] n: undecided whether within 5 % of 0.334, which the law itself,
 0.347, is. Some 15 % of networks do not change at all in n random flips.
 
+Seen on MNIST (--preset=mnist, 6 minutes; 5 networks, 99.0 % right at test
+images, 20 strings of each kind): 9.8 [8.9, 10.7] flips at images of training,
+10.2 [8.9, 11.4] at new ones, 4.9 [3.9, 5.9] at random bits; the authors' are
+about 10.5, 10.3 and 4.6. Untrained networks: 4.6 [2.9, 7.0], 5.0 [3.5, 7.7],
+7.6 [4.5, 10.8]. Trained ones are farther at images, 2.15 [1.52, 3.24] and 2.03
+[1.35, 3.12] times; at random bits that is undecided, 0.64 [0.40, 1.09].
+
 Above --full_size bits, only the --candidates flips that the gradient ranks
 first are evaluated, exactly. `rank` is the worst place in that order that a
 flip taken had; up to --full_size, where all are evaluated, networks whose rank
@@ -657,7 +664,7 @@ def report_images(summary):
       show(row['untrained'], '.2f'),
       show(row['over_untrained'], '.2f'),
       *(
-        show(row[name], '.1f') if name in row else '-'
+        show(row[name], '.1f') if row.get(name, {}).get('strings') else '-'
         for name in ('of_right', 'of_wrong')
       ),
       row['verdict'],

@@ -148,7 +148,7 @@ def _images(summary, table):
       summary['leading'],
       color='black',
       linestyle=':',
-      label=r'$\sqrt{n/(2\pi\ln n)}$, mean of random networks',
+      label=r'$\sqrt{n/(2\pi\ln n)}$, random networks at strings of signs',
     )
     ax.set(xlabel='greedy flips', xlim=(0, most), ylim=(0, 1.02))
     ax.set_title(f'{row["kind"]} strings', fontsize=9)
