@@ -4,6 +4,8 @@ What the tables that `experiments.random_scaling` writes say: medians at each
 dimension beside their predictions, and the slope over dimensions.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy import stats
 
@@ -127,21 +129,33 @@ def _predicted(distance, predictions, bounds):
   }
 
 
+def laws(n: np.ndarray, norm: float) -> dict[str, float]:
+  """Returns slopes of log(d_p / ||x||_p) on log n, by what d_p grows as."""
+  slope = statistics.log_slope(n)
+  found = {'sqrt(n)': -0.5}
+  if norm == 1:
+    found['sqrt(n/ln n)'] = float(slope(np.sqrt(n / np.log(n)) / n))
+  return found
+
+
+def median_slope(n: np.ndarray) -> Callable:
+  """Returns a statistic: least squares of log median on log n.
+
+  Its samples, one for each n, are `[networks, images]`.
+  """
+  slope = statistics.log_slope(n)
+  return lambda *rows: slope(np.stack([statistics.median(r) for r in rows], -1))
+
+
 def _slopes(results, sizes, norm):
   n = np.array([row['n'] for row in sizes], float)
-  slope = statistics.log_slope(n)
-  laws = {'sqrt(n)': -0.5}
-  if norm == 1:
-    laws['sqrt(n/ln n)'] = float(slope(np.sqrt(n / np.log(n)) / n))
   if len(n) < 2:
-    return {'slope': None, 'laws': laws}
+    return {'slope': None, 'laws': laws(n, norm)}
   relative = results['distance'] / results['input_norm']
   samples = [_by_network(results, relative[results['n'] == v]) for v in n]
-  measured = statistics.estimate(
-    lambda *rows: slope(np.stack([statistics.median(r) for r in rows], -1)),
-    *samples,
-  )
+  measured = statistics.estimate(median_slope(n), *samples)
   own = None
   if all('predicted_relative' in row for row in sizes):
+    slope = statistics.log_slope(n)
     own = float(slope(np.array([row['predicted_relative'] for row in sizes])))
-  return {'slope': measured, 'laws': laws, 'infinite_slope': own}
+  return {'slope': measured, 'laws': laws(n, norm), 'infinite_slope': own}

@@ -21,6 +21,7 @@ ROOMS = (
   ('boundary', 'models', 'nngp', 'train'),
   (
     'random_nets',
+    'bit_strings',
     'plots',
     'certify',
     'scaling',

@@ -7,14 +7,17 @@ from dmm_jax.plots.distances import boundary_distances
 from dmm_jax.plots.halfway import halfway
 from dmm_jax.plots.initial import initial_scale
 from dmm_jax.plots.mislabelled import mislabelled_training
+from dmm_jax.plots.resized import trained_scaling
 from dmm_jax.plots.scaling import random_scaling
 from dmm_jax.plots.splits import manifold_split
+from dmm_jax.plots.strings import bit_strings
 from dmm_jax.plots.trained import trained_vs_random
 from dmm_jax.plots.training import learning_curves
 from dmm_jax.plots.training import reconstructions
 from dmm_jax.plots.transfer import transfer
 
 __all__ = (
+  'bit_strings',
   'boundary_distances',
   'clinging_dimpling',
   'dimple_depth',
@@ -26,6 +29,7 @@ __all__ = (
   'random_scaling',
   'reconstructions',
   'save',
+  'trained_scaling',
   'trained_vs_random',
   'transfer',
 )

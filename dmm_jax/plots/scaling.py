@@ -42,7 +42,7 @@ def _style(summary, architecture):
   return canvas.STYLES[names.index(architecture) % len(canvas.STYLES)]
 
 
-def _points(ax, n, entries, style, label):
+def points(ax, n, entries, style, label):
   """Values with their intervals; values that are infinite are left out."""
   value = np.array([e['value'] for e in entries], float)
   ends = np.array([e['interval'] for e in entries], float)
@@ -58,7 +58,12 @@ def _points(ax, n, entries, style, label):
 
 
 def _log_n(ax, summary):
-  n = sorted({s['n'] for row in summary['rows'] for s in row['sizes']})
+  log_n(ax, {s['n'] for row in summary['rows'] for s in row['sizes']})
+
+
+def log_n(ax, n):
+  """A logarithmic axis of dimensions, with at most six of them on it."""
+  n = sorted(n)
   ax.set(xscale='log', xlabel='input dimension n (pixels x channels)')
   shown = n if len(n) <= 6 else n[:: -(-len(n) // 6)]
   ax.set_xticks(shown, [str(v) for v in shown])
@@ -71,7 +76,7 @@ def _distance(summary):
   for row in summary['rows']:
     ax, style = axes[row['norm']], _style(summary, row['architecture'])
     n = [s['n'] for s in row['sizes']]
-    _points(
+    points(
       ax, n, [s['median'] for s in row['sizes']], style, row['architecture']
     )
     line = {k: style[k] for k in ('color', 'linestyle')}
@@ -125,7 +130,7 @@ def _relative(summary):
     ax, style = axes[row['norm']], _style(summary, row['architecture'])
     n = np.array([s['n'] for s in row['sizes']])
     entries = [s['relative'] for s in row['sizes']]
-    _points(ax, n, entries, style, row['architecture'])
+    points(ax, n, entries, style, row['architecture'])
     if 'predicted_relative' in row['sizes'][0]:
       ax.plot(
         n,
@@ -277,12 +282,12 @@ def _excess(summary):
   for row in summary['rows']:
     ax, style = axes[row['norm']], _style(summary, row['architecture'])
     n = [s['n'] for s in row['sizes']]
-    _points(
+    points(
       ax, n, [s['excess'] for s in row['sizes']], style, row['architecture']
     )
     drawn = [s for s in row['sizes'] if 'infinite_excess' in s]
     if drawn:
-      _points(
+      points(
         ax,
         [s['n'] for s in drawn],
         [s['infinite_excess'] for s in drawn],
