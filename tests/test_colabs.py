@@ -34,7 +34,12 @@ TOYS = {
 # As matplotlib sees it outside a notebook.
 IPYTHON = mock.MagicMock(version_info=(9, 0), get_ipython=lambda: None)
 # What their experiments' own tests run too.
-SLOW = ('boundary_distances', 'halfway_transfer', 'manifold_split')
+SLOW = (
+  'boundary_distances',
+  'halfway_transfer',
+  'manifold_split',
+  'random_scaling',
+)
 
 
 def cells(path, kind):
