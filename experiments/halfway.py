@@ -115,8 +115,8 @@ PRESETS = {
     num_test=2000,
     num_steps=2000,
     k=16,
-    num_images=200,
-    num_pairs=1500,
+    num_images=150,
+    num_pairs=600,
   ),
   'cifar': dict(
     workdir='runs/halfway_cifar',
@@ -127,8 +127,9 @@ PRESETS = {
     num_steps=2000,
     learning_rate=0.02,
     k=128,
-    num_images=100,
-    num_pairs=900,
+    num_networks=3,
+    num_images=80,
+    num_pairs=400,
     booked_steps=0,
   ),
   'full': dict(
