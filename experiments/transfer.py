@@ -33,7 +33,14 @@ and 1):
   without a common sample. Supported if the concordance between the two is
   higher for the largest than for the smallest parts.
 
-Seen: not run yet.
+Seen on digits (4 networks each, after 1,000 steps): transfer supported, at
+matched success 0.796 [0.753, 0.839] between MLPs, 0.75 [0.69, 0.82] to CNNs,
+0.58 [0.52, 0.64] between halves of the data, noise 0.026 [0.014, 0.039];
+networks on random labels fool no trained one. Concordance and cosine explain
+0.576 [0.503, 0.665] of the variance over all pairs, accuracy 0.607 [0.466,
+0.705]: not supported. Concordance of parts of 50 samples 0.410 [0.363, 0.456],
+of 700 0.759 [0.731, 0.788]: supported. Accuracy rises with the first step:
+undecided there.
 
   python -m experiments.transfer
   python -m experiments.transfer --preset=early   # small steps, 8 networks
