@@ -40,8 +40,8 @@ networks are too narrow to judge the untrained ones' law by, for which there is
 random_scaling.
 
 On CIFAR-10 (--preset=cifar10, 10 to 25 minutes; 4 networks a size, 192 to 6912
-numbers, l1's law -0.57) networks are hardly trained, mlps 25 to 29 % right, cnns
-14 to 25 %, some to a single class: a weak test, which wants a GPU and more
+numbers, l1's law -0.57) networks are hardly trained, mlps 25 to 29 % right,
+cnns 14 to 25 %, some to a single class: a weak test, which wants a GPU and more
 --epochs. True content, where it survives: mlp -0.17 [-0.28, -0.08], -0.15
 [-0.24, -0.07], -0.20 [-0.31, -0.11]; cnn -0.11 [-0.22, 0.01], -0.15 [-0.23,
 -0.02], -0.12 [-0.24, -0.04]. The same content: mlp -0.13 [-0.21, -0.06], -0.12
