@@ -11,8 +11,9 @@ kept, and again.
   python -m experiments.bit_strings
   python -m experiments.bit_strings --preset=mnist --data_dir=DIR
 
-The first takes 10 minutes on 2 CPU cores, --preset=quick one. A run killed at
-any moment goes on where it was, to the same bytes.
+The first takes 10 minutes on 2 CPU cores, --preset=quick one, whose sizes stop
+at 1000 bits, where a is larger: 0.448 [0.442, 0.454]. A run killed at any
+moment goes on where it was, to the same bytes.
 
 Seen (default; 2000 networks of 100 bits to 12 of 10,000): greedy flips fit
 0.415 [0.404, 0.422] sqrt(n / ln n), within 5 % of the authors' 0.405, with a

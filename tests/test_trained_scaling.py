@@ -139,6 +139,7 @@ def test_verdicts_follow_the_rules():
   assert change((0.1, 0.2)) == 'falls more slowly than untrained'
   assert change((-0.2, -0.1)) == 'falls faster than untrained'
   assert change((-0.2, 0.1)) == 'no difference seen'
+  assert change((0.2, np.inf)) == 'no difference seen'
 
 
 @pytest.mark.parametrize(
