@@ -596,9 +596,10 @@ def _in_space(history, end, first):
 def _as_neighbours(summary, end, first):
   mine = end[first]['nearer']
   between = end[f'{first} x {first}']['agreement']
+  fewer = common.below(mine, between)
   return (
-    [not common.below(mine, between)],
-    [common.below(mine, between)],
+    [not fewer and np.isfinite(between['interval'][0])],
+    [fewer],
     f'agreement with the nearer end {text(mine)}, with another network '
     f'{text(between)}; the nearest neighbour and the nearer end '
     f'{text(summary["nearest_neighbour"])}',

@@ -687,7 +687,7 @@ def judge(config, summary):
   found = {
     'transfer': (
       [below(noise, moved)],
-      [not below(noise, moved)],
+      [below(moved, noise)],
       f'at {summary["success"]:.0%} success on the source '
       f'{text(moved)}, noise {text(noise)}',
     ),

@@ -192,6 +192,19 @@ def test_the_rule_of_halves(half, null, wanted):
   assert halfway._from_halves({}, 'mlp') is None
 
 
+def test_the_strong_form_needs_an_interval():
+  rule = lambda mine, between: common.decide(
+    *halfway._as_neighbours(
+      {'nearest_neighbour': entry(0.9, 1)},
+      {'a': {'nearer': mine}, 'a x a': {'agreement': between}},
+      'a',
+    )[:2]
+  )
+  assert rule(entry(0.8, 0.9), entry(0.85, 0.95)) == 'supported'
+  assert rule(entry(0.8, 0.84), entry(0.85, 0.95)) == 'not supported'
+  assert rule(entry(0.8, 0.9), entry(np.nan, np.nan)) == 'undecided'
+
+
 # --- Transfer --------------------------------------------------------------
 
 
