@@ -40,6 +40,8 @@ subspaces: 5.2, 1.9, 1.0 and 4.8, 1.0, 1.0):
                                        2.9, 6.5, 3.2; principal 2.7, 7.4, 5.1
   cifar10, small CNN, k = 128, n = 152 decoder 4.4, 1.3, 1.2; cosines of lowest
                                        frequency 4.2, 1.4, 1.3
+  the same, n = 204                    decoder 4.37 [4.27, 4.47], 1.32 [1.28,
+                                       1.36], 1.22 [1.18, 1.26]
 All intervals of A are within 6 % of it. Nothing is avoided there, and little of
 it is the image's own tangent space.
 

@@ -33,7 +33,7 @@ def _panels(summary):
   most = max(len(of(base, k)) for base in bases for k in ks)
   width = max(2.8, 7 / len(ks))
   figure, axes = canvas.grid(
-    len(bases), len(ks), width=width, height=1.0 + 0.3 * most
+    len(bases), len(ks), width=width, height=max(2.0, 1.0 + 0.3 * most)
   )
   panels = []
   for line, base in zip(axes, bases, strict=True):
