@@ -169,6 +169,7 @@ def test_command_line(tmp_path):
   assert '--num_networks' in out.stdout and 'Networks a size' in out.stdout
 
 
+@pytest.mark.slow  # Broken runs of other experiments are quicker.
 def test_killed_runs_end_with_the_same_bytes(tmp_path):
   subprocess.run(
     command(tmp_path / 'whole'), cwd=ROOT, check=True, capture_output=True
