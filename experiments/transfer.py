@@ -43,7 +43,12 @@ networks on random labels fool no trained one. Concordance and cosine explain
 0.705]: not supported; of what exceeds noise 0.913 [0.884, 0.933], 0.223 [0.171,
 0.285] more than accuracy: supported. Concordance of parts of 50 samples 0.410
 [0.363, 0.456], of 700 0.759 [0.731, 0.788]: supported. Accuracy rises with the
-first step: undecided there.
+first step: undecided there. On mnist (--preset=mnist
+--models=mlp,deep_linear,linear; 3 networks each): between MLPs 0.496 [0.407,
+0.586], from linear networks to MLPs 0.25 [0.19, 0.30] and back 0.62 [0.60,
+0.65], noise 0.004 [-0.012, 0.020]; of what exceeds noise the two explain 0.745
+[0.658, 0.813], undecided; parts of 100 samples 0.503 [0.435, 0.571], of 5,000
+0.839 [0.819, 0.859].
 
   python -m experiments.transfer
   python -m experiments.transfer --preset=early   # small steps, 8 networks
