@@ -336,6 +336,21 @@ def booked(config, sets, population, rate):
   outputs = lambda stats: (
     lambda p, v: population.forward(p, stats, v, None, False)[0][0]
   )
+
+  @jax.jit  # Of all networks the same.
+  def fit(params, stats, xs, labels, batches, others):
+    return halfway.accumulate(
+      outputs(stats),
+      params,
+      xs,
+      labels,
+      batches,
+      others,
+      num_classes=classes,
+      learning_rate=rate,
+      momentum=0.9,
+    )
+
   rows = []
   for number in range(config.num_networks):
     params, stats = population.network(0, number)
@@ -343,14 +358,7 @@ def booked(config, sets, population, rate):
     batches = jax.random.randint(
       key, (config.booked_steps, config.batch_size), 0, len(xs)
     )
-    fit = functools.partial(
-      halfway.accumulate,
-      outputs(stats),
-      num_classes=classes,
-      learning_rate=rate,
-      momentum=0.9,
-    )
-    last, parts = jax.jit(fit)(params, xs, labels, batches, others)
+    last, parts = fit(params, stats, xs, labels, batches, others)
     many = jax.vmap(outputs(stats), in_axes=(None, 0))
     start, end = (np.asarray(many(p, others)) for p in (params, last))
     total = np.asarray(parts.sum(0))
@@ -376,12 +384,8 @@ def collect(config, run_dir, sets):
   everyone = populations.build(config, run_dir, sets)
   pairs = segments.draw(config, sets)
   xs, labels = sets['train']
-  mixed = np.concatenate(
-    [
-      start + pairs.place.reshape(-1, *[1] * (start.ndim - 1)) * (end - start)
-      for start, end in [segments.ends(pairs, sets)]
-    ]
-  ).reshape(len(pairs.kind), -1)
+  start, end = (v.reshape(len(v), -1) for v in segments.ends(pairs, sets))
+  mixed = start + pairs.place[:, None] * (end - start)
   near = metrics.pairwise_distances_argmin(mixed, xs.reshape(len(xs), -1))
   records.save_columns(
     run_dir / 'pairs.npz',
@@ -394,12 +398,13 @@ def collect(config, run_dir, sets):
       'neighbour': labels[near],
     },
   )
-  if config.booked_steps:
+  path = run_dir / 'booked.npz'
+  if config.booked_steps and not records.agree(path.exists()):
     tables = [
       booked(config, sets, everyone[0], rate)
       for rate in (config.learning_rate, config.learning_rate / 10)
     ]
-    records.save_columns(run_dir / 'booked.npz', records.concatenate(tables))
+    records.save_columns(path, records.concatenate(tables))
   steps = everyone[0].steps.tolist()
 
   def compute(done):

@@ -305,12 +305,10 @@ def matched_radius(config, forward, network, images, own):
 # --- Measuring -------------------------------------------------------------
 
 
-@functools.cache
-def classes(forward):
-  """Of an image: its class."""
-  return lambda x, params, stats: populations.logits_of(forward, params, stats)(
-    x
-  ).argmax()
+def classes(population, network, xs, **options):
+  """Of images: their classes `[n]`."""
+  state = train.State(*network, ())
+  return train.outputs(population.forward, state, xs, **options).argmax(1)
 
 
 @functools.cache
@@ -348,17 +346,20 @@ def collect(config, run_dir, sets):
   each = functools.partial(parallel.map_examples, batch_size=batch)
   seen = np.stack(
     [
-      each(classes(population.forward), (images,), shared=network)
+      classes(population, network, images, batch_size=batch)
       for population, _, network in finished
     ]
   )
-  records.save_columns(
-    run_dir / 'networks.npz',
-    describe_networks(config, sets, found, finished, seen == truth, each),
-  )
-  records.save_columns(
-    run_dir / 'alignment.npz', alignment(sets, found[0], images, truth, each)
-  )
+  for name, describe in (
+    (
+      'networks',
+      lambda: describe_networks(config, sets, finished, seen == truth, each),
+    ),
+    ('alignment', lambda: alignment(sets, found[0], images, truth, each)),
+  ):
+    path = run_dir / f'{name}.npz'
+    if not records.agree(path.exists()):
+      records.save_columns(path, describe())
   basis = manifold.principal_basis(sets['train'][0], config.k)
   last = int(found[0].steps[-1])
   sources = [(p, number, int(p.steps[-1]), net) for p, number, net in finished]
@@ -383,7 +384,7 @@ def collect(config, run_dir, sets):
   common.gather(run_dir, names, compute, 'source')
 
 
-def describe_networks(config, sets, found, finished, right, each):
+def describe_networks(config, sets, finished, right, each):
   """Columns of all networks at the end, one row each."""
   pairs = segments.draw(config, sets)
   images, truth = (v[: config.num_images] for v in sets['test'])
@@ -438,7 +439,8 @@ def attack(config, source, finished, given, each, *, unfinished):
   population, number, step, network = source
   images, seen, basis = given
   forward = population.forward
-  own = each(classes(forward), (images,), shared=network)
+  look_at = functools.partial(classes, **each.keywords)
+  own = look_at(population, network, images)
   radii, names = [middle(config)], [f'linf {middle(config):g}']
   look = climb(forward, config.attack_steps)
   if not unfinished:
@@ -452,9 +454,9 @@ def attack(config, source, finished, given, each, *, unfinished):
   )
   moved, noise = (np.moveaxis(v, 1, 0) for v in tried)
   flat = np.concatenate([moved, noise]).reshape(-1, *images.shape[1:])
-  given_to = lambda population, net: each(
-    classes(population.forward), (flat,), shared=net
-  ).reshape(2, len(names), len(images))
+  given_to = lambda population, net: look_at(population, net, flat).reshape(
+    2, len(names), len(images)
+  )
   fooled = given_to(population, network)[0] != own
   rates = np.full((2, len(names), len(finished)), np.nan)
   for place, (target, _, net) in enumerate(finished):
@@ -655,7 +657,8 @@ def regression(networks, transfer):
       fit = np.linalg.lstsq(design, y[there], rcond=None)[0]
       rest = y[there] - design @ fit
       shares[name] = 1 - rest.var() / y[there].var()
-    return {**shares, 'added': shares['both'] - shares['accuracy']}
+    shares['added'] = shares['both'] - shares['accuracy']
+    return {**shares, 'pairs': int(there.sum())}
 
   everyone = np.arange(len(accuracy))
   rng = np.random.default_rng(0)
@@ -666,7 +669,7 @@ def regression(networks, transfer):
     'interval': np.percentile([d[name] for d in draws], [2.5, 97.5]).tolist(),
   }
   return {
-    'pairs': int(np.isfinite(transfer).sum() - len(everyone)),
+    'pairs': value.pop('pairs'),
     **{name: entry(name) for name in value},
   }
 

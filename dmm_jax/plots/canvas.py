@@ -86,3 +86,20 @@ def dots(ax, entries, look, label, shift=0.0):
     markersize=4,
     label=label,
   )
+
+
+def band(ax, places, entries, number, label):
+  """A curve of entries with its 95 % band; beyond the styles, hollow marks."""
+  look = STYLES[number % len(STYLES)]
+  values = np.array([entry['value'] for entry in entries], float)
+  low, high = np.array([entry['interval'] for entry in entries], float).T
+  ax.plot(
+    places,
+    values,
+    markersize=3.5,
+    markerfacecolor='none' if number >= len(STYLES) else look['color'],
+    linewidth=1.0,
+    label=label,
+    **look,
+  )
+  ax.fill_between(places, low, high, color=look['color'], alpha=0.15, lw=0)

@@ -120,23 +120,8 @@ def _influence(summary):
 
 
 def _line(ax, steps, curve, name, number, label):
-  """A curve over steps with its band; more than 5 repeat looks, hollow."""
-  look = canvas.STYLES[number % len(canvas.STYLES)]
   entries = [curve[str(step)][name] for step in steps]
-  values = np.array([entry['value'] for entry in entries], float)
-  low, high = np.array([entry['interval'] for entry in entries], float).T
-  places = np.arange(len(steps))
-  hollow = number >= len(canvas.STYLES)
-  ax.plot(
-    places,
-    values,
-    markersize=3.5,
-    markerfacecolor='none' if hollow else look['color'],
-    linewidth=1.0,
-    label=label,
-    **look,
-  )
-  ax.fill_between(places, low, high, color=look['color'], alpha=0.15, lw=0)
+  canvas.band(ax, np.arange(len(steps)), entries, number, label)
 
 
 def _steps(ax, steps):

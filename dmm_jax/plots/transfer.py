@@ -72,7 +72,7 @@ def _along(summary):
   for number, (name, label) in enumerate(
     (('accuracy', 'accuracy, test'), ('cosine', 'cosine of directions'))
   ):
-    _band(
+    canvas.band(
       left, [r['step'] for r in rows], [r[name] for r in rows], number, label
     )
   chance = summary['alignment']['chance']
@@ -81,7 +81,7 @@ def _along(summary):
   left.set_title('two networks of other seeds', fontsize=9)
   rows = summary['unfinished']['rows']
   for number, name in enumerate(('transfer', 'noise')):
-    _band(
+    canvas.band(
       right, [r['step'] for r in rows], [r[name] for r in rows], number, name
     )
   right.set(ylim=(-0.05, 1.03), ylabel='share that fools')
@@ -112,7 +112,7 @@ def _parts(summary):
       ('accuracy', 'accuracy, test'),
     )
   ):
-    _band(ax, places, [row[name] for row in rows], number, label)
+    canvas.band(ax, places, [row[name] for row in rows], number, label)
   ax.set(
     xscale='log',
     ylim=(-0.05, 1.03),
@@ -127,11 +127,3 @@ def _parts(summary):
     fontsize=10,
   )
   return figure
-
-
-def _band(ax, places, entries, number, label):
-  look = canvas.STYLES[number]
-  values = np.array([entry['value'] for entry in entries], float)
-  low, high = np.array([entry['interval'] for entry in entries], float).T
-  ax.plot(places, values, markersize=3.5, linewidth=1.0, label=label, **look)
-  ax.fill_between(places, low, high, color=look['color'], alpha=0.15, lw=0)
