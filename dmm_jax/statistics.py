@@ -140,6 +140,49 @@ def pairs(values: np.ndarray, *, same: bool) -> dict:
   return {'value': value, 'interval': [value - half, value + half]}
 
 
+def welch(a: np.ndarray, b: np.ndarray) -> dict:
+  """Returns the mean of `b` less that of `a`, Welch's interval, as an entry.
+
+  Two columns of independent values, as of networks under two conditions.
+  """
+  found = stats.ttest_ind(b, a, equal_var=False).confidence_interval()
+  return {
+    'value': float(np.mean(b) - np.mean(a)),
+    'interval': [float(found.low), float(found.high)],
+  }
+
+
+def partial_rank(x: np.ndarray, y: np.ndarray, given: np.ndarray) -> float:
+  """Returns Spearman's correlation of two columns `[m]`, given a third one.
+
+  That of what is left of both ranks after regression on the third's; NaN where
+  nothing is left of one.
+  """
+  ranks = [stats.rankdata(v) for v in (x, y, given)]
+  design = np.stack([np.ones(len(x)), ranks[2]], axis=1)
+  rest = []
+  for r in ranks[:2]:
+    left = r - design @ np.linalg.lstsq(design, r, rcond=None)[0]
+    # By rounding a rank that the third one gives has a rest of its own.
+    if left.std() < 1e-9 * len(x):
+      return float('nan')
+    rest.append(left)
+  return float(np.corrcoef(*rest)[0, 1])
+
+
+def rank_correlation(x: np.ndarray, y: np.ndarray) -> dict:
+  """Returns Spearman's correlation of two columns `[m]`, as an entry."""
+
+  def correlate(rows):
+    ranks = stats.rankdata(rows, axis=-2)
+    ranks = ranks - ranks.mean(axis=-2, keepdims=True)
+    sizes = np.sqrt(np.sum(ranks**2, axis=-2)).prod(axis=-1)
+    with np.errstate(invalid='ignore'):
+      return ranks.prod(axis=-1).sum(axis=-1) / sizes
+
+  return estimate(correlate, np.stack([x, y], axis=1))
+
+
 def wilson(share, num: int) -> tuple[np.ndarray, np.ndarray]:
   """Returns the ends of the 95 % Wilson interval of a share of `num` units.
 

@@ -11,6 +11,7 @@ import numpy as np
 from sklearn import datasets
 import tqdm
 
+from dmm_jax import adversarial
 from dmm_jax import data
 from dmm_jax import models
 from dmm_jax import records
@@ -20,10 +21,15 @@ from experiments import networks
 
 _DENSE = ('linear', 'deep_linear', 'mlp')
 PLANE = ('gaussians', 'moons', 'rings')
+ARCHITECTURES = tuple(models.CLASSIFIERS)
 CONDITIONS = ('plain', 'halves', 'shared', 'own')
 # Small enough to train by the dozen; the models' own attributes otherwise.
 _SMALL = {
   'cnn': dict(channels=(16, 32), strides=(1, 2), pools=0, widths=()),
+  'resnet18': dict(width=16),
+  'vgg16': dict(
+    stages=((16,) * 2, (32,) * 2, (64,) * 3, (128,) * 3, (128,) * 3)
+  ),
   'playground': dict(width=16),
 }
 
@@ -46,7 +52,7 @@ class Config:
   models: tuple[str, ...] = common.flag(
     ('mlp', 'cnn', 'linear'),
     'Architectures; the first one is also trained under --conditions.',
-    choices=tuple(models.CLASSIFIERS),
+    choices=ARCHITECTURES,
   )
   conditions: tuple[str, ...] = common.flag(
     CONDITIONS,
@@ -164,7 +170,12 @@ def check(config) -> None:
 
 
 def build(
-  config, run_dir, sets, parts: tuple[int, ...] = ()
+  config,
+  run_dir,
+  sets,
+  parts: tuple[int, ...] = (),
+  adversary: adversarial.Adversary | None = None,
+  attributes: dict[str, dict] | None = None,
 ) -> list[Population]:
   """Trains every population, or reads what it came to before.
 
@@ -174,22 +185,24 @@ def build(
   Args:
     config, run_dir, sets: flags, where, and as of `load`.
     parts: further conditions, as 'halves', but of so many samples each.
+    adversary: of the condition 'adversarial'.
+    attributes: of models by name, where they are not the small ones.
   """
   result = []
   todo = names(config, parts)
   with tqdm.tqdm(total=len(todo), unit='population', desc='training') as bar:
     for name in todo:
       bar.set_description(f'training {name}')
-      model, _, condition = name.partition('-')
-      result.append(
-        _train(config, run_dir, sets, model, condition or 'plain', name)
-      )
+      sizes = _SMALL | (attributes or {})
+      result.append(_train(config, run_dir, sets, name, sizes, adversary))
       bar.update()
   return result
 
 
-def _train(config, run_dir, sets, model, condition, name):
+def _train(config, run_dir, sets, name, sizes, adversary):
   xs, labels = sets['train']
+  model, _, condition = name.partition('-')
+  condition = condition or 'plain'
   weights, order, other = jax.random.split(_key(config, model, condition), 3)
   many = config.num_networks * (2 if _parted(condition) else 1)
   given, rows = task(other, condition, labels, many)
@@ -198,10 +211,11 @@ def _train(config, run_dir, sets, model, condition, name):
       'classifier',
       model,
       num_classes=int(labels.max()) + 1,
-      **_SMALL.get(model, {}),
+      **sizes.get(model, {}),
     )
   )
-  plan = _recipe(config, rows.shape[1])
+  attacked = condition == 'adversarial'
+  plan = _recipe(config, rows.shape[1], adversary if attacked else None)
   transform = train.make_optimizer(plan, rows.shape[1])
   begin = jax.vmap(
     lambda key: train.start(key, module, jnp.asarray(xs[0]), transform)
@@ -241,6 +255,10 @@ def _key(config, model, condition):
   number = 10 * list(models.CLASSIFIERS).index(model)
   if condition in CONDITIONS:
     number += CONDITIONS.index(condition)
+  elif condition == 'adversarial':
+    number += len(CONDITIONS)
+  elif condition.startswith('labels'):
+    number += 500 + _share_of(condition)
   else:
     number += 1000 * _size_of(condition)
   return jax.random.fold_in(jax.random.key(config.seed + 1), number)
@@ -254,7 +272,11 @@ def _size_of(condition):
   return int(condition[len('part') :])
 
 
-def _recipe(config, num):
+def _share_of(condition):
+  return int(condition[len('labels') :])
+
+
+def _recipe(config, num, adversary):
   size = min(config.batch_size, num)
   return train.Recipe(
     optimizer='momentum',
@@ -262,6 +284,7 @@ def _recipe(config, num):
     schedule='constant',
     batch_size=size,
     num_epochs=-(-config.num_steps // (num // size)),
+    adversary=adversary,
   )
 
 
@@ -285,7 +308,7 @@ def _columns(xs, given, rows, condition):
   """What networks are trained on; what all share lies there once."""
   if _parted(condition):
     return (xs[rows], np.take_along_axis(given, rows, 1)), (0, 0, None)
-  if condition == 'own':
+  if condition == 'own' or condition.startswith('labels'):
     return (xs, given), (None, 0, None)
   return (xs, given[0]), (None, None, None)
 
@@ -339,6 +362,14 @@ def task(key, condition, labels, many):
   elif condition == 'own':
     keys = jax.random.split(key, many)
     given = np.stack([data.shuffle_labels(k, labels) for k in keys])
+  elif condition.startswith('labels'):
+    wrong, num_classes = _share_of(condition) / 100, int(labels.max()) + 1
+    given = np.stack(
+      [
+        data.noisy_labels(k, labels, wrong, num_classes)
+        for k in jax.random.split(key, many)
+      ]
+    )
   return given, rows
 
 

@@ -36,6 +36,7 @@ ROOMS = (
 # What experiments may share.
 SHARED = (
   'common',
+  'layer_codes',
   'networks',
   'populations',
   'segments',

@@ -1,7 +1,9 @@
 """Codes of a network's layers as vectors."""
 
+import collections
 from collections.abc import Callable
 from collections.abc import Sequence
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +38,7 @@ def of_network(
   forward: Callable,
   xs: np.ndarray,
   *,
+  shared: tuple = (),
   pooling: str = 'mean',
   layers: Sequence[str] | None = None,
   batch_size: int = 256,
@@ -44,8 +47,10 @@ def of_network(
   """Returns the codes of a data set by layer, in the order of the network.
 
   Args:
-    forward: one input -> `(logits, codes)`, as all of `models` do.
+    forward: `forward(x, *shared) -> (logits, codes)`, as all of `models` do;
+      the same object in later calls is compiled once for each shape.
     xs: inputs `[n, ...]`.
+    shared: arrays, as parameters of one network of many.
     pooling: of the hidden layers, as for `pool`.
     layers: which; None for all hidden ones between 'input', flat, and 'logits'.
     batch_size, progress: as for `parallel.map_examples`.
@@ -53,22 +58,31 @@ def of_network(
   Returns:
     `{layer: [n, d]}`, at least float32; `[n, ...]` for 'raw'.
   """
+  chosen = None if layers is None else tuple(layers)
+  return parallel.map_examples(
+    _encoder(forward, pooling, chosen),
+    (xs,),
+    shared=shared,
+    batch_size=batch_size,
+    progress=progress,
+  )
 
-  def encode(x):
-    logits, hidden = forward(x)
+
+@functools.cache
+def _encoder(forward, pooling, layers):
+  """Returns the function of one input; as often as asked for the same one."""
+
+  def encode(x, *shared):
+    logits, hidden = forward(x, *shared)
     found = {name: pool(code, pooling) for name, code in hidden.items()}
     found = {'input': x.ravel(), **found, 'logits': logits}
-    # A tuple: dicts come back from `jit` sorted by name.
-    chosen = found if layers is None else layers
-    names.extend(chosen if not names else ())
     wide = lambda v: v.astype(jnp.promote_types(v.dtype, jnp.float32))
-    return tuple(wide(found[name]) for name in chosen)
+    # Plain dicts come back from `jit` sorted by name.
+    return collections.OrderedDict(
+      (name, wide(found[name])) for name in (layers or found)
+    )
 
-  names = []
-  columns = parallel.map_examples(
-    encode, (xs,), batch_size=batch_size, progress=progress
-  )
-  return dict(zip(names, columns, strict=True))
+  return encode
 
 
 def standardize(codes: np.ndarray, of: np.ndarray | None = None) -> np.ndarray:

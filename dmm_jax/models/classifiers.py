@@ -76,12 +76,14 @@ class CNN(nn.Module):
     widths: of the hidden dense layers.
     pools: how many convolutions, from the first on, 2x2 max pooling follows.
     strides: of the convolutions; None for 1 each.
+    pooled: average the pixels before the dense layers.
   """
 
   channels: tuple[int, ...] = (32, 64)
   widths: tuple[int, ...] = (128,)
   pools: int = 2
   strides: tuple[int, ...] | None = None
+  pooled: bool = False
   num_classes: int = 10
   dtype: DTypeLike | None = None
 
@@ -98,7 +100,7 @@ class CNN(nn.Module):
       codes[f'conv{i}'] = h
       if i < self.pools:
         h = layers.max_pool(h)
-    h = h.ravel()
+    h = layers.at_least_float32(h).mean((0, 1)) if self.pooled else h.ravel()
     for i, width in enumerate(self.widths):
       h = nn.relu(layers.dense(h, width, f'dense{i}', dtype=self.dtype))
       codes[f'dense{i}'] = h

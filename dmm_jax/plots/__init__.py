@@ -2,6 +2,7 @@
 
 from dmm_jax.plots.canvas import save
 from dmm_jax.plots.clinging import clinging_dimpling
+from dmm_jax.plots.codes import som_codes
 from dmm_jax.plots.depth import dimple_depth
 from dmm_jax.plots.distances import boundary_distances
 from dmm_jax.plots.halfway import halfway
@@ -29,6 +30,7 @@ __all__ = (
   'random_scaling',
   'reconstructions',
   'save',
+  'som_codes',
   'trained_scaling',
   'trained_vs_random',
   'transfer',
