@@ -107,7 +107,7 @@ class Processes:
   coordinator: str = flag('', 'host:port where process 0 listens.')
 
 
-def main(run, config_cls, presets: dict) -> None:
+def main(run, config_cls, presets: dict | None = None) -> None:
   """Makes flags of the config's fields, parses them, and runs."""
   _define(config_cls)
   _define(Processes)
@@ -117,8 +117,11 @@ def main(run, config_cls, presets: dict) -> None:
       if len(argv) > 1:
         raise FlagError(f'unexpected argument {argv[1]!r}; flags begin with --')
       given = _given(config_cls)
-      preset = given.pop('preset', 'default')
-      config = with_preset(config_cls, presets, preset, **given)
+      if presets is None:
+        config = config_cls(**given)
+      else:
+        preset = given.pop('preset', 'default')
+        config = with_preset(config_cls, presets, preset, **given)
       check(config)
       _set_up()
       _join(Processes(**_given(Processes)))
