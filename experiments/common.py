@@ -8,6 +8,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
+import io
 import os
 import sys
 import time
@@ -311,7 +312,7 @@ def conduct(
       called where that is there.
     summarize: `(config, run_dir) -> summary`.
     draw: `run_dir -> paths` of figures.
-    report: prints a summary.
+    report: prints a summary; what it prints is kept as report.txt.
 
   Returns:
     The summary, as written to summary.json.
@@ -324,8 +325,11 @@ def conduct(
   records.write_json(run_dir / 'summary.json', summary)
   if records.is_first():
     figures = draw(run_dir)
+    with contextlib.redirect_stdout(io.StringIO()) as text:
+      report(summary)
+    records.write_text(run_dir / 'report.txt', text.getvalue())
     records.finish_run(run_dir)
-    report(summary)
+    print(text.getvalue(), end='')
     print(f'\nfigures: {", ".join(map(str, figures))}')
   records.agree(0)  # None leaves while another one works.
   return summary

@@ -16,8 +16,8 @@ that are not finished, are listed with the reason.
 import ast
 import base64
 import collections
-import configparser
 from collections.abc import Iterator
+import configparser
 import contextlib
 import dataclasses
 import datetime
@@ -44,6 +44,7 @@ PICTURES = {'.png': 'image/png', '.gif': 'image/gif'}
 MOST_NUMBERS = 500
 _EXPERIMENT = re.compile(r'experiments\.[a-z0-9_]+')
 _RULE = re.compile(r'-+(  -+)+ *')
+_AMOUNT = re.compile(r' by [-+][\d.]+')
 _INTERVAL = re.compile(r'( ?\[[^\[\]]*\])')
 
 
@@ -168,7 +169,7 @@ def located(experiment: str) -> pathlib.Path | None:
 
 
 def about(experiment: str) -> str:
-  """The docstring of a script: how it measures, and by which rules it judges."""
+  """The docstring of a script: how it measures, and how it judges."""
   path = located(experiment)
   if not path:
     return ''
@@ -227,7 +228,10 @@ def _verdicts(value, where):
     yield Verdict(named, said, str(value.get('why') or ''))
   for key, part in value.items():
     if key == 'verdicts' and isinstance(part, list):
-      yield from (Verdict(named, s, '') for s in part if isinstance(s, str))
+      said = [s for s in part if isinstance(s, str)]
+      # Of one thing, or each with its name in it.
+      for text in ['; '.join(said)] if named and said else said:
+        yield Verdict(named, text, '')
     if isinstance(part, dict | list):
       hidden = key in ('rows', 'verdicts', 'sizes')
       yield from _verdicts(part, where if hidden else (*where, words(key)))
@@ -240,7 +244,8 @@ def condensed(found: list[Verdict], most: int = 6) -> str:
       f'{v.name}: {v.said}' if v.name and len(found) > 1 else v.said
       for v in found
     )
-  counts = collections.Counter(v.said for v in found)
+  # By how much a law is missed differs from case to case.
+  counts = collections.Counter(_AMOUNT.sub('', v.said) for v in found)
   said = [f'{count} x {said}' for said, count in counts.most_common(3)]
   rest = len(found) - sum(count for _, count in counts.most_common(3))
   return '; '.join(said + [f'{rest} others'] * (rest > 0))
@@ -261,9 +266,10 @@ def parts(value) -> list[tuple[str, Any]]:
     return []
   plain = [
     key
-    for kind in (str, int | float)
+    for names in (is_text, is_size)
     for key, v in rows[0].items()
-    if isinstance(v, kind) and key != 'verdict' and all(key in r for r in rows)
+    if names(v) and key not in ('verdict', 'value')
+    if all(key in row for row in rows)
   ]
   values = lambda key: [repr(row[key]) for row in rows]
   chosen = []
@@ -273,11 +279,25 @@ def parts(value) -> list[tuple[str, Any]]:
     if len(set(before)) < len(after):
       chosen.append(key)
   chosen = chosen or plain[:1]
-  return [(', '.join(told(key, row[key]) for key in chosen), row) for row in rows]
+  return [
+    (', '.join(told(key, row[key]) for key in chosen), row) for row in rows
+  ]
+
+
+def is_text(value) -> bool:
+  return isinstance(value, str)
+
+
+def is_size(value) -> bool:
+  """Whether it is a number, or a pair of them, from one to the other."""
+  pair = value if isinstance(value, list) and len(value) == 2 else [value]
+  return all(isinstance(v, int | float) for v in pair)
 
 
 def told(key, value) -> str:
   """A field as a name: text speaks for itself, numbers need theirs."""
+  if isinstance(value, list):
+    return f'{words(key)} {value[0]:g} to {value[1]:g}'
   try:
     return f'{words(key)} {float(value):g}'
   except ValueError:
@@ -304,7 +324,9 @@ def numbers(value, where=()) -> Iterator[tuple[str, Any, list | None, Any]]:
       value = {k: v for k, v in value.items() if k not in ('value', 'n')}
     for key, part in value.items():
       if key != 'interval':
-        yield from numbers(part, where if key == 'rows' else (*where, words(key)))
+        yield from numbers(
+          part, where if key == 'rows' else (*where, words(key))
+        )
 
 
 # --- Reports ---------------------------------------------------------------
@@ -334,9 +356,15 @@ def blocks(report: str) -> Iterator[str | list[list[str]]]:
 
 
 def is_row(line, starts):
-  return bool(line.strip()) and all(
-    line[start - 2 : start].isspace() for start in starts[1:] if start < len(line)
-  ) and len(line) > starts[1]
+  return (
+    bool(line.strip())
+    and all(
+      line[start - 2 : start].isspace()
+      for start in starts[1:]
+      if start < len(line)
+    )
+    and len(line) > starts[1]
+  )
 
 
 def cells(line, starts):
@@ -365,10 +393,12 @@ def page(runs: list[Run], others: list[tuple[str, str]]) -> str:
 def index_row(i, one):
   spent = seconds(one.path, one.record)
   said = condensed(verdicts(one.summary))
+  when = started(one.record).timestamp()
   return (
     f'<tr data-run="run{i}"><td><a href="#run{i}">{escape(one.name)}</a></td>'
-    f'<td>{escape(script(one))}</td><td class="said">{escape(said)}</td>'
-    f'<td data-value="{started(one.record).timestamp():.0f}">{date(one)}</td>'
+    f'<td class="less">{escape(script(one))}</td>'
+    f'<td class="said">{escape(said)}</td>'
+    f'<td class="date" data-value="{when:.0f}">{date(one)}</td>'
     f'<td data-value="{spent:.0f}" class="number">{lasting(spent)}</td></tr>\n'
   )
 
@@ -446,7 +476,7 @@ def judged(found):
 
 
 def tone(said):
-  """The colour of a verdict; only the three words that mean the same anywhere."""
+  """The colour of a verdict, of three words that mean the same anywhere."""
   words = {'not supported': 'no', 'supported': 'yes', 'undecided': 'open'}
   return words.get(said, 'other')
 
@@ -500,6 +530,8 @@ def shown(value):
 
 def table(header, rows, experiment):
   """A table that can be sorted, and what its columns mean."""
+  # What brackets are is said at the top of the page.
+  header = [name.removesuffix(' [95 %]') for name in header]
   told_of = {name: meaning(experiment, name) for name in header}
   head = ''.join(
     f'<th scope="col" title="{escape(told_of[name])}"><button type="button">'
@@ -529,7 +561,7 @@ def cell(text):
 
 @functools.cache
 def meanings():
-  """What columns mean, by experiment; [all] for what means the same anywhere."""
+  """What columns mean, by experiment; those under [all] in every one."""
   parser = configparser.ConfigParser(
     delimiters=('=',), interpolation=None, default_section='all'
   )
@@ -540,10 +572,10 @@ def meanings():
 
 def meaning(experiment, column):
   """What a column means; '' where nobody has said."""
-  parser, name = meanings(), re.sub(r' \[95 %\]$', '', column)
+  parser = meanings()
   if not parser.has_section(experiment):
-    return parser.defaults().get(name, '')
-  return parser.get(experiment, name, fallback='') if name else ''
+    return parser.defaults().get(column, '')
+  return parser.get(experiment, column, fallback='') if column else ''
 
 
 def figures(one):
@@ -613,7 +645,8 @@ def listed(others):
   if not others:
     return ''
   items = ''.join(
-    f'<li><b>{escape(name)}</b> {escape(reason)}</li>' for name, reason in others
+    f'<li><b>{escape(name)}</b> {escape(reason)}</li>'
+    for name, reason in others
   )
   return folded(
     f'{len(others)} folders are not shown', f'<ul class="others">{items}</ul>'

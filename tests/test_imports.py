@@ -36,6 +36,7 @@ ROOMS = (
 # What experiments may share.
 SHARED = (
   'common',
+  'gallery',
   'networks',
   'populations',
   'segments',
