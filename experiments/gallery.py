@@ -178,7 +178,8 @@ def about(experiment: str) -> str:
 
 def started(record: dict) -> datetime.datetime:
   try:
-    return datetime.datetime.fromisoformat(record['started'])
+    when = datetime.datetime.fromisoformat(record['started'])
+    return when if when.tzinfo else when.replace(tzinfo=datetime.UTC)
   except (KeyError, TypeError, ValueError):
     raise ValueError('run.json does not say when the run was started') from None
 
@@ -508,20 +509,19 @@ def results(one, found):
 
 def every_number(summary):
   """A flat table of a summary's numbers."""
-  rows = [
-    [name, shown(value), f'[{", ".join(map(shown, ends))}]' if ends else '', n]
-    for name, value, ends, n in itertools.islice(
-      numbers(summary), MOST_NUMBERS + 1
-    )
-  ]
-  rows = [[*row[:3], '' if row[3] is None else shown(row[3])] for row in rows]
+  rows = []
+  for name, value, ends, n in itertools.islice(
+    numbers(summary), MOST_NUMBERS + 1
+  ):
+    interval = f' [{", ".join(map(shown, ends))}]' if ends else ''
+    size = '' if n is None else shown(n)
+    rows.append([name, shown(value) + interval, size])
   if not rows:
     return '<p class="text">summary.json has no numbers.</p>\n'
   note = ''
   if len(rows) > MOST_NUMBERS:
     note = f'<p class="text">The first {MOST_NUMBERS}; all: summary.json.</p>\n'
-  header = ['number', 'value', '95 % interval', 'n']
-  return table(header, rows[:MOST_NUMBERS], 'gallery') + note
+  return table(['number', 'value', 'n'], rows[:MOST_NUMBERS], 'gallery') + note
 
 
 def shown(value):

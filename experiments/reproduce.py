@@ -295,6 +295,12 @@ def run_one(job, run_dir, lock, progress) -> int:
       stdin=subprocess.DEVNULL,
       stdout=log,
       stderr=subprocess.STDOUT,
+      # Lines are there at once; what was compiled is, after a kill.
+      env={
+        'JAX_COMPILATION_CACHE_DIR': str(folder.resolve() / '.xla'),
+        **os.environ,
+        'PYTHONUNBUFFERED': '1',
+      },
       pass_fds=(lock,),
       start_new_session=True,  # Ctrl-C comes here alone.
     )
