@@ -154,7 +154,7 @@ def run(config: Config) -> list[Outcome]:
     raise common.FlagError(
       f'--workdir={folder} cannot be made: {error}'
     ) from None
-  with alone(folder) as lock, ended_by_signals():
+  with ended_by_signals(), alone(folder) as lock:
     known = measured(folder)
     jobs = [j._replace(minutes=known.get(j.name, j.minutes)) for j in jobs]
     outcomes = run_all(folder, jobs, lock)
@@ -226,19 +226,18 @@ def is_finished(run_dir: pathlib.Path) -> bool:
 def alone(folder: pathlib.Path):
   """Holds a lock on a folder; yields its descriptor, for children to hold too.
 
-  A process that was killed may have left one that still writes.
-
-  Raises:
-    FlagError: if another process holds it.
+  Waits for another process that holds it: SIGKILL ends a start of this script,
+  and leaves the experiment under way to itself.
   """
   with open(folder / '.lock', 'a') as lock:
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-      raise common.FlagError(
-        f'--workdir={folder} is being written by another run of this script, '
-        'or by an experiment that one left behind; wait for it, or end it'
-      ) from None
+      said = (
+        f'{folder}: waiting for what an earlier start is still running there'
+      )
+      print(said, file=sys.stderr, flush=True)
+      fcntl.flock(lock, fcntl.LOCK_EX)
     yield lock.fileno()
 
 

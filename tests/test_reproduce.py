@@ -131,14 +131,15 @@ def test_a_signal_ends_the_child_too_and_the_next_start_goes_on(folder, number):
   assert [log.read_text().count('\nworking') for log in logs] == [1, 1, 2]
 
 
-def test_no_two_write_in_one_folder(folder):
+def test_what_outlived_a_kill_is_waited_for(folder, capsys):
   folder.mkdir()
-  with open(folder / '.lock', 'a') as lock:
-    # As a child does that outlived a kill.
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    with pytest.raises(common.FlagError, match='is being written'):
-      start(folder)
+  lock = open(folder / '.lock', 'a')
+  fcntl.flock(lock, fcntl.LOCK_EX)
+  began = time.monotonic()
+  threading.Timer(0.4, lock.close).start()
   assert len(start(folder, only=('halfway',))) == 1
+  assert time.monotonic() - began > 0.4
+  assert 'waiting for what an earlier start' in capsys.readouterr().err
 
 
 def test_files_of_a_kill_at_a_bad_moment_are_no_news(folder):
