@@ -44,6 +44,8 @@ PICTURES = {'.png': 'image/png', '.gif': 'image/gif'}
 MOST_NUMBERS = 500
 _EXPERIMENT = re.compile(r'experiments\.[a-z0-9_]+')
 _RULE = re.compile(r'-+(  -+)+ *')
+# 0.5 [0.1, 0.9], 99.1%, 1,234, 3/20, 1e-05, inf, or nothing; several of them.
+_NUMBER = re.compile(r'(([-+]?(\d[\d.,e+-]*%?|inf|nan)|-)[ /]?|\[[^\[\]]*\])*')
 _AMOUNT = re.compile(r' by [-+][\d.]+')
 _INTERVAL = re.compile(r'( ?\[[^\[\]]*\])')
 
@@ -249,7 +251,7 @@ def condensed(found: list[Verdict], most: int = 6) -> str:
   counts = collections.Counter(_AMOUNT.sub('', v.said) for v in found)
   said = [f'{count} x {said}' for said, count in counts.most_common(3)]
   rest = len(found) - sum(count for _, count in counts.most_common(3))
-  return '; '.join(said + [f'{rest} others'] * (rest > 0))
+  return ' | '.join(said + [f'{rest} others'] * (rest > 0))
 
 
 def words(key) -> str:
@@ -259,27 +261,31 @@ def words(key) -> str:
 def parts(value) -> list[tuple[str, Any]]:
   """The dictionaries of a list, each with the name that tells it apart.
 
-  That is the fewest fields, text first, that differ between all of them.
+  That is the fewest texts that do so, with numbers besides where they do not.
   """
   rows = value if isinstance(value, list) else []
   rows = [row for row in rows if isinstance(row, dict)]
   if not rows:
     return []
-  plain = [
+  fields = lambda good: [
     key
-    for names in (is_text, is_size)
     for key, v in rows[0].items()
-    if names(v) and key not in ('verdict', 'value')
-    if all(key in row for row in rows)
+    if good(v) and key not in ('verdict', 'value', 'why')
+    if all(good(row.get(key)) for row in rows)
   ]
-  values = lambda key: [repr(row[key]) for row in rows]
-  chosen = []
-  for key in plain:
-    before = list(zip(*map(values, chosen), strict=True)) or [()] * len(rows)
-    after = set(zip(before, values(key), strict=True))
-    if len(set(before)) < len(after):
+  different = lambda keys: len(
+    {repr([row[key] for key in keys]) for row in rows}
+  )
+  texts = fields(is_text)
+  some = itertools.chain.from_iterable(
+    itertools.combinations(texts, size)
+    for size in range(min(len(texts), 3) + 1)
+  )
+  chosen = list(max(some, key=different))  # The first of the best is shortest.
+  for key in fields(is_size):
+    if different([*chosen, key]) > different(chosen):
       chosen.append(key)
-  chosen = chosen or plain[:1]
+  chosen = chosen or (texts + fields(is_size))[:1]
   return [
     (', '.join(told(key, row[key]) for key in chosen), row) for row in rows
   ]
@@ -458,7 +464,7 @@ def judged(found):
   """The verdicts, the first ones open."""
   items = [
     f'<li class="{tone(v.said)}">'
-    + (f'<b>{escape(v.name)}</b> ' if v.name else '')
+    + (f'{escape(v.name)} ' if v.name else '')
     + f'<span class="chip">{escape(v.said)}</span>'
     + (f' <span class="why">{escape(v.why)}</span>' if v.why else '')
     + '</li>'
@@ -533,12 +539,17 @@ def table(header, rows, experiment):
   # What brackets are is said at the top of the page.
   header = [name.removesuffix(' [95 %]') for name in header]
   told_of = {name: meaning(experiment, name) for name in header}
+  columns = zip(*rows, strict=True) if rows else [[]] * len(header)
+  kinds = [
+    ' class="number"' if all(map(_NUMBER.fullmatch, column)) else ''
+    for column in columns
+  ]
   head = ''.join(
-    f'<th scope="col" title="{escape(told_of[name])}"><button type="button">'
-    f'{escape(name) or "&nbsp;"}</button></th>'
-    for name in header
+    f'<th scope="col"{kind} title="{escape(told_of[name])}">'
+    f'<button type="button">{escape(name) or "&nbsp;"}</button></th>'
+    for name, kind in zip(header, kinds, strict=True)
   )
-  body = ''.join(f'<tr>{"".join(map(cell, row))}</tr>\n' for row in rows)
+  body = ''.join(f'<tr>{"".join(map(cell, row, kinds))}</tr>\n' for row in rows)
   legend = ''.join(
     f'<dt>{escape(name)}</dt><dd>{escape(text)}</dd>'
     for name, text in told_of.items()
@@ -551,11 +562,11 @@ def table(header, rows, experiment):
   )
 
 
-def cell(text):
+def cell(text, kind):
   """A cell; the interval in it stands back."""
-  if re.match(r'[-+]?(\d|inf\b|nan\b)|-$', text):
+  if kind:
     text = _INTERVAL.sub(r'<span class="interval">\1</span>', escape(text))
-    return f'<td class="number">{text}</td>'
+    return f'<td{kind}>{text}</td>'
   return f'<td>{escape(text)}</td>'
 
 

@@ -248,6 +248,12 @@ def test_tables_are_read_as_they_were_printed(capsys):
        'fit': {'verdicts': ['c']}, 'random_share': {'verdict': 'd'}},
       [('PGD', 'a; b', ''), ('fit', 'c', ''), ('random share', 'd', '')],
     ),
+    (  # The fewest texts: `labels` says nothing that `condition` does not.
+      {'rows': [
+        {'set': a, 'labels': b, 'condition': f'c {b}', 'mean': i, 'verdict': 'v'}
+        for i, (a, b) in enumerate([('x', 's'), ('x', 't'), ('y', 's')])]},
+      [('x, s', 'v', ''), ('x, t', 'v', ''), ('y, s', 'v', '')],
+    ),
     (
       {'compared': [{'norm': '2.0', 'verdict': 'nearer'}]},
       [('compared, norm 2', 'nearer', '')],
@@ -266,7 +272,7 @@ def test_many_verdicts_are_counted():
   assert gallery.condensed(of('a')) == 'a'
   assert gallery.condensed(of('a', 'b')) == 'n0: a; n1: b'
   many = of('a', 'b by +0.10', 'b by -0.20', 'a', 'a', 'c', 'd')
-  assert gallery.condensed(many) == '3 x a; 2 x b; 1 x c; 1 others'
+  assert gallery.condensed(many) == '3 x a | 2 x b | 1 x c | 1 others'
 
 
 def test_every_number_keeps_its_interval_and_its_place():
@@ -397,3 +403,21 @@ def test_the_page_acts_in_a_browser(folder, tmp_path):
   light, dark = (sum(map(int, re.findall(r'\d+', c))) for c in said['dark'])
   assert light > 600 > 150 > dark
   assert said['large'] and said['closed']
+
+
+def test_columns_of_numbers_are_told_from_others():
+  good = (
+    '3',
+    '-',
+    '',
+    '99.1%',
+    '-0.5 [-1, inf]',
+    '3/20',
+    '1e-05',
+    '1,234',
+    'inf',
+  )
+  for text in (*good, '1.0 1.00 0.98', '0.0%/0.5%', 'nan', '+0.5 [nan, nan]'):
+    assert gallery._NUMBER.fullmatch(text), text
+  for text in ('mlp', '19.01 times: farther', 'l2 x1.5', '3 networks', '2 a'):
+    assert not gallery._NUMBER.fullmatch(text), text
