@@ -45,7 +45,8 @@ MOST_NUMBERS = 500
 _EXPERIMENT = re.compile(r'experiments\.[a-z0-9_]+')
 _RULE = re.compile(r'-+(  -+)+ *')
 # 0.5 [0.1, 0.9], 99.1%, 1,234, 3/20, 1e-05, inf, or nothing; several of them.
-_NUMBER = re.compile(r'(([-+]?(\d[\d.,e+-]*%?|inf|nan)|-)[ /]?|\[[^\[\]]*\])*')
+_ONE = r'(?:[-+]?(?:\d[\d.,e+-]*%?|inf|nan)|-)'
+_NUMBER = re.compile(rf'(?:{_ONE}(?:[ /]{_ONE})*(?: \[[^\[\]]*\])?)?')
 _AMOUNT = re.compile(r' by [-+][\d.]+')
 _INTERVAL = re.compile(r'( ?\[[^\[\]]*\])')
 
@@ -277,18 +278,15 @@ def parts(value) -> list[tuple[str, Any]]:
     {repr([row[key] for key in keys]) for row in rows}
   )
   texts = fields(is_text)
-  some = itertools.chain.from_iterable(
-    itertools.combinations(texts, size)
-    for size in range(min(len(texts), 3) + 1)
-  )
+  sizes = range(min(len(texts), 3) + 1)
+  some = [c for size in sizes for c in itertools.combinations(texts, size)]
   chosen = list(max(some, key=different))  # The first of the best is shortest.
   for key in fields(is_size):
     if different([*chosen, key]) > different(chosen):
       chosen.append(key)
   chosen = chosen or (texts + fields(is_size))[:1]
-  return [
-    (', '.join(told(key, row[key]) for key in chosen), row) for row in rows
-  ]
+  name = lambda row: ', '.join(told(key, row[key]) for key in chosen)
+  return [(name(row), row) for row in rows]
 
 
 def is_text(value) -> bool:
@@ -494,17 +492,21 @@ def results(one, found):
   if not one.report.strip():
     return every
   # Verdicts stand above.
-  shown = {v.said for v in found}
+  above = {v.said for v in found}
   lines = tuple(f'{v.name}: {v.said}' for v in found)
-  made = []
+  made, heads = [], []
   for block in blocks(one.report):
     if isinstance(block, list):
-      made.append(table(*block[:1], block[1:], script(one)))
+      header, *rows = block
+      made.append(
+        table(header, rows, script(one), explained=header not in heads)
+      )
+      heads.append(header)
       continue
     kept = [
       line
       for line in block.splitlines()
-      if line not in shown
+      if line not in above
       and not line.startswith(lines)
       and not line.startswith('figures: ')
     ]
@@ -534,7 +536,7 @@ def shown(value):
   return f'{value:.4g}' if isinstance(value, float) else str(value)
 
 
-def table(header, rows, experiment):
+def table(header, rows, experiment, explained=True):
   """A table that can be sorted, and what its columns mean."""
   # What brackets are is said at the top of the page.
   header = [name.removesuffix(' [95 %]') for name in header]
@@ -553,7 +555,7 @@ def table(header, rows, experiment):
   legend = ''.join(
     f'<dt>{escape(name)}</dt><dd>{escape(text)}</dd>'
     for name, text in told_of.items()
-    if text
+    if text and explained
   )
   legend = legend and folded('What the columns mean', f'<dl>{legend}</dl>')
   return (

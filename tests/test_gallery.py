@@ -248,9 +248,9 @@ def test_tables_are_read_as_they_were_printed(capsys):
        'fit': {'verdicts': ['c']}, 'random_share': {'verdict': 'd'}},
       [('PGD', 'a; b', ''), ('fit', 'c', ''), ('random share', 'd', '')],
     ),
-    (  # The fewest texts: `labels` says nothing that `condition` does not.
+    (  # The fewest texts: `kind` says no more than `about`.
       {'rows': [
-        {'set': a, 'labels': b, 'condition': f'c {b}', 'mean': i, 'verdict': 'v'}
+        {'set': a, 'kind': b, 'about': f'c {b}', 'mean': i, 'verdict': 'v'}
         for i, (a, b) in enumerate([('x', 's'), ('x', 't'), ('y', 's')])]},
       [('x, s', 'v', ''), ('x, t', 'v', ''), ('y, s', 'v', '')],
     ),
@@ -419,5 +419,11 @@ def test_columns_of_numbers_are_told_from_others():
   )
   for text in (*good, '1.0 1.00 0.98', '0.0%/0.5%', 'nan', '+0.5 [nan, nan]'):
     assert gallery._NUMBER.fullmatch(text), text
-  for text in ('mlp', '19.01 times: farther', 'l2 x1.5', '3 networks', '2 a'):
+  for text in (
+    'mlp',
+    '19.01 times: farther',
+    'l2 x1.5',
+    '3 networks',
+    50 * '1' + 'a',
+  ):
     assert not gallery._NUMBER.fullmatch(text), text
