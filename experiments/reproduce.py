@@ -8,8 +8,9 @@
 The experiments of the four papers, in their order, each in a process of its
 own; then one page of all (`experiments.gallery`) and a table of verdicts.
 
-  quick     small versions of all, without any data: QUICK on 2 CPU cores
-  default   as they are described in their own files: 75 minutes
+  quick     small versions of all, without any data: a quarter of an hour on 2
+            CPU cores
+  default   as they are described in their own files: an hour and a quarter
   full      real images and the papers' sizes: for a GPU and a day. Of what
             needs --data_dir nothing runs without it, and the table says so.
 
@@ -48,7 +49,7 @@ MINUTES = {
   'manifold_split': (1, 3),
   'initial_scale': (0.5, 7),
   'clinging_dimpling': (1, 4),
-  'dimple_depth': (0.5, 1),
+  'dimple_depth': (1, 1),
   'mislabelled_training': (0.5, 1),
   'halfway': (2, 8),
   'transfer': (2, 10),
