@@ -82,7 +82,10 @@ def run(config: Config) -> pathlib.Path:
     raise common.FlagError(f'--runs={config.runs} is not a directory')
   out = pathlib.Path(config.out or folder / 'gallery.html')
   runs, others = read(folder)
-  records.write_text(out, page(runs, others))
+  try:
+    records.write_text(out, page(runs, others))
+  except OSError as error:
+    raise common.FlagError(f'--out={out} cannot be written: {error}') from None
   size = out.stat().st_size / 2**20
   print(f'{len(runs)} runs, {len(others)} other folders: {out} ({size:.1f} MB)')
   return out

@@ -244,18 +244,20 @@ def alone(folder: pathlib.Path):
 
 @contextlib.contextmanager
 def ended_by_signals():
-  """Lets SIGTERM end this process as Ctrl-C does, its children first."""
+  """Lets Ctrl-C and SIGTERM end this process, its children first."""
 
   def stop(number, _):
+    said = '\nstopped; the same command goes on where it was'
+    print(said, file=sys.stderr, flush=True)
     raise SystemExit(128 + number)
 
-  before = signal.signal(signal.SIGTERM, stop)
+  numbers = signal.SIGINT, signal.SIGTERM
+  before = [signal.signal(number, stop) for number in numbers]
   try:
     yield
-  except KeyboardInterrupt:
-    raise SystemExit(128 + signal.SIGINT) from None
   finally:
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in zip(numbers, before, strict=True):
+      signal.signal(number, handler)
 
 
 def measured(folder) -> dict[str, float]:
@@ -373,11 +375,11 @@ class Progress:
     # One that takes longer than it should does not push the bar further.
     part = min(seconds / 60 / max(due, 1e-9), 0.99) * self.now.minutes
     self.bar.n = self.known + part
-    left = (self.bar.total - self.bar.n) * pace
+    left = 60 * (self.bar.total - self.bar.n) * pace
     number = self.jobs.index(self.now) + 1
     self.bar.set_description_str(
-      f'{number} of {len(self.jobs)}: {self.now.name}, about '
-      f'{gallery.lasting(60 * left)} left'
+      f'{number} of {len(self.jobs)}: {self.now.name}, '
+      + (f'about {gallery.lasting(left)} left' if left > 2 else 'nearly done')
     )
 
   def done(self, job, minutes):
@@ -398,10 +400,13 @@ def outcome(folder, job, run_dir, status) -> Outcome:
     why = f'failed (exit status {status}), see {log_of(run_dir)}'
     return Outcome(job, None, why, run_dir, failed=True)
   try:
-    summary = gallery.read_run(job.name, run_dir).summary
-    said = gallery.condensed(gallery.verdicts(summary)) or 'no verdict'
+    found = gallery.read_run(job.name, run_dir)
   except (OSError, ValueError) as error:
-    return Outcome(job, minutes, f'failed: {error}', run_dir, failed=True)
+    said = f'failed: {error}, see {log_of(run_dir)}'
+    return Outcome(job, minutes, said, run_dir, failed=True)
+  if minutes is None:  # It outlived a kill of this script.
+    minutes = gallery.seconds(run_dir, found.record) / 60
+  said = gallery.condensed(gallery.verdicts(found.summary)) or 'no verdict'
   return Outcome(job, minutes, said, run_dir)
 
 

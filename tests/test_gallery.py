@@ -176,6 +176,8 @@ def test_an_empty_folder_has_a_page_and_a_missing_one_is_named(tmp_path):
   read(gallery.run(gallery.Config(runs=str(tmp_path))))
   with pytest.raises(common.FlagError, match=r'--runs=.*none is not a dir'):
     gallery.run(gallery.Config(runs=str(tmp_path / 'none')))
+  with pytest.raises(common.FlagError, match='--out=.* cannot be written'):
+    gallery.run(gallery.Config(runs=str(tmp_path), out=str(tmp_path)))
 
 
 def test_odd_files_of_a_finished_run_do_not_break_the_page(tmp_path):

@@ -63,7 +63,7 @@ def test_all_run_in_order_and_only_once(folder, capsys):
   for line, name in zip(lines[-3:], names, strict=True):
     assert line.startswith(name.removesuffix('_quick'))
     assert str(folder / name) in line and f'{name} holds' in line
-  assert '3 of 3: halfway_quick, about' in out.err
+  assert '3 of 3: halfway_quick, ' in out.err
   log = folder / 'halfway_quick.log'
   assert 'working on halfway_quick --preset=quick' in log.read_text()
   assert 'halfway_quick holds' in (folder / 'gallery.html').read_text()
@@ -99,7 +99,9 @@ def test_a_failure_does_not_end_the_others(folder, capsys):
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_child_too_and_the_next_start_goes_on(folder, number):
+def test_a_signal_ends_the_child_too_and_the_next_start_goes_on(
+  folder, number, capsys
+):
   folder.mkdir()
   act = folder / 'dimple_depth_quick.act'
   pid_file = folder / 'pid'
@@ -115,11 +117,12 @@ def test_a_signal_ends_the_child_too_and_the_next_start_goes_on(folder, number):
     os.kill(os.getpid(), number)
 
   threading.Thread(target=stop, daemon=True).start()
-  before = signal.getsignal(signal.SIGTERM)
+  before = signal.getsignal(number)
   with pytest.raises(SystemExit) as ended:
     start(folder)
   assert ended.value.code == 128 + number
-  assert signal.getsignal(signal.SIGTERM) is before
+  assert signal.getsignal(number) is before
+  assert 'the same command goes on' in capsys.readouterr().err
   with pytest.raises(ProcessLookupError):
     os.kill(int(pid_file.read_text()), 0)
   assert reproduce.is_finished(folder / 'bit_strings_quick')
