@@ -176,7 +176,7 @@ def test_an_empty_folder_has_a_page_and_a_missing_one_is_named(tmp_path):
   read(gallery.run(gallery.Config(runs=str(tmp_path))))
   with pytest.raises(common.FlagError, match=r'--runs=.*none is not a dir'):
     gallery.run(gallery.Config(runs=str(tmp_path / 'none')))
-  with pytest.raises(common.FlagError, match='--out=.* cannot be written'):
+  with pytest.raises(common.FlagError, match=r'--out=.* cannot be written'):
     gallery.run(gallery.Config(runs=str(tmp_path), out=str(tmp_path)))
 
 
