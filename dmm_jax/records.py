@@ -6,6 +6,7 @@
   chunks/         finished parts of a run that is still under way
   results.npz     columns, one row an example
   summary.json    the few numbers that matter, each with n and its interval
+  report.txt      the tables that the run printed
   figures/        drawn from the files above
 
 Whole files are written aside and renamed, so that a run killed at any moment

@@ -8,6 +8,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
+import io
 import os
 import sys
 import time
@@ -107,7 +108,7 @@ class Processes:
   coordinator: str = flag('', 'host:port where process 0 listens.')
 
 
-def main(run, config_cls, presets: dict) -> None:
+def main(run, config_cls, presets: dict | None = None) -> None:
   """Makes flags of the config's fields, parses them, and runs."""
   _define(config_cls)
   _define(Processes)
@@ -117,8 +118,11 @@ def main(run, config_cls, presets: dict) -> None:
       if len(argv) > 1:
         raise FlagError(f'unexpected argument {argv[1]!r}; flags begin with --')
       given = _given(config_cls)
-      preset = given.pop('preset', 'default')
-      config = with_preset(config_cls, presets, preset, **given)
+      if presets is None:
+        config = config_cls(**given)
+      else:
+        preset = given.pop('preset', 'default')
+        config = with_preset(config_cls, presets, preset, **given)
       check(config)
       _set_up()
       _join(Processes(**_given(Processes)))
@@ -308,7 +312,7 @@ def conduct(
       called where that is there.
     summarize: `(config, run_dir) -> summary`.
     draw: `run_dir -> paths` of figures.
-    report: prints a summary.
+    report: prints a summary; what it prints is kept as report.txt.
 
   Returns:
     The summary, as written to summary.json.
@@ -321,8 +325,11 @@ def conduct(
   records.write_json(run_dir / 'summary.json', summary)
   if records.is_first():
     figures = draw(run_dir)
+    with contextlib.redirect_stdout(io.StringIO()) as text:
+      report(summary)
+    records.write_text(run_dir / 'report.txt', text.getvalue())
     records.finish_run(run_dir)
-    report(summary)
+    print(text.getvalue(), end='')
     print(f'\nfigures: {", ".join(map(str, figures))}')
   records.agree(0)  # None leaves while another one works.
   return summary
