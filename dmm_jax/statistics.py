@@ -140,7 +140,9 @@ def pairs(values: np.ndarray, *, same: bool) -> dict:
   return {'value': value, 'interval': [value - half, value + half]}
 
 
-def wilson(share, num: int) -> tuple[np.ndarray, np.ndarray]:
+def wilson(
+  share: np.ndarray | float, num: int
+) -> tuple[np.ndarray, np.ndarray]:
   """Returns the ends of the 95 % Wilson interval of a share of `num` units.
 
   As `scipy.stats.binomtest(k, num).proportion_ci(method='wilson')`, for many

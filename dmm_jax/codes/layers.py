@@ -64,7 +64,7 @@ def of_network(
     wide = lambda v: v.astype(jnp.promote_types(v.dtype, jnp.float32))
     return tuple(wide(found[name]) for name in chosen)
 
-  names = []
+  names: list[str] = []
   columns = parallel.map_examples(
     encode, (xs,), batch_size=batch_size, progress=progress
   )
