@@ -22,6 +22,7 @@ setuptools.setup(
   python_requires='>=3.11',
   install_requires=(ROOT / 'requirements.txt').read_text().split(),
   extras_require={
+    'docs': ['mkdocs-material>=9.6', 'mkdocstrings[python]>=1', 'ruff>=0.12'],
     'stream': ['grain>=0.2.12'],
     'test': [
       'grain>=0.2.12',
