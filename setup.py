@@ -23,9 +23,9 @@ setuptools.setup(
   install_requires=(ROOT / 'requirements.txt').read_text().split(),
   extras_require={
     'docs': ['mkdocs-material>=9.6', 'mkdocstrings[python]>=1', 'ruff>=0.12'],
-    'stream': ['grain>=0.2.12'],
+    'stream': ['grain>=0.2.13'],
     'test': [
-      'grain>=0.2.12',
+      'grain>=0.2.13',
       'mypy>=2',
       'pytest>=8',
       'pytest-xdist>=3.6',
