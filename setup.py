@@ -18,10 +18,18 @@ setuptools.setup(
   long_description_content_type='text/markdown',
   license='Apache-2.0',
   packages=setuptools.find_packages(include=['dmm_jax', 'dmm_jax.*']),
+  package_data={'dmm_jax': ['py.typed']},
   python_requires='>=3.11',
   install_requires=(ROOT / 'requirements.txt').read_text().split(),
   extras_require={
-    'stream': ['grain>=0.2.12'],
-    'test': ['grain>=0.2.12', 'pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.12'],
+    'docs': ['mkdocs-material>=9.6', 'mkdocstrings[python]>=1', 'ruff>=0.12'],
+    'stream': ['grain>=0.2.13'],
+    'test': [
+      'grain>=0.2.13',
+      'mypy>=2',
+      'pytest>=8',
+      'pytest-xdist>=3.6',
+      'ruff>=0.12',
+    ],
   },
 )

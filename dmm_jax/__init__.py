@@ -5,6 +5,7 @@ neither neural-tangents (only `nngp` needs it) nor matplotlib (only `plots`).
 """
 
 import importlib
+import types
 
 __version__ = '0.1.0'
 
@@ -35,7 +36,7 @@ __all__ = (
 )
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> types.ModuleType:
   if name in __all__:
     return importlib.import_module(f'{__name__}.{name}')
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,7 +1,9 @@
 """Checkpoints of training by orbax: whole, or not there."""
 
+from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
+import os
 import pathlib
 from typing import Any
 from typing import NamedTuple
@@ -32,7 +34,9 @@ class Checkpoint(NamedTuple):
 
 
 @contextlib.contextmanager
-def writer(directory, description: dict, *, keep: tuple[int, ...] = ()):
+def writer(
+  directory: str | os.PathLike, description: dict, *, keep: tuple[int, ...] = ()
+) -> Iterator[Callable[[int, Any], None]]:
   """Gives `save(step, state)`, which returns while the files are written.
 
   A checkpoint has its own directory, written aside and renamed: one that is
@@ -67,7 +71,7 @@ def writer(directory, description: dict, *, keep: tuple[int, ...] = ()):
       manager.close()
 
 
-def steps(directory) -> list[int]:
+def steps(directory: str | os.PathLike) -> list[int]:
   """The steps whose checkpoints are there, in order."""
   directory = pathlib.Path(directory)
   if not directory.is_dir():
@@ -76,7 +80,9 @@ def steps(directory) -> list[int]:
   return sorted(int(name) for name in names if name.isdigit())
 
 
-def read(directory, like: Any = None, step: int | None = None) -> Checkpoint:
+def read(
+  directory: str | os.PathLike, like: Any = None, step: int | None = None
+) -> Checkpoint:
   """Reads the last checkpoint, or that of a step.
 
   Args:
@@ -128,7 +134,7 @@ def _compare(found, like, where):
     )
 
 
-def _shapes(tree) -> Iterator[tuple[str, tuple]]:
+def _shapes(tree: Any) -> Iterator[tuple[str, tuple]]:
   for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
     name = '/'.join(str(getattr(p, 'key', getattr(p, 'name', p))) for p in path)
     yield name, tuple(getattr(leaf, 'shape', ()))

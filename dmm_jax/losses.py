@@ -4,6 +4,8 @@ A classifier's outputs are `(logits [k], codes)`, an auto-encoder's
 `(reconstruction, latent)`.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -11,19 +13,19 @@ import optax
 from dmm_jax import margins
 
 
-def cross_entropy(outputs, target: jax.Array) -> jax.Array:
+def cross_entropy(outputs: Any, target: jax.Array) -> jax.Array:
   """In nats; of a class number, or of probabilities `[k]`."""
   logits = outputs[0]
   return optax.softmax_cross_entropy(logits, _probabilities(logits, target))
 
 
-def squared(outputs, target: jax.Array) -> jax.Array:
+def squared(outputs: Any, target: jax.Array) -> jax.Array:
   """Half the squared distance of the logits from the one-hot target."""
   logits = outputs[0]
   return jnp.sum((logits - _probabilities(logits, target)) ** 2) / 2
 
 
-def hinge(outputs, target: jax.Array) -> jax.Array:
+def hinge(outputs: Any, target: jax.Array) -> jax.Array:
   """How much the margin of a class number falls short of 1.
 
   Source: Crammer and Singer (2001),
@@ -32,12 +34,12 @@ def hinge(outputs, target: jax.Array) -> jax.Array:
   return jnp.maximum(1 - margins.margin(outputs[0], target), 0.0)
 
 
-def reconstruction(outputs, target: jax.Array) -> jax.Array:
+def reconstruction(outputs: Any, target: jax.Array) -> jax.Array:
   """The mean squared difference from the target, over pixels."""
   return jnp.mean((outputs[0] - target) ** 2)
 
 
-def evidence(outputs, target: jax.Array) -> jax.Array:
+def evidence(outputs: Any, target: jax.Array) -> jax.Array:
   """The negative evidence lower bound of a VAE, in nats, up to a constant.
 
   Pixels are Gaussian with a variance of 0.01 (0.1 of the grey scale).

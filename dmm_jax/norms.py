@@ -162,7 +162,7 @@ def _water_level(weight, depth, gap):
 
 def project_ball(
   v: jax.Array,
-  radius: jax.Array,
+  radius: jax.Array | float,
   low: jax.Array | float = -np.inf,
   high: jax.Array | float = np.inf,
   *,

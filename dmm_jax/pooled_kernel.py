@@ -10,6 +10,7 @@ on neural-tangents' four-dimensional kernels, with JAX 0.10 and 0.12.)
 
 from collections.abc import Callable
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -114,7 +115,7 @@ def _pool(k, axis, radius):
 
 
 @jax.custom_jvp
-def expect_relu(k12, k1, k2):
+def expect_relu(k12: jax.Array, k1: jax.Array, k2: jax.Array) -> jax.Array:
   """E relu(u) relu(v); Cho and Saul (2009), https://arxiv.org/abs/1112.3712.
 
   The derivative is in closed form: second derivatives at u = v, where automatic
@@ -135,7 +136,9 @@ def _expect_relu_jvp(primals, tangents):
   return expect_relu(k12, k1, k2), out / jnp.pi
 
 
-def expect_both_active(k12, k1, k2):
+def expect_both_active(
+  k12: jax.Array, k1: jax.Array, k2: jax.Array
+) -> jax.Array:
   """E relu'(u) relu'(v), the probability that u and v are both positive."""
   return (1 - _sine_and_angle(k12, k1, k2)[1] / jnp.pi) / 2
 
@@ -150,7 +153,7 @@ def _sine_and_angle(k12, k1, k2):
   return jnp.where(apart, sine, 0.0), jnp.where(apart, angle, along)
 
 
-def expect_erf(k12, k1, k2):
+def expect_erf(k12: jax.Array, k1: jax.Array, k2: jax.Array) -> jax.Array:
   """E erf(u) erf(v); Williams (1997)."""
   return (
     2 / jnp.pi * jnp.arcsin(2 * k12 / jnp.sqrt((1 + 2 * k1) * (1 + 2 * k2)))
@@ -160,7 +163,7 @@ def expect_erf(k12, k1, k2):
 EXPECT = {'relu': expect_relu, 'erf': expect_erf}
 
 
-def kernel_fn(**architecture) -> Callable:
+def kernel_fn(**architecture: Any) -> Callable:
   """Returns `(xs1, xs2) -> [n1, n2]` for the arguments of `pooled_kernel`."""
   one = functools.partial(pooled_kernel, **architecture)
 

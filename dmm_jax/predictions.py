@@ -1,5 +1,6 @@
 """What infinite width says of random networks' distances, as columns."""
 
+from collections.abc import Callable
 import functools
 
 import jax
@@ -33,7 +34,7 @@ def law(
   """
   kernel_fn = kernel(name)
   laws = [_at(kernel_fn, x, name) for x in xs]
-  rows = []
+  rows: list[tuple] = []
   for p in exponents:
     scales = [
       nngp.scale_of_gradient(sigma, root, x, p, bounds=bounds)
@@ -96,9 +97,9 @@ def scales(
 
 
 @functools.cache
-def kernel(name: str):
+def kernel(name: str) -> Callable:
   """Returns the `kernel_fn` of an architecture, always the same object."""
-  return getattr(nngp, random_nets.ARCHITECTURES[name].infinite)()[2]
+  return getattr(nngp, str(random_nets.ARCHITECTURES[name].infinite))()[2]
 
 
 def _at(kernel_fn, x, name):

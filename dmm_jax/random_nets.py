@@ -1,6 +1,7 @@
 """Random networks by the thousand: their architectures and distances."""
 
 from collections.abc import Callable
+from typing import Any
 from typing import NamedTuple
 
 from flax import linen as nn
@@ -147,7 +148,7 @@ def distances(
   )
 
 
-def sampler(module: nn.Module, **options) -> Callable:
+def sampler(module: nn.Module, **options: Any) -> Callable:
   """Returns `(key, xs [m, ...]) -> Distances [m, p]` of one random network.
 
   Draws the network's weights from `key` and measures every input of `xs`. Its

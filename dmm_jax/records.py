@@ -73,7 +73,7 @@ def _by_first(write):
   return by_first
 
 
-def open_run(workdir: str, config, experiment: str) -> pathlib.Path:
+def open_run(workdir: str, config: Any, experiment: str) -> pathlib.Path:
   """Makes a run directory, or opens the one that the same flags made.
 
   Args:
@@ -130,7 +130,7 @@ def finish_run(run_dir: pathlib.Path) -> None:
   shutil.rmtree(run_dir / 'chunks', ignore_errors=True)
 
 
-def flag_values(config) -> dict[str, str]:
+def flag_values(config: Any) -> dict[str, str]:
   """Returns every field of a config as its flag's text."""
   return {
     field.name: _flag_text(getattr(config, field.name))
@@ -205,7 +205,7 @@ def _now():
 
 
 @contextlib.contextmanager
-def _replacing(path: pathlib.Path):
+def _replacing(path):
   """Yields a file beside `path` that takes its place once it is complete."""
   path.parent.mkdir(parents=True, exist_ok=True)
   aside = path.with_name(f'.{path.name}.part')
@@ -218,20 +218,23 @@ def _replacing(path: pathlib.Path):
 
 @_by_first
 def write_text(path: pathlib.Path, text: str) -> None:
+  """Writes a file: whole, or not there. Process 0 alone writes."""
   with _replacing(path) as file:
     file.write(text.encode())
 
 
-def write_json(path: pathlib.Path, value) -> None:
+def write_json(path: pathlib.Path, value: Any) -> None:
+  """Writes a value as JSON, as `write_text` does."""
   write_text(path, json.dumps(value, indent=2) + '\n')
 
 
-def read_json(path: pathlib.Path):
+def read_json(path: pathlib.Path) -> Any:
+  """Reads what `write_json` wrote."""
   return json.loads(pathlib.Path(path).read_text())
 
 
 @_by_first
-def log(run_dir: pathlib.Path, **metrics) -> None:
+def log(run_dir: pathlib.Path, **metrics: Any) -> None:
   """Appends one line to metrics.jsonl."""
   with open(run_dir / 'metrics.jsonl', 'a') as file:
     file.write(json.dumps(metrics) + '\n')
@@ -258,7 +261,7 @@ def save_columns(path: pathlib.Path, columns: dict[str, np.ndarray]) -> None:
   if len(set(lengths.values())) > 1:
     raise ValueError(f'columns differ in length: {lengths}')
   with _replacing(path) as file:
-    np.savez_compressed(file, **columns)
+    np.savez_compressed(file, **columns)  # type: ignore[arg-type]
 
 
 def load_columns(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -280,12 +283,16 @@ def _read_columns(path):
     return dict(columns)
 
 
-def save_chunk(run_dir, name: str, columns: dict[str, np.ndarray]) -> None:
+def save_chunk(
+  run_dir: pathlib.Path, name: str, columns: dict[str, np.ndarray]
+) -> None:
   """Keeps a finished part of a run."""
   save_columns(run_dir / 'chunks' / f'{name}.npz', columns)
 
 
-def load_chunk(run_dir, name: str) -> dict[str, np.ndarray] | None:
+def load_chunk(
+  run_dir: pathlib.Path, name: str
+) -> dict[str, np.ndarray] | None:
   """Returns a finished part, or None if there is none that can be read."""
   path = run_dir / 'chunks' / f'{name}.npz'
   try:
@@ -329,7 +336,9 @@ def resume(
     yield part
 
 
-def select(table: dict[str, np.ndarray], **wanted) -> dict[str, np.ndarray]:
+def select(
+  table: dict[str, np.ndarray], **wanted: Any
+) -> dict[str, np.ndarray]:
   """Returns the rows of a table where the named columns have these values."""
   keep = np.logical_and.reduce(
     [table[column] == value for column, value in wanted.items()]

@@ -50,7 +50,9 @@ def by_dimension(
   return {**_slopes(of['results'], sizes, norm), 'sizes': sizes}
 
 
-def at_size(results, predictions=None, bounds=None) -> dict:
+def at_size(
+  results: dict, predictions: dict | None = None, bounds: dict | None = None
+) -> dict:
   """Returns what was measured and predicted at one dimension.
 
   Args:

@@ -183,7 +183,9 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> dict:
   return estimate(correlate, np.stack([x, y], axis=1))
 
 
-def wilson(share, num: int) -> tuple[np.ndarray, np.ndarray]:
+def wilson(
+  share: np.ndarray | float, num: int
+) -> tuple[np.ndarray, np.ndarray]:
   """Returns the ends of the 95 % Wilson interval of a share of `num` units.
 
   As `scipy.stats.binomtest(k, num).proportion_ci(method='wilson')`, for many

@@ -209,7 +209,7 @@ def load(config, name) -> synthetic.Sample:
     sample = SYNTHETIC[name](jax.random.key(config.seed))
     return sample._replace(tangents=sample.tangents[:num])
   xs, labels = data.load(name, 'train', config.data_dir or None)
-  xs, labels = xs[: config.num_train], labels[: config.num_train]
+  xs, labels = np.asarray(xs[: config.num_train]), labels[: config.num_train]
   k = setting(config, name).k
   near = lambda x, xs: manifold.neighbor_basis(xs, x, k, NUM_NEIGHBORS * k)
   bases = parallel.map_examples(near, (xs[:num],), shared=(xs,), lanes=1)

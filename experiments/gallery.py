@@ -111,7 +111,7 @@ def directories(folder: pathlib.Path, depth: int = 3) -> Iterator[pathlib.Path]:
   for path in sorted(folder.iterdir()):
     if path.name.startswith('.') or not path.is_dir():
       continue
-    inner = ()
+    inner: list[pathlib.Path] = []
     if depth > 1 and not path.is_symlink() and not is_run(path):
       inner = list(directories(path, depth - 1))
     yield from inner if any(map(is_run, inner)) else [path]
@@ -171,7 +171,7 @@ def located(experiment: str) -> pathlib.Path | None:
   if not _EXPERIMENT.fullmatch(experiment):
     return None
   spec = importlib.util.find_spec(experiment)
-  return spec and pathlib.Path(spec.origin)
+  return pathlib.Path(spec.origin) if spec and spec.origin else None
 
 
 def about(experiment: str) -> str:

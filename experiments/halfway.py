@@ -12,8 +12,8 @@ R1, in space. Between two samples of different class the boundary lies near the
   of trained networks lies below that of networks trained on shared random
   labels, and below their own at the first snapshot at which 90 % of the pairs
   cross. R1 in its strong form, that the boundary is that of the nearest
-  neighbour, is supported if two networks agree no more with each other than
-  with the nearer end, at random places between opposite samples.
+  neighbour, is supported if two networks agree less with each other than with
+  the nearer end, at random places between opposite samples.
 R2, under influence. A gradient step at one sample moves the output at others:
   the meeting ratio is the change of its class's logit there over that at the
   sample. Supported if it is larger, on average, for unseen samples of the same
@@ -608,10 +608,9 @@ def _in_space(history, end, first):
 def _as_neighbours(summary, end, first):
   mine = end[first]['nearer']
   between = end[f'{first} x {first}']['agreement']
-  fewer = common.below(mine, between)
   return (
-    [not fewer and np.isfinite(between['interval'][0])],
-    [fewer],
+    [common.below(between, mine)],
+    [common.below(mine, between)],
     f'agreement with the nearer end {text(mine)}, with another network '
     f'{text(between)}; the nearest neighbour and the nearer end '
     f'{text(summary["nearest_neighbour"])}',

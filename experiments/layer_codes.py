@@ -167,9 +167,8 @@ def lay(config, raw, raw_test, labels, *, controls: bool) -> Laid:
     labels: of the first.
     controls: whether k-means and random bits are held against the maps.
   """
-  scale = functools.partial(codes.standardize, of=raw)
-  if config.scaling == 'raw':
-    scale = lambda v: v
+  plain = config.scaling == 'raw'
+  scale = lambda v: v if plain else codes.standardize(v, raw)
   train, test = scale(raw), scale(raw_test)
   maps = fit_maps(config, train)
   variances = codes.spectrum(train)

@@ -163,7 +163,7 @@ def run(config: Config) -> dict:
   """Runs the experiment, and returns what it wrote to summary.json."""
   common.check(config)
   common.check_method(config.method)
-  sets = {
+  sets: dict[str, tuple] = {
     split: data.load(config.dataset, split, config.data_dir or None)
     for split in ('train', 'test')
   }

@@ -9,8 +9,14 @@ from dmm_jax import parallel
 
 # Subspaces that an auto-encoder is needed for.
 DECODED = ('decoder', 'untrained', 'other', 'permuted')
-KINDS = ('decoder', 'principal', 'neighbors', 'random', 'frequency')
-KINDS += DECODED[1:]
+KINDS: tuple[str, ...] = (
+  'decoder',
+  'principal',
+  'neighbors',
+  'random',
+  'frequency',
+  *DECODED[1:],
+)
 SIDES = {'on': manifold.on, 'off': manifold.off}
 FIELDS = 'distance target status gradients'.split()
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+from typing import Any
 
 import jax
 from jax import flatten_util
@@ -224,7 +225,8 @@ def fit_once(run_dir, key, description, xs, targets, plan) -> tuple:
         bar.set_postfix(loss=f'{pause.loss:.4g}')
     flat, _ = flatten_util.ravel_pytree((pause.state.params, pause.state.stats))
     records.save_columns(path, {'parameters': np.asarray(flat)})
-  params, stats = unravel(records.load_columns(path)['parameters'])
+  parameters: Any = records.load_columns(path)['parameters']
+  params, stats = unravel(parameters)
   return module, networks.variables(train.State(params, stats, ()))
 
 

@@ -37,3 +37,59 @@ ROOMS = (
 SHARED = (
   'common',
   'gallery',
+  'layer_codes',
+  'networks',
+  'populations',
+  'segments',
+  'subspaces',
+  'training',
+)
+
+
+def imported(path):
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.ImportFrom) and node.module:
+      for alias in node.names:
+        yield f'{node.module}.{alias.name}'
+    elif isinstance(node, ast.Import):
+      for alias in node.names:
+        yield alias.name
+
+
+def room(name):
+  return next(i for i, names in enumerate(ROOMS) if name in names)
+
+
+def test_library_imports_run_downwards():
+  paths = [p for p in ROOT.glob('dmm_jax/**/*.py') if p.parent.name != 'tests']
+  assert len(paths) > 10
+  for path in paths:
+    parts = path.relative_to(ROOT / 'dmm_jax').with_suffix('').parts
+    if parts == ('__init__',):
+      continue
+    for name in imported(path):
+      where = f'{path.name} imports {name}'
+      assert not name.startswith(('experiments', 'absl.flags', 'tests')), where
+      assert 'matplotlib' not in name or parts[0] == 'plots', where
+      assert 'neural_tangents' not in name or parts[0] in (
+        'nngp',
+        '_neural_tangents',
+      ), where
+      if name.startswith('dmm_jax.'):
+        other = name.split('.')[1]
+        assert other == parts[0] or room(other) < room(parts[0]), where
+
+
+def test_no_experiment_imports_another():
+  for path in (ROOT / 'experiments').glob('*.py'):
+    for name in imported(path):
+      if name.startswith('experiments'):
+        shared = name.removeprefix('experiments.')
+        assert shared in SHARED, f'{path.name} imports {name}'
+
+
+def test_private_names_of_jax_stay_in_the_shim():
+  for path in ROOT.glob('*/**/*.py'):
+    if path.name != '_neural_tangents.py' and '.venv' not in path.parts:
+      for name in imported(path):
+        assert not name.startswith(('jax._src', 'jax.interpreters')), path

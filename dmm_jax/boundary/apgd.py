@@ -1,6 +1,8 @@
 """Auto-PGD in balls whose radius is searched by doubling and bisection."""
 
+from collections.abc import Callable
 import math
+from typing import Any
 from typing import NamedTuple
 
 import jax
@@ -39,7 +41,7 @@ class Trial(NamedTuple):
   stride: jax.Array
   changed: jax.Array
   checked: jax.Array
-  count: jax.Array
+  count: jax.Array  # type: ignore[assignment]
 
 
 class Search(NamedTuple):
@@ -59,7 +61,7 @@ class Search(NamedTuple):
   above: jax.Array
 
 
-def enter(p, seen, norm) -> Trial:
+def enter(p: jax.Array, seen: descent.Look, norm: float) -> Trial:
   """Returns a trial that starts at `p`, before the look at it.
 
   `seen`, of whatever point, only gives the shapes.
@@ -74,12 +76,12 @@ def enter(p, seen, norm) -> Trial:
   )
 
 
-def choose(condition, new, old):
+def choose(condition: jax.Array, new: Any, old: Any) -> Any:
   """`jnp.where` on whole trees of arrays."""
   return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
 
 
-def follow(trial, new, seen) -> Trial:
+def follow(trial: Trial, new: jax.Array, seen: descent.Look) -> Trial:
   """Takes note of a step to `new`, or of the look at the first point."""
   better = seen.loss < trial.best_seen.loss
   fell = (trial.steps >= 0) & (seen.loss < trial.seen.loss)
@@ -94,7 +96,7 @@ def follow(trial, new, seen) -> Trial:
   )
 
 
-def check(trial, x, span, norm) -> Trial:
+def check(trial: Trial, x: jax.Array, span: jax.Array, norm: float) -> Trial:
   """At a checkpoint, `span` steps after the last: a new stride, or not."""
   loss = trial.best_seen.loss
   if norm == 1:
@@ -118,7 +120,7 @@ def check(trial, x, span, norm) -> Trial:
   )
 
 
-def checkpoints(num_steps, norm):
+def checkpoints(num_steps: int, norm: float) -> jax.Array:
   """Returns `span [num_steps + 1]`: steps since the last one, 0 between."""
   if norm == 1:
     every = math.ceil(0.04 * num_steps)
@@ -134,7 +136,7 @@ def checkpoints(num_steps, norm):
   return jnp.asarray(span)
 
 
-def steepest(gradient, count, norm):
+def steepest(gradient: jax.Array, count: jax.Array, norm: float) -> jax.Array:
   """Returns the direction of descent, of unit l^p norm.
 
   In l1 it moves `count` coordinates alike, those of largest gradient.
@@ -149,7 +151,9 @@ def steepest(gradient, count, norm):
   return -jnp.sign(gradient) * largest / jnp.maximum(jnp.sum(largest), 1)
 
 
-def logit_ratio(logits, label, targets):
+def logit_ratio(
+  logits: jax.Array, label: jax.Array, targets: jax.Array
+) -> jax.Array:
   """The margin over the targets, in units of the range of the top three."""
   top = jax.lax.top_k(logits, 3)[0]
   spread = top[0] - top[2]
@@ -157,7 +161,13 @@ def logit_ratio(logits, label, targets):
   return margin / jnp.where(spread > 0, spread, 1.0)
 
 
-def into_ball(x, low, high, project, norm):
+def into_ball(
+  x: jax.Array,
+  low: jax.Array,
+  high: jax.Array,
+  project: point_lib.Project,
+  norm: float,
+) -> Callable:
   """Returns `(step, radius) -> point`: into ball, subspace and box at once."""
   box = low - x, high - x
 
@@ -168,7 +178,15 @@ def into_ball(x, low, high, project, norm):
   return into
 
 
-def descend(trial, x, radius, low, high, into, norm):
+def descend(
+  trial: Trial,
+  x: jax.Array,
+  radius: jax.Array,
+  low: jax.Array,
+  high: jax.Array,
+  into: Callable,
+  norm: float,
+) -> jax.Array:
   """The point that a trial looks at next: its first, or one step on."""
   p, gradient = trial.p, trial.seen.gradient
   free = jnp.where(gradient > 0, p > low, p < high)
@@ -182,7 +200,13 @@ def descend(trial, x, radius, low, high, into, norm):
   return jnp.where(trial.steps < 0, p, new)
 
 
-def next_radius(state, seen, over, limit, norm) -> Search:
+def next_radius(
+  state: Search,
+  seen: descent.Look,
+  over: jax.Array,
+  limit: jax.Array,
+  norm: float,
+) -> Search:
   """Doubles or bisects the radius where a trial is over, with its last look."""
   segment, trial, radius, below, above = state
   below = jnp.where(over & (seen.lead >= 0), radius, below)
@@ -200,7 +224,7 @@ def search(
   norm: float,
   low: jax.Array,
   high: jax.Array,
-  project=None,
+  project: point_lib.Project = None,
   targets: jax.Array,
   max_gradients: int,
   num_steps: int = 40,

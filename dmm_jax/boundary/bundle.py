@@ -47,7 +47,7 @@ def polish(
   norm: float,
   low: jax.Array,
   high: jax.Array,
-  project=None,
+  project: point_lib.Project = None,
   max_gradients: int,
   size: int = 8,
   tightness: float = 3.0,
@@ -133,7 +133,7 @@ def polish(
   return s._replace(here=s.best, base=s.best)
 
 
-def _add_cut(logits_fn, x, label, s, model, i, project) -> Model:
+def _add_cut(logits_fn, x, label, s, model, i, project):
   """Replaces the cut unused for longest by the linearisation at `s.here`."""
   linear = point_lib.linearize(logits_fn, s.here, label, s.target[None])
   g = linear.gradients[0]

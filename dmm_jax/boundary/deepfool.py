@@ -1,5 +1,7 @@
 """DeepFool: iterated linearisation."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -11,8 +13,15 @@ from dmm_jax.boundary.point import Status
 
 
 def nearest_linear(
-  linear, low, high, *, norm, project=None, overshoot=0.0, least_gap=0.0
-):
+  linear: point_lib.Linear,
+  low: jax.Array,
+  high: jax.Array,
+  *,
+  norm: float,
+  project: point_lib.Project = None,
+  overshoot: float = 0.0,
+  least_gap: float = 0.0,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Returns the smallest step that closes the nearest target's gap.
 
   Args:
@@ -38,7 +47,13 @@ def nearest_linear(
   return within(project, step, downhill, low, high), reach[i], i
 
 
-def within(project, step, gradient, low, high):
+def within(
+  project: point_lib.Project,
+  step: jax.Array,
+  gradient: jax.Array,
+  low: jax.Array,
+  high: jax.Array,
+) -> jax.Array:
   """Brings a step into a linear subspace and the box, keeping its promise.
 
   `gradient . step` stays what it was where `subspace.confine` finds room.
@@ -48,7 +63,13 @@ def within(project, step, gradient, low, high):
   return subspace.confine(project, step, gradient, low, high)[0]
 
 
-def onwards(p, linear, low, high, **aim):
+def onwards(
+  p: jax.Array,
+  linear: point_lib.Linear,
+  low: jax.Array,
+  high: jax.Array,
+  **aim: Any,
+) -> tuple[jax.Array, jax.Array]:
   """Returns where `nearest_linear` leads from `p`, and the distance there."""
   step, reach, _ = nearest_linear(linear, low - p, high - p, **aim)
   return jnp.clip(p + step, low, high), reach
@@ -62,7 +83,7 @@ def search(
   norm: float,
   low: jax.Array,
   high: jax.Array,
-  project=None,
+  project: point_lib.Project = None,
   targets: jax.Array,
   max_gradients: int,
   overshoot: float = 0.02,

@@ -1,5 +1,6 @@
 """What the gradient searches share: looks, their record, steps in the box."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -28,7 +29,14 @@ class Look(NamedTuple):
   finite: jax.Array
 
 
-def look(loss, logits_fn, p, label, targets, project) -> Look:
+def look(
+  loss: Callable,
+  logits_fn: point_lib.LogitsFn,
+  p: jax.Array,
+  label: jax.Array,
+  targets: jax.Array,
+  project: point_lib.Project,
+) -> Look:
   """Evaluates `loss(logits, label, targets)` and its gradient at `p`."""
 
   def at(p):
@@ -43,7 +51,13 @@ def look(loss, logits_fn, p, label, targets, project) -> Look:
   return Look(value, gradient, lead, rival, finite)
 
 
-def expand(logits_fn, p, label, targets, project) -> Look:
+def expand(
+  logits_fn: point_lib.LogitsFn,
+  p: jax.Array,
+  label: jax.Array,
+  targets: jax.Array,
+  project: point_lib.Project,
+) -> Look:
   """Looks at all targets: losses are gaps `[t]`, gradients `[t, ...]`."""
   linear = point_lib.linearize(logits_fn, p, label, targets)
   gradients = linear.gradients
@@ -53,7 +67,7 @@ def expand(logits_fn, p, label, targets, project) -> Look:
   return Look(linear.gaps, gradients, linear.lead, linear.rival, finite)
 
 
-def reaches(gaps, gradients, norm):
+def reaches(gaps: jax.Array, gradients: jax.Array, norm: float) -> jax.Array:
   """How far the linearised boundaries `[t]` are; inf without a gradient."""
   dual = norms.dual(norm)
   sizes = jax.vmap(lambda gradient: norms.norm(gradient, dual))(gradients)
@@ -61,12 +75,16 @@ def reaches(gaps, gradients, norm):
   return jnp.where(sizes > 0, reach, jnp.inf)
 
 
-def hard_margin(logits, label, targets):
+def hard_margin(
+  logits: jax.Array, label: jax.Array, targets: jax.Array
+) -> jax.Array:
   """The label's logit minus the largest of the targets'."""
   return logits[label] - jnp.max(logits[targets])
 
 
-def soft_margin(logits, label, targets):
+def soft_margin(
+  logits: jax.Array, label: jax.Array, targets: jax.Array
+) -> jax.Array:
   """As `hard_margin`, with a smooth maximum: cross-entropy's log-odds.
 
   Cross-entropy is an increasing function of it, so that the two gradients have
@@ -75,7 +93,7 @@ def soft_margin(logits, label, targets):
   return logits[label] - jax.nn.logsumexp(logits[targets])
 
 
-def distance(segment, norm):
+def distance(segment: Segment, norm: float) -> jax.Array:
   """How far the outer end of a segment is; inf if it is not beyond."""
   found = segment.status == Status.FOUND
   length = norms.norm(segment.outer - segment.inner, norm)
@@ -99,7 +117,15 @@ def begin(x: jax.Array, first: Look, rows: int = 1) -> Segment:
   )
 
 
-def record(segment, p, seen, *, norm, gradients=1, forwards=0) -> Segment:
+def record(
+  segment: Segment,
+  p: jax.Array,
+  seen: Look,
+  *,
+  norm: float,
+  gradients: jax.Array | int = 1,
+  forwards: jax.Array | int = 0,
+) -> Segment:
   """Counts a look at `p`, and keeps `p` if it is beyond and the nearest yet.
 
   NON_FINITE after NaN or infinity, unless a point has been found before.
@@ -122,7 +148,7 @@ def record(segment, p, seen, *, norm, gradients=1, forwards=0) -> Segment:
   )
 
 
-def going(segment, seen, max_gradients):
+def going(segment: Segment, seen: Look, max_gradients: int) -> jax.Array:
   """Whether a search can and may look once more.
 
   It cannot after NaN or infinity, nor where the first gradient was zero.
@@ -131,7 +157,9 @@ def going(segment, seen, max_gradients):
   return able & seen.finite & (segment.gradients < max_gradients)
 
 
-def inside(project, step, low, high):
+def inside(
+  project: point_lib.Project, step: jax.Array, low: jax.Array, high: jax.Array
+) -> jax.Array:
   """Brings a step into the subspace, then the box, and keeps it in both.
 
   Without a subspace it is clipped, with one it is shrunk towards zero: an
@@ -142,7 +170,7 @@ def inside(project, step, low, high):
   return shrink(project(step), low, high)
 
 
-def shrink(step, low, high):
+def shrink(step: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
   """Shortens a step, its direction kept, until it lies in the box."""
   size = jnp.abs(step)
   room = jnp.where(step > 0, high, -low)
@@ -150,7 +178,9 @@ def shrink(step, low, high):
   return step * jnp.minimum(1.0, jnp.min(fits))
 
 
-def straight_ahead(seen, low, high, *, norm):
+def straight_ahead(
+  seen: Look, low: jax.Array, high: jax.Array, *, norm: float
+) -> tuple[jax.Array, jax.Array]:
   """Returns the smallest step that closes a gap to first order, and its norm.
 
   Where the box blocks every coordinate, the norm is what it would be without.
@@ -163,13 +193,20 @@ def straight_ahead(seen, low, high, *, norm):
   return step, jnp.where(length > 0, length, free)
 
 
-def direction(v, otherwise):
+def direction(v: jax.Array, otherwise: jax.Array) -> jax.Array:
   """Returns `v` at unit l2 length, or another vector where `v` is zero."""
   size = norms.norm(v, 2)
   return jnp.where(size > 0, v / jnp.where(size > 0, size, 1.0), otherwise)
 
 
-def farthest(x, low, high, length, *, norm):
+def farthest(
+  x: jax.Array,
+  low: jax.Array,
+  high: jax.Array,
+  length: jax.Array,
+  *,
+  norm: float,
+) -> jax.Array:
   """A radius that no search need exceed: the box's, or a huge finite one."""
   room = jnp.maximum(high - x, x - low)
   corner = norms.norm(room, norm)
@@ -178,6 +215,6 @@ def farthest(x, low, high, length, *, norm):
   return jnp.where(jnp.all(room < jnp.inf), jnp.minimum(corner, huge), huge)
 
 
-def cosine(start, end, fraction):
+def cosine(start: float, end: float, fraction: jax.Array) -> jax.Array:
   """Goes from `start` to `end`, slowly at both ends."""
   return end + (start - end) * (1 + jnp.cos(jnp.pi * fraction)) / 2

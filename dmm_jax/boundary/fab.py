@@ -9,7 +9,14 @@ from dmm_jax.boundary import point as point_lib
 from dmm_jax.boundary.point import Segment
 
 
-def onto_plane(gradient, gap, low, high, *, norm):
+def onto_plane(
+  gradient: jax.Array,
+  gap: jax.Array,
+  low: jax.Array,
+  high: jax.Array,
+  *,
+  norm: float,
+) -> jax.Array:
   """Returns the smallest step, within a box, that closes a gap of any sign."""
   downhill = -jnp.where(gap < 0, -1.0, 1.0) * gradient
   return norms.smallest_step(downhill, jnp.abs(gap), low, high, norm=norm)
@@ -23,7 +30,7 @@ def search(
   norm: float,
   low: jax.Array,
   high: jax.Array,
-  project=None,
+  project: point_lib.Project = None,
   targets: jax.Array,
   max_gradients: int,
   overshoot: float = 0.05,

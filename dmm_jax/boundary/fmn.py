@@ -18,7 +18,7 @@ def search(
   norm: float,
   low: jax.Array,
   high: jax.Array,
-  project=None,
+  project: point_lib.Project = None,
   targets: jax.Array,
   max_gradients: int,
   gamma: float = 0.05,
@@ -94,7 +94,9 @@ def search(
   )[0]
 
 
-def to_boundary(p, seen, low, high, norm):
+def to_boundary(
+  p: jax.Array, seen: descent.Look, low: jax.Array, high: jax.Array, norm: float
+) -> jax.Array:
   """The linear estimate of how far the boundary is, along free coordinates.
 
   0 where there are none.
@@ -106,7 +108,14 @@ def to_boundary(p, seen, low, high, norm):
   return jnp.where(size > 0, gap / jnp.where(size > 0, size, 1.0), 0.0)
 
 
-def next_radius(segment, radius, estimate, beyond, gamma, norm):
+def next_radius(
+  segment: Segment,
+  radius: jax.Array,
+  estimate: jax.Array,
+  beyond: jax.Array,
+  gamma: jax.Array | float,
+  norm: float,
+) -> jax.Array:
   """Shrinks beyond the boundary; grows before it, to the estimate at first."""
   grown = (1 + gamma) * radius
   found = segment.status == Status.FOUND

@@ -1,5 +1,8 @@
 """Every method by its name, each brought to the same accuracy in the end."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -18,7 +21,7 @@ from dmm_jax.boundary import superdeepfool
 from dmm_jax.boundary.point import BoundaryPoint
 from dmm_jax.boundary.point import Status
 
-SEARCHES = {
+SEARCHES: dict[str, Callable] = {
   'projection': projection.search,
   'deepfool': deepfool.search,
   'superdeepfool': superdeepfool.search,
@@ -40,7 +43,7 @@ def run(
   norm: float,
   low: jax.Array,
   high: jax.Array,
-  project,
+  project: point_lib.Project,
   max_gradients: int,
   rtol: float,
   seed: jax.Array | int,
@@ -59,7 +62,7 @@ def run(
   Returns:
     A `BoundaryPoint` without its normal, as if `x` was correctly classified.
   """
-  space = dict(norm=norm, low=low, high=high, project=project)
+  space: dict[str, Any] = dict(norm=norm, low=low, high=high, project=project)
   if method in ('portfolio', 'fast'):
     fast = method == 'fast'
     budget = portfolio.FAST_GRADIENTS if fast else max_gradients

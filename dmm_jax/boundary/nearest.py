@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 import numpy as np
 
 from dmm_jax import margins
@@ -20,11 +21,11 @@ from dmm_jax.boundary.point import Status
 def nearest_point(
   logits_fn: point_lib.LogitsFn,
   x: jax.Array,
-  label: jax.Array,
+  label: jax.Array | int,
   *,
   norm: float = 2,
   bounds: tuple | None = None,
-  project=None,
+  project: point_lib.Project = None,
   method: str = 'portfolio',
   max_gradients: int = 2000,
   seed: jax.Array | int = 0,
@@ -149,12 +150,12 @@ def _add_normal(best, logits_fn, label):
 
 def measure(
   logits_fn: point_lib.LogitsFn,
-  xs,
-  labels=None,
+  xs: ArrayLike,
+  labels: ArrayLike | None = None,
   *,
   norm: float = 2,
   bounds: tuple | None = None,
-  project=None,
+  project: point_lib.Project = None,
   project_rows: tuple = (),
   method: str = 'portfolio',
   max_gradients: int = 2000,
@@ -200,7 +201,7 @@ def measure(
   num_classes = _num_classes(logits_fn, example)
   low, high = _check_bounds(xs, bounds, example.dtype)
   own = labels is None
-  if own:
+  if labels is None:
     labels = np.zeros(len(xs), np.int32)
   labels = _check_labels(labels, xs, num_classes)
   xs = xs.astype(example.dtype, copy=False)
@@ -251,7 +252,9 @@ def _check_bounds(xs, bounds, dtype):
   return low, high
 
 
-def _check_labels(labels, xs, num_classes):
+def _check_labels(
+  labels: ArrayLike, xs: np.ndarray, num_classes: int
+) -> np.ndarray:
   labels = np.asarray(labels)
   if labels.shape != (len(xs),):
     raise ValueError(

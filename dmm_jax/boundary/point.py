@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from dmm_jax import margins
 
 LogitsFn = Callable[[jax.Array], jax.Array]
+Project = Callable[[jax.Array], jax.Array] | None
 
 
 class Status(enum.IntEnum):
@@ -100,7 +101,9 @@ def leads(logits: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Array]:
   return lead, margins.runner_up(logits, label)
 
 
-def linearize(logits_fn: LogitsFn, x, label, targets) -> Linear:
+def linearize(
+  logits_fn: LogitsFn, x: jax.Array, label: jax.Array, targets: jax.Array
+) -> Linear:
   """Expands the margins of `label` over `targets` `[t]` around `x`."""
   logits, pull_back = jax.vjp(logits_fn, x)
   eye = jnp.eye(logits.size, dtype=logits.dtype)

@@ -43,7 +43,8 @@ class Heat(NamedTuple):
   starts: tuple[int, ...] = ()
 
   @property
-  def cost(self):
+  def cost(self) -> int:
+    """The gradients that it takes."""
     return self.places * max(len(self.starts), 1) * (self.rounds + self.polish)
 
 
@@ -70,7 +71,9 @@ class Job(NamedTuple):
   opens: jax.Array
 
 
-def duel(logits_fn, label, target):
+def duel(
+  logits_fn: point_lib.LogitsFn, label: jax.Array, target: jax.Array
+) -> point_lib.LogitsFn:
   """The network with no other classes than a label and one target.
 
   Any search of it is a search targeted at that class. The others sink to the
@@ -118,7 +121,7 @@ def plan(max_gradients: int, num_classes: int) -> tuple[int, list[Heat]]:
   return looked_at, heats
 
 
-def _jobs(heats) -> Job:
+def _jobs(heats):
   """The places of all heats, in order."""
   jobs, slot = [], 0
   for number, heat in enumerate(heats):
@@ -133,7 +136,13 @@ def _jobs(heats) -> Job:
 
 
 def nearest_targets(
-  logits_fn, x, label, looked_at, *, norm, project
+  logits_fn: point_lib.LogitsFn,
+  x: jax.Array,
+  label: jax.Array,
+  looked_at: int,
+  *,
+  norm: float,
+  project: point_lib.Project,
 ) -> tuple[point_lib.Linear, jax.Array]:
   """The `MAX_TARGETS` classes whose linearised boundaries are nearest.
 
@@ -162,7 +171,7 @@ def search(
   norm: float,
   low: jax.Array,
   high: jax.Array,
-  project=None,
+  project: point_lib.Project = None,
   max_gradients: int,
   seed: jax.Array | int = 0,
 ) -> Segment:

@@ -17,7 +17,7 @@ def search(
   norm: float,
   low: jax.Array,
   high: jax.Array,
-  project=None,
+  project: point_lib.Project = None,
   targets: jax.Array,
   max_gradients: int,
   first_step: float = 1.0,

@@ -1,6 +1,7 @@
 """Sequential boundary projection: the nearest point, not just some point."""
 
 import functools
+from typing import Any
 from typing import NamedTuple
 
 import jax
@@ -55,7 +56,7 @@ def search(
   norm: float,
   low: jax.Array,
   high: jax.Array,
-  project=None,
+  project: point_lib.Project = None,
   targets: jax.Array,
   max_gradients: int,
   smoothing: float | None = None,
@@ -95,7 +96,7 @@ def search(
   """
   rounds = max(max_gradients - len(targets), 1)
   linear = point_lib.linearize(logits_fn, x, label, targets)
-  space = dict(norm=norm, low=low, high=high, project=project)
+  space: dict[str, Any] = dict(norm=norm, low=low, high=high, project=project)
   state = begin(logits_fn, x, label, linear, targets, **space)
   state = advance(
     logits_fn,
@@ -111,13 +112,13 @@ def search(
   return finish(logits_fn, x, label, linear.lead, state, low, high, project)
 
 
-def usual_smoothing(norm, rounds):
+def usual_smoothing(norm: float, rounds: int) -> jax.Array:
   """0 for short searches, which cannot average; least for linf."""
   usual = jnp.where(norm == jnp.inf, 0.5, 1.5)
   return jnp.where(rounds < WITHOUT, 0.0, usual)
 
 
-def blank(x, lead) -> State:
+def blank(x: jax.Array, lead: jax.Array) -> State:
   """The state of a search that has found nothing."""
   zero = jnp.int32(0)
   return State(
@@ -134,13 +135,22 @@ def blank(x, lead) -> State:
 
 
 def begin(
-  logits_fn, x, label, linear, targets, *, norm, low, high, project
+  logits_fn: point_lib.LogitsFn,
+  x: jax.Array,
+  label: jax.Array,
+  linear: point_lib.Linear,
+  targets: jax.Array,
+  *,
+  norm: float,
+  low: jax.Array,
+  high: jax.Array,
+  project: point_lib.Project,
 ) -> State:
   """The nearest meeting of the boundary with the first steps to all targets."""
   rows = linear.gradients
   rows = rows if project is None else jax.vmap(project)(rows)
   reaches = descent.reaches(linear.gaps, rows, norm)
-  space = dict(norm=norm, low=low, high=high, project=project)
+  space: dict[str, Any] = dict(norm=norm, low=low, high=high, project=project)
   least, most = low - x, high - x
   # In l1, a step in l2 starts: it uses all inputs.
   traced = isinstance(norm, jax.Array)
@@ -172,23 +182,23 @@ def begin(
 
 
 def advance(
-  logits_fn,
-  x,
-  label,
-  lead,
+  logits_fn: point_lib.LogitsFn,
+  x: jax.Array,
+  label: jax.Array,
+  lead: jax.Array,
   state: State,
   *,
-  norm,
-  low,
-  high,
-  project,
-  rounds,
-  total=None,
-  smoothing=None,
-  depth=0.0,
-  seed=0,
-  stride=1.0,
-  from_l2=True,
+  norm: float,
+  low: jax.Array,
+  high: jax.Array,
+  project: point_lib.Project,
+  rounds: int,
+  total: int | None = None,
+  smoothing: jax.Array | float | None = None,
+  depth: float = 0.0,
+  seed: jax.Array | int = 0,
+  stride: float = 1.0,
+  from_l2: bool = True,
 ) -> State:
   """Runs the first `rounds` of a search of `total` rounds.
 
@@ -206,7 +216,7 @@ def advance(
   total = rounds if total is None else total
   smoothing = usual_smoothing(norm, total) if smoothing is None else smoothing
   key = jax.random.key(seed)
-  space = dict(norm=norm, low=low, high=high, project=project)
+  space: dict[str, Any] = dict(norm=norm, low=low, high=high, project=project)
   span = jnp.maximum(total - 1, 1)
 
   def one_round(i, s, norm_of_step):
@@ -256,9 +266,7 @@ def _nearby(s, x, smoothing, noise, depth, low, high):
   return jnp.where(moves, jnp.clip(point, low, high), s.here)
 
 
-def _meet(
-  logits_fn, x, label, lead, s, step, *, norm, low, high, project
-) -> State:
+def _meet(logits_fn, x, label, lead, s, step, *, norm, low, high, project):
   """Follows a step, and the ray it lies on, to the boundary."""
   meeting = rays.meet(
     logits_fn,
@@ -295,7 +303,14 @@ def _meet(
 
 
 def finish(
-  logits_fn, x, label, lead, s: State, low, high, project=None
+  logits_fn: point_lib.LogitsFn,
+  x: jax.Array,
+  label: jax.Array,
+  lead: jax.Array,
+  s: State,
+  low: jax.Array,
+  high: jax.Array,
+  project: point_lib.Project = None,
 ) -> Segment:
   """The segment from the input to the best point, looked at once more.
 

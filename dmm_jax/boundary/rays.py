@@ -36,7 +36,14 @@ class Crossing(NamedTuple):
   forwards: jax.Array
 
 
-def pull_back(logits_fn, label, segment, *, tolerance, max_forwards=40):
+def pull_back(
+  logits_fn: point_lib.LogitsFn,
+  label: jax.Array,
+  segment: point_lib.Segment,
+  *,
+  tolerance: jax.Array | float,
+  max_forwards: int = 40,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
   """Moves the outer end of a crossing segment inwards, onto the boundary.
 
   Chandrupatla's bracketed root finder, started with a secant step: inverse
@@ -136,15 +143,15 @@ class Meeting(NamedTuple):
 
 
 def meet(
-  logits_fn,
-  x,
-  step,
-  label,
+  logits_fn: point_lib.LogitsFn,
+  x: jax.Array,
+  step: jax.Array,
+  label: jax.Array,
   *,
-  lead,
-  bounds,
-  straight=False,
-  num_forwards=FORWARDS,
+  lead: jax.Array,
+  bounds: tuple,
+  straight: jax.Array | bool = False,
+  num_forwards: int = FORWARDS,
 ) -> Meeting:
   """Follows the ray along a step to the boundary, inwards or outwards.
 
@@ -273,8 +280,8 @@ def first_crossing(
     lead_outer=jnp.where(found, seen[i], -1.0),
     target=margins.runner_up(logits[i], label),
     status=jnp.where(found, Status.FOUND, Status.NOT_FOUND),
-    gradients=0,
-    forwards=0,
+    gradients=jnp.int32(0),
+    forwards=jnp.int32(0),
   )
   # A search that is not needed ends at once: its tolerance is infinite.
   tolerance = jnp.where(found & (i > 0), rtol * jnp.maximum(i, 1), jnp.inf)

@@ -1,5 +1,7 @@
 """Steps that have to stay in a linear subspace and in a box at once."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -14,7 +16,13 @@ ENOUGH = 0.999  # Of the promise.
 ROUNDING = 16  # Units of rounding of the largest entry.
 
 
-def confine(project, step, gradient, low, high) -> tuple[jax.Array, jax.Array]:
+def confine(
+  project: Callable[[jax.Array], jax.Array],
+  step: jax.Array,
+  gradient: jax.Array,
+  low: jax.Array,
+  high: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
   """Replaces a step by one in a subspace and a box that promises as much.
 
   The promise is `gradient . step`. The step is projected on the subspace and
@@ -64,7 +72,7 @@ def confine(project, step, gradient, low, high) -> tuple[jax.Array, jax.Array]:
   return step, jnp.clip(share, 0.0, 1.0)
 
 
-def reach(step, low, high):
+def reach(step: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
   """Returns the largest t with `t step` in the box, but for rounding; or inf.
 
   Without the slack, noise where there is no room at all would make it 0.
@@ -77,7 +85,7 @@ def reach(step, low, high):
   )
 
 
-def fit(step, low, high):
+def fit(step: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
   """Shortens a step until it lies in the box, but for rounding: that is cut."""
   return jnp.clip(step * jnp.minimum(reach(step, low, high), 1.0), low, high)
 

@@ -1,5 +1,6 @@
 """Which examples of a data set need a search, and values for the others."""
 
+from collections.abc import Callable
 import functools
 from typing import Any
 from typing import NamedTuple
@@ -33,7 +34,13 @@ class Look(NamedTuple):
   probabilities: jax.Array
 
 
-def look(logits_fn: point_lib.LogitsFn, xs, labels, *, batch_size) -> Look:
+def look(
+  logits_fn: point_lib.LogitsFn,
+  xs: np.ndarray,
+  labels: np.ndarray,
+  *,
+  batch_size: int,
+) -> Look:
   """Evaluates the logits of a data set once, in batches.
 
   Args:
@@ -84,7 +91,12 @@ def warn_of_probabilities(first: Look) -> None:
 
 
 def settle(
-  logits_fn: point_lib.LogitsFn, xs, labels, first: Look, *, batch_size
+  logits_fn: point_lib.LogitsFn,
+  xs: np.ndarray,
+  labels: np.ndarray,
+  first: Look,
+  *,
+  batch_size: int,
 ) -> BoundaryPoint:
   """Returns the values of examples that need no search.
 
@@ -96,7 +108,7 @@ def settle(
   """
   wrong = first.finite & (first.predicted != labels)
   status = np.where(wrong, Status.MISCLASSIFIED, Status.NON_FINITE)
-  result = BoundaryPoint(
+  columns: dict[str, Any] = dict(
     distance=np.where(wrong, 0.0, np.inf).astype(xs.dtype),
     point=xs.copy(),
     target=np.where(wrong, first.predicted, -1).astype(np.int32),
@@ -106,15 +118,28 @@ def settle(
     gradients=wrong.astype(np.int32),
     forwards=np.ones(len(xs), np.int32),
   )
+  result = BoundaryPoint(**columns)
   normal = functools.partial(
     parallel.map_examples, _normal(logits_fn), batch_size=batch_size
   )
-  columns = xs, labels
-  overwrite(result.normal, wrong, normal, columns, batch_size=batch_size)
+  overwrite(
+    result.normal,
+    np.asarray(wrong),
+    normal,
+    (xs, labels),
+    batch_size=batch_size,
+  )
   return result
 
 
-def overwrite(results: Any, chosen, run, columns, *, batch_size) -> None:
+def overwrite(
+  results: Any,
+  chosen: jax.Array | np.ndarray,
+  run: Callable,
+  columns: tuple,
+  *,
+  batch_size: int,
+) -> None:
   """Writes what `run(columns)` is for the chosen rows into these rows.
 
   Short selections are filled up to the batch that all rows would make, so that

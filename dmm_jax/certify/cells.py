@@ -27,17 +27,18 @@ class Problem(NamedTuple):
   norm: float
 
 
-def distance(problem: Problem, point) -> float:
+def distance(problem: Problem, point: np.ndarray) -> float:
+  """Returns how far `point` is from `x`, in the norm of the problem."""
   return float(np.linalg.norm(point - problem.x, problem.norm))
 
 
-def lead(problem: Problem, point) -> float:
+def lead(problem: Problem, point: np.ndarray) -> float:
   """Returns the label's logit minus the largest other one."""
   logits = layers_lib.preactivations(problem.layers, point)[-1]
   return float(logits[problem.label] - np.delete(logits, problem.label).max())
 
 
-def verified(problem: Problem, point):
+def verified(problem: Problem, point: np.ndarray) -> np.ndarray | None:
   """Returns a point at which the class was seen to change, or None.
 
   That is `point`, or one up to 1e-6 further along the step where rounding left
@@ -55,7 +56,7 @@ def verified(problem: Problem, point):
   return None
 
 
-def descend(problem: Problem, point):
+def descend(problem: Problem, point: np.ndarray) -> np.ndarray:
   """Goes from one region's nearest point to the next's, while it helps."""
   for _ in range(20):
     new = nearest(problem, point)
@@ -66,7 +67,7 @@ def descend(problem: Problem, point):
   return point
 
 
-def nearest(problem: Problem, point):
+def nearest(problem: Problem, point: np.ndarray) -> np.ndarray | None:
   """Returns the boundary point nearest to `x` in the linear region of `point`.
 
   A linear program, for l2 a least-distance problem. The target is the class

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 import numpy as np
 import optax
 
@@ -139,9 +140,9 @@ def _solver(num_steps):
 
 
 def lower_bounds(
-  layers,
-  xs,
-  labels,
+  layers: layers_lib.Layers,
+  xs: ArrayLike,
+  labels: ArrayLike,
   *,
   norm: float = 2,
   bounds: tuple | None = None,
@@ -212,9 +213,9 @@ def _run(columns, shared, *, norm, num_steps, **options):
 
 
 def lower_bound(
-  layers,
-  x,
-  label,
+  layers: layers_lib.Layers,
+  x: np.ndarray,
+  label: int,
   *,
   norm: float = 2,
   bounds: tuple | None = None,
@@ -225,11 +226,21 @@ def lower_bound(
   As `lower_bounds`, which see, for one input `x` and its class.
   """
   xs, labels = np.asarray(x)[None], np.asarray(label)[None]
-  options = dict(norm=norm, bounds=bounds, num_steps=num_steps)
-  return float(lower_bounds(layers, xs, labels, **options)[0])
+  found = lower_bounds(
+    layers, xs, labels, norm=norm, bounds=bounds, num_steps=num_steps
+  )
+  return float(found[0])
 
 
-def class_bounds(layers, x, label, low, high, *, norm) -> np.ndarray:
+def class_bounds(
+  layers: layers_lib.Layers,
+  x: np.ndarray,
+  label: int,
+  low: np.ndarray,
+  high: np.ndarray,
+  *,
+  norm: float,
+) -> np.ndarray:
   """Returns a certified distance from each class, `[k]`; inf for the label.
 
   Args:
@@ -247,14 +258,23 @@ def class_bounds(layers, x, label, low, high, *, norm) -> np.ndarray:
   return np.insert(found, label, np.inf)
 
 
-def neuron_bounds(layers, x, radius, low, high, *, norm) -> list:
+def neuron_bounds(
+  layers: layers_lib.Layers,
+  x: np.ndarray,
+  radius: float,
+  low: np.ndarray,
+  high: np.ndarray,
+  *,
+  norm: float,
+) -> list:
   """Returns `[(low, high), ...]` of the values before every ReLU.
 
   For all inputs within `radius` of `x` and in the box; arguments as of
   `class_bounds`.
   """
   with jax.enable_x64(True):
-    region = regions.Region(x, x - low, high - x, np.float64(radius))
+    box = map(jnp.asarray, (x, x - low, high - x, np.float64(radius)))
+    region = regions.Region(*box)
     found = _jitted_neurons(layers, region, np.float64(norm))
     return jax.tree.map(np.asarray, found)
 

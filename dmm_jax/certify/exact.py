@@ -3,6 +3,7 @@
 import time
 
 import jax
+from jax.typing import ArrayLike
 import numpy as np
 
 from dmm_jax import boundary
@@ -20,9 +21,9 @@ GRID = np.array([0.02, 0.05, 0.1, 0.2, 0.4, 0.8])
 
 
 def exact_distance(
-  layers,
-  x,
-  label,
+  layers: layers_lib.Layers,
+  x: ArrayLike,
+  label: int,
   *,
   norm: float = np.inf,
   bounds: tuple | None = None,

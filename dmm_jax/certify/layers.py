@@ -1,13 +1,18 @@
 """Dense ReLU networks as lists of layers, in double precision."""
 
+from collections.abc import Sequence
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 import numpy as np
 
+Layers = Sequence[tuple[Any, Any]]
 
-def check(layers) -> tuple:
+
+def check(layers: Layers) -> tuple:
   """Returns the layers as float64 numpy arrays.
 
   Args:
@@ -37,7 +42,9 @@ def check(layers) -> tuple:
   return double
 
 
-def check_examples(layers, xs, labels, bounds):
+def check_examples(
+  layers: Layers, xs: ArrayLike, labels: ArrayLike, bounds: tuple | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
   """Returns inputs, labels and bounds as flat vectors.
 
   Args:
@@ -79,15 +86,15 @@ def check_examples(layers, xs, labels, bounds):
   return flat, labels.astype(np.int32), low, high
 
 
-def preactivations(layers, x: np.ndarray) -> list[np.ndarray]:
+def preactivations(layers: Layers, x: np.ndarray) -> list[np.ndarray]:
   """Returns the values before each ReLU, and the logits last."""
-  zs = []
+  zs: list[np.ndarray] = []
   for w, b in layers:
     zs.append((np.maximum(zs[-1], 0.0) if zs else x) @ w + b)
   return zs
 
 
-def logits(layers, x: jax.Array) -> jax.Array:
+def logits(layers: Layers, x: jax.Array) -> jax.Array:
   """Returns the logits `[k]` of a flat input, in JAX.
 
   In float64 only where JAX is told so; `preactivations` always is.
@@ -98,7 +105,11 @@ def logits(layers, x: jax.Array) -> jax.Array:
 
 
 def dense_from_convolution(
-  kernel, bias, input_shape: tuple[int, int, int], *, stride: int = 1
+  kernel: np.ndarray,
+  bias: np.ndarray,
+  input_shape: tuple[int, int, int],
+  *,
+  stride: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns the dense layer `(W, b)` that equals a SAME convolution.
 

@@ -6,6 +6,7 @@ import numpy as np
 from scipy import optimize
 from scipy import sparse
 
+from dmm_jax.certify import cells
 from dmm_jax.certify import layers as layers_lib
 
 INFEASIBLE = 2  # Status of `scipy.optimize.milp`.
@@ -23,11 +24,21 @@ class Block(NamedTuple):
 class Program:
   """Variables with bounds and costs, and rows; grown piece by piece."""
 
-  def __init__(self):
-    self.low, self.high, self.cost, self.integer = [], [], [], []
-    self.blocks, self.size = [], 0
+  def __init__(self) -> None:
+    self.low: list[np.ndarray] = []
+    self.high: list[np.ndarray] = []
+    self.cost: list[np.ndarray] = []
+    self.integer: list[np.ndarray] = []
+    self.blocks: list[Block] = []
+    self.size = 0
 
-  def add(self, low, high, cost=0.0, integer=False) -> int:
+  def add(
+    self,
+    low: np.ndarray,
+    high: np.ndarray,
+    cost: float = 0.0,
+    integer: bool = False,
+  ) -> int:
     """Adds variables; returns the index of the first."""
     low, high = np.broadcast_arrays(low, high)
     start, self.size = self.size, self.size + low.size
@@ -37,14 +48,19 @@ class Program:
     self.integer.append(np.full(low.size, int(integer)))
     return start
 
-  def require(self, parts, lower=-np.inf, upper=np.inf):
+  def require(
+    self,
+    parts: list,
+    lower: np.ndarray | float = -np.inf,
+    upper: np.ndarray | float = np.inf,
+  ) -> None:
     """Adds rows: `parts` are pairs of a first column and a matrix."""
     columns, matrices = zip(*parts, strict=True)
-    matrices = [sparse.coo_array(m) for m in matrices]
-    fill = lambda v: np.broadcast_to(v, matrices[0].shape[:1])
-    self.blocks.append(Block(columns, matrices, fill(lower), fill(upper)))
+    rows = [sparse.coo_array(m) for m in matrices]
+    fill = lambda v: np.broadcast_to(v, rows[0].shape[:1])
+    self.blocks.append(Block(list(columns), rows, fill(lower), fill(upper)))
 
-  def solve(self, time_limit: float, rel_gap: float):
+  def solve(self, time_limit: float, rel_gap: float) -> optimize.OptimizeResult:
     """Returns scipy's result of minimising the cost."""
     entries, top = [], 0
     for block in self.blocks:
@@ -69,7 +85,13 @@ class Program:
     )
 
 
-def build(problem, target: int, radius: float, neurons, limits):
+def build(
+  problem: cells.Problem,
+  target: int,
+  radius: float,
+  neurons: list,
+  limits: tuple[float, float],
+) -> tuple[Program, list]:
   """Returns the program for one class, and where its step is.
 
   All is in units of `radius` and relative to `x`: step u = (x' - x) / radius,
@@ -157,7 +179,7 @@ def _add_relus(program, linear, z, low, high, radius):
   return outputs or [(0, np.zeros((len(unstable), 1)))]
 
 
-def tangents(program, points):
+def tangents(program: Program, points: np.ndarray) -> None:
   """Adds `square_i >= 2 c u_i - c^2` for c = `points` `[m, n]`.
 
   The program's first variables are u and the squares, these in units of 1 / n

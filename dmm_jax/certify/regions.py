@@ -27,7 +27,9 @@ class Region(NamedTuple):
   radius: jax.Array
 
 
-def least(rows, offset, region: Region, norm: jax.Array):
+def least(
+  rows: jax.Array, offset: jax.Array, region: Region, norm: jax.Array
+) -> jax.Array:
   """Returns the least value of `rows @ x' + offset` over a region, `[m]`.
 
   Exact for linf. For l1 and l2 it is the value of the dual at a multiplier

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dmm_jax.certify import layers as layers_lib
 from dmm_jax.certify import regions
 
 # Entries, for one pair of layers, beyond which all rows share their slopes:
@@ -31,7 +32,7 @@ class Lines(NamedTuple):
   gap: jax.Array
 
 
-def relax(low, high) -> Lines:
+def relax(low: jax.Array, high: jax.Array) -> Lines:
   """Returns the chord above, and the line below of the smaller area."""
   unstable = (low < 0) & (high > 0)
   width = jnp.where(unstable, high - low, 1.0)
@@ -62,9 +63,15 @@ def _least(rows, offset, layers, lines, slopes, region, norm):
   return regions.least(rows, offset, region, norm)
 
 
-def neurons(layers, region, slopes, norm):
+def neurons(
+  layers: layers_lib.Layers,
+  region: regions.Region,
+  slopes: list,
+  norm: jax.Array,
+) -> tuple[list, list]:
   """Bounds of the values before every ReLU, each by CROWN, and its lines."""
-  bounds, lines = [], []
+  bounds: list[tuple] = []
+  lines: list[Lines] = []
   for i, (w, b) in enumerate(layers[:-1]):
     rows, offset = jnp.concatenate([w.T, -w.T]), jnp.concatenate([b, -b])
     found = _least(rows, offset, layers[:i], lines, slopes[i], region, norm)
@@ -74,7 +81,13 @@ def neurons(layers, region, slopes, norm):
   return bounds, lines
 
 
-def leads(layers, label, region, slopes, norm):
+def leads(
+  layers: layers_lib.Layers,
+  label: jax.Array,
+  region: regions.Region,
+  slopes: list,
+  norm: jax.Array,
+) -> tuple[jax.Array, list]:
   """Lower bounds of the label's logit minus each, `[k]`; and the lines."""
   _, lines = neurons(layers, region, slopes, norm)
   w, b = layers[-1]
@@ -83,12 +96,12 @@ def leads(layers, label, region, slopes, norm):
   return bound, lines
 
 
-def adaptive(layers):
+def adaptive(layers: layers_lib.Layers) -> list:
   """Stands for the slopes that `relax` chooses."""
   return [[None] * i for i in range(len(layers))]
 
 
-def free_slopes(layers, lines):
+def free_slopes(layers: layers_lib.Layers, lines: list) -> list:
   """The slopes that `relax` chose, as arrays: for every layer, of all before.
 
   Each row of each layer has its own, as far as `MAX_SLOPES` allows.

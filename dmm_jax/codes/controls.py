@@ -1,5 +1,7 @@
 """Codes from what is not a map: do conclusions hold with these too?"""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from sklearn import cluster
 from dmm_jax import som
 
 
-def kmeans(seed: int, codes: np.ndarray, num: int, **options) -> som.Map:
+def kmeans(seed: int, codes: np.ndarray, num: int, **options: Any) -> som.Map:
   """Returns k-means clusters as a map of one row, in no order.
 
   What needs no grid may be asked of it: units, quantization error, NMI.

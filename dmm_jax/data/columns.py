@@ -4,6 +4,7 @@ from collections.abc import Callable
 import concurrent.futures
 import itertools
 
+from jax.typing import DTypeLike
 import numpy as np
 
 _THREADS = 8
@@ -18,7 +19,7 @@ class Column:
 
   def __init__(
     self, read: Callable[[list[int]], list], rows: np.ndarray, shape: tuple
-  ):
+  ) -> None:
     """Takes `read`, numbers of records -> images, its rows, and one's shape."""
     self._read, self._rows = read, np.asarray(rows)
     self.shape = (len(self._rows), *shape)
@@ -26,18 +27,19 @@ class Column:
 
   @property
   def ndim(self) -> int:
+    """The number of axes, as of an array."""
     return len(self.shape)
 
   def __len__(self) -> int:
     return len(self._rows)
 
-  def take(self, rows, axis: int = 0) -> 'Column':
+  def take(self, rows: slice | np.ndarray, axis: int = 0) -> 'Column':
     """Returns these rows, unread."""
     if axis != 0:
       raise ValueError(f'a column has rows along axis 0, not {axis}')
     return Column(self._read, self._rows[rows], self.shape[1:])
 
-  def __getitem__(self, key):
+  def __getitem__(self, key: slice | int | np.ndarray) -> 'Column | np.ndarray':
     if isinstance(key, slice):
       return self.take(key)
     rows = self._rows[key]
@@ -55,5 +57,9 @@ class Column:
         out[i] = x
     return out.reshape(*rows.shape, *self.shape[1:])
 
-  def __array__(self, dtype=None, copy=None) -> np.ndarray:
-    return self[np.arange(len(self))].astype(dtype or self.dtype, copy=False)
+  def __array__(
+    self, dtype: DTypeLike | None = None, copy: bool | None = None
+  ) -> np.ndarray:
+    return np.asarray(self[np.arange(len(self))]).astype(
+      dtype or self.dtype, copy=False
+    )

@@ -4,10 +4,13 @@ Records are read from array_record files without TensorFlow; preparing them
 needs it.
 """
 
+from collections.abc import Iterable
+from collections.abc import Iterator
 import copy
 import difflib
 from importlib import util
 import os
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +20,7 @@ from dmm_jax.data import images
 _CHUNK = 4096
 
 
-def find(name, data_dir):
+def find(name: str, data_dir: str | None) -> Any:
   """Returns the tensorflow-datasets builder of a set."""
   import tensorflow_datasets as tfds
 
@@ -40,7 +43,7 @@ def find(name, data_dir):
     ) from None
 
 
-def num_classes(builder, name):
+def num_classes(builder: Any, name: str) -> int:
   """Returns how many classes a set has; refuses what is no set of images."""
   import tensorflow_datasets as tfds
 
@@ -55,7 +58,7 @@ def num_classes(builder, name):
   return features['label'].num_classes
 
 
-def records(name, split, data_dir):
+def records(name: str, split: str, data_dir: str | None) -> Any:
   """Returns a split as a sequence of records, prepared where need be."""
   builder = find(name, data_dir)
   num_classes(builder, name)
@@ -74,7 +77,7 @@ def records(name, split, data_dir):
     ) from error
 
 
-def has_tensorflow():
+def has_tensorflow() -> bool:
   """Returns whether sets can be prepared here."""
   return util.find_spec('tensorflow') is not None
 
@@ -107,7 +110,7 @@ def _prepare(builder, name):
     ) from error
 
 
-def labels(source):
+def labels(source: Any) -> np.ndarray:
   """Returns the labels of all records `[n]`, and decodes no image."""
   import tensorflow_datasets as tfds
 
@@ -121,7 +124,9 @@ def labels(source):
   return found
 
 
-def examples(source, keys, size):
+def examples(
+  source: Any, keys: Iterable[int], size: int | None
+) -> Iterator[tuple[np.ndarray, int]]:
   """Yields `(x [h, w, c] in [0, 1], label)` of the records at `keys`."""
   for key, row in zip(keys, _rows(source, keys), strict=True):
     image, label = row['image'], _label(source, key, row)

@@ -1,5 +1,6 @@
 """Where a network changes its mind between two inputs of different classes."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -21,13 +22,13 @@ class Crossings(NamedTuple):
   """
 
   fraction: jax.Array
-  count: jax.Array
+  count: jax.Array  # type: ignore[assignment]
   parted: jax.Array
   ends: jax.Array
 
 
 def crossings(
-  logits_fn,
+  logits_fn: Callable,
   start: jax.Array,
   end: jax.Array,
   first: jax.Array,

@@ -1,5 +1,7 @@
 """Adversarial directions, and what they have in common between networks."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,9 @@ from dmm_jax import margins
 from dmm_jax import norms
 
 
-def loss_direction(logits_fn, x: jax.Array, label: jax.Array) -> jax.Array:
+def loss_direction(
+  logits_fn: Callable, x: jax.Array, label: jax.Array
+) -> jax.Array:
   """Returns the unit l2 gradient of the cross-entropy at `x`.
 
   Returns:
@@ -22,7 +26,7 @@ def loss_direction(logits_fn, x: jax.Array, label: jax.Array) -> jax.Array:
 
 
 def between_means(
-  logits_fn, x: jax.Array, label: jax.Array, means: jax.Array
+  logits_fn: Callable, x: jax.Array, label: jax.Array, means: jax.Array
 ) -> jax.Array:
   """Returns the unit direction from a class's mean to the runner-up's.
 

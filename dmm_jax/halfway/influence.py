@@ -5,6 +5,7 @@ formed: a step is a vector of parameters, and its effect a forward derivative.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import optax
 
 def influence(
   outputs: Callable,
-  params,
+  params: Any,
   x: jax.Array,
   label: jax.Array,
   others: jax.Array,
@@ -40,7 +41,7 @@ def influence(
 
 def meeting_ratio(
   outputs: Callable,
-  params,
+  params: Any,
   x: jax.Array,
   label: jax.Array,
   others: jax.Array,
@@ -65,7 +66,7 @@ def meeting_ratio(
 
 def accumulate(
   outputs: Callable,
-  params,
+  params: Any,
   xs: jax.Array,
   labels: jax.Array,
   batches: jax.Array,
@@ -74,7 +75,7 @@ def accumulate(
   num_classes: int,
   learning_rate: float,
   momentum: float = 0.0,
-):
+) -> tuple[Any, jax.Array]:
   """Trains by stochastic gradient descent, and books each class's influence.
 
   At every step the change of the outputs to first order, `J(x') (its part of

@@ -1,5 +1,8 @@
 """A vector's part in a subspace, and what a random one would have of it."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,7 +38,7 @@ def tangent_projection(
   damping: float = 1e-6,
   max_steps: int = 200,
   tol: float = 1e-6,
-):
+) -> Callable[[jax.Array], jax.Array]:
   """Returns `v -> on`: the projection on the tangent space, without a basis.
 
   `J (J^T J + mu I)^-1 J^T v` by conjugate gradients on products with J and its
@@ -76,7 +79,7 @@ def tangent_fraction(vector: jax.Array, basis: jax.Array) -> jax.Array:
   return jnp.minimum(norms.norm(on(unit, basis), 2), 1.0)
 
 
-def fraction_null(k: int, n: int):
+def fraction_null(k: int, n: int) -> Any:
   """Returns the law of the *squared* tangent fraction of a random k-subspace.
 
   Beta(k/2, (n-k)/2), exactly, for any fixed vector in R^n; mean k/n. A frozen
@@ -96,7 +99,12 @@ def random_ratio(k: int, n: int) -> float:
   return float(fraction_null(k, n).median() ** -0.5)
 
 
-def enrichment(on_distance, off_distance, k: int, n: int):
+def enrichment(
+  on_distance: np.ndarray | float,
+  off_distance: np.ndarray | float,
+  k: int,
+  n: int,
+) -> np.ndarray | float:
   """Returns `(off / on)^2 (n - k) / k`: A, from two distances of one example.
 
   How much more of the normal's squared length a tangent dimension has than one
@@ -108,14 +116,18 @@ def enrichment(on_distance, off_distance, k: int, n: int):
   return ratio**2 * (n - k) / k
 
 
-def fraction_enrichment(fraction, k: int, n: int):
+def fraction_enrichment(
+  fraction: np.ndarray | float, k: int, n: int
+) -> np.ndarray | float:
   """Returns A from a tangent fraction f of a normal: `f^2/k (n-k)/(1-f^2)`."""
   square = np.square(fraction)
   with np.errstate(divide='ignore'):
     return square / k * (n - k) / (1 - square)
 
 
-def implied_fraction(on_distance, off_distance):
+def implied_fraction(
+  on_distance: np.ndarray | float, off_distance: np.ndarray | float
+) -> np.ndarray | float:
   """Returns the tangent fraction of the normal that two distances imply.
 
   `off / sqrt(on^2 + off^2)`: exact where the boundary is flat. NaN where both
@@ -126,7 +138,9 @@ def implied_fraction(on_distance, off_distance):
     return np.sqrt(along / (along + across))
 
 
-def unconstrained(on_distance, off_distance):
+def unconstrained(
+  on_distance: np.ndarray | float, off_distance: np.ndarray | float
+) -> np.ndarray | float:
   """Returns the distance that two orthogonal ones make, for a flat boundary.
 
   `1 / d^2 = 1 / d_on^2 + 1 / d_off^2`, in l2 without a box. A diagnostic: where

@@ -8,6 +8,8 @@ has the methods `encode(x) -> z` and `decode(z) -> x`:
 Batch norm and `train` work as for classifiers.
 """
 
+from typing import Any
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -30,7 +32,8 @@ class Encoder(nn.Module):
   dtype: DTypeLike | None
 
   @nn.compact
-  def __call__(self, x, train):
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """Returns the code `[outputs]` of an image."""
     h = x
     for i, width in enumerate(self.widths):
       h = layers.conv_norm(
@@ -61,7 +64,8 @@ class Decoder(nn.Module):
   dtype: DTypeLike | None
 
   @nn.compact
-  def __call__(self, z, train):
+  def __call__(self, z: jax.Array, train: bool) -> jax.Array:
+    """Returns the image in [0, 1] of a code."""
     *widths, top = self.widths
     scale = 2 ** len(widths)
     rows, cols, channels = self.shape
@@ -103,7 +107,10 @@ class AutoEncoder(nn.Module):
     """Returns the image in [0, 1] of a latent code."""
     return self.decoder(z, train)
 
-  def __call__(self, x: jax.Array, train: bool = False):
+  def __call__(
+    self, x: jax.Array, train: bool = False
+  ) -> tuple[jax.Array, Any]:
+    """Returns `(reconstruction, z [latent])` of an image."""
     z = self.encode(x, train)
     return self.decode(z, train), z
 
@@ -127,7 +134,8 @@ class ConvAutoEncoder(AutoEncoder):
   batch_norm: bool = True
   dtype: DTypeLike | None = None
 
-  def setup(self):
+  def setup(self) -> None:
+    """Makes the encoder and the decoder."""
     rest = self.widths, self.batch_norm, self.dtype
     self.encoder = Encoder(self.latent, *rest)
     self.decoder = Decoder(self.shape, *rest)
@@ -143,12 +151,15 @@ class VAE(ConvAutoEncoder):
   otherwise it is of the mean.
   """
 
-  def setup(self):
+  def setup(self) -> None:
+    """Makes the encoder and the decoder."""
     rest = self.widths, self.batch_norm, self.dtype
     self.encoder = Encoder(2 * self.latent, *rest)
     self.decoder = Decoder(self.shape, *rest)
 
-  def posterior(self, x: jax.Array, train: bool = False):
+  def posterior(
+    self, x: jax.Array, train: bool = False
+  ) -> tuple[jax.Array, jax.Array]:
     """Returns `(mean [latent], log_variance [latent])`, given one image."""
     both = self.encoder(x, train)
     return both[: self.latent], both[self.latent :]
@@ -157,7 +168,10 @@ class VAE(ConvAutoEncoder):
     """Returns the mean of z `[latent]`, given one image."""
     return self.posterior(x, train)[0]
 
-  def __call__(self, x: jax.Array, train: bool = False):
+  def __call__(
+    self, x: jax.Array, train: bool = False
+  ) -> tuple[jax.Array, Any]:
+    """Returns `(reconstruction, (mean, log_variance))` of an image."""
     mean, log_variance = self.posterior(x, train)
     z = mean
     if train:

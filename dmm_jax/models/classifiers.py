@@ -16,7 +16,10 @@ class Linear(nn.Module):
   dtype: DTypeLike | None = None
 
   @nn.compact
-  def __call__(self, x: jax.Array, train: bool = False):
+  def __call__(
+    self, x: jax.Array, train: bool = False
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns `(logits [num_classes], codes)` of one input."""
     del train
     return layers.head(x, self.num_classes), collections.OrderedDict()
 
@@ -29,7 +32,10 @@ class DeepLinear(nn.Module):
   dtype: DTypeLike | None = None
 
   @nn.compact
-  def __call__(self, x: jax.Array, train: bool = False):
+  def __call__(
+    self, x: jax.Array, train: bool = False
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns `(logits [num_classes], codes)` of one input."""
     del train
     codes, h = collections.OrderedDict(), x.ravel()
     for i, width in enumerate(self.widths):
@@ -56,7 +62,10 @@ class MLP(nn.Module):
   dtype: DTypeLike | None = None
 
   @nn.compact
-  def __call__(self, x: jax.Array, train: bool = False):
+  def __call__(
+    self, x: jax.Array, train: bool = False
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns `(logits [num_classes], codes)` of one input."""
     del train
     codes, h = collections.OrderedDict(), x.ravel()
     for i, width in enumerate(self.widths):
@@ -88,7 +97,10 @@ class CNN(nn.Module):
   dtype: DTypeLike | None = None
 
   @nn.compact
-  def __call__(self, x: jax.Array, train: bool = False):
+  def __call__(
+    self, x: jax.Array, train: bool = False
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns `(logits [num_classes], codes)` of one input."""
     del train
     codes, h = collections.OrderedDict(), x
     strides = self.strides or (1,) * len(self.channels)
@@ -121,7 +133,10 @@ class LeNet5(nn.Module):
   dtype: DTypeLike | None = None
 
   @nn.compact
-  def __call__(self, x: jax.Array, train: bool = False):
+  def __call__(
+    self, x: jax.Array, train: bool = False
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns `(logits [num_classes], codes)` of one input."""
     del train
     codes, h = collections.OrderedDict(), x
     for i, (features, padding) in enumerate([(6, 'SAME'), (16, 'VALID')]):
@@ -156,7 +171,10 @@ class PlaygroundCNN(nn.Module):
   dtype: DTypeLike | None = None
 
   @nn.compact
-  def __call__(self, x: jax.Array, train: bool = False):
+  def __call__(
+    self, x: jax.Array, train: bool = False
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns `(logits [num_classes], codes)` of one input."""
     codes, h = collections.OrderedDict(), x
     for i, factor in enumerate((1, 1, 2, 2, 4, 4, 8)):
       name = f'conv{i}'
@@ -199,7 +217,10 @@ class VGG16(nn.Module):
   dtype: DTypeLike | None = None
 
   @nn.compact
-  def __call__(self, x: jax.Array, train: bool = False):
+  def __call__(
+    self, x: jax.Array, train: bool = False
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns `(logits [num_classes], codes)` of one input."""
     codes, h = collections.OrderedDict(), x
     for i, stage in enumerate(self.stages):
       for j, features in enumerate(stage):

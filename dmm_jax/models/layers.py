@@ -1,5 +1,7 @@
 """What the trained networks are put together from."""
 
+from typing import Any
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,14 @@ he_normal = nn.initializers.he_normal()
 lecun_normal = nn.initializers.lecun_normal()
 
 
-def batch_norm(h, name, train, *, affine=True, dtype=None):
+def batch_norm(
+  h: jax.Array,
+  name: str,
+  train: bool,
+  *,
+  affine: bool = True,
+  dtype: DTypeLike | None = None,
+) -> jax.Array:
   """Normalises channels by the batch and its pixels, or by running averages."""
   norm = nn.BatchNorm(
     use_running_average=not train,
@@ -26,17 +35,17 @@ def batch_norm(h, name, train, *, affine=True, dtype=None):
 
 
 def conv(
-  h,
-  features,
-  name,
+  h: jax.Array,
+  features: int,
+  name: str,
   *,
-  size=3,
-  stride=1,
-  padding='SAME',
-  use_bias=True,
-  kernel_init=he_normal,
-  dtype=None,
-):
+  size: int = 3,
+  stride: int = 1,
+  padding: str | int = 'SAME',
+  use_bias: bool = True,
+  kernel_init: nn.initializers.Initializer = he_normal,
+  dtype: DTypeLike | None = None,
+) -> jax.Array:
   """Convolves an image `[h, w, c]`."""
   layer = nn.Conv(
     features,
@@ -58,8 +67,16 @@ def conv(
 
 
 def conv_norm(
-  h, features, name, train, *, norm, affine=True, dtype=None, **options
-):
+  h: jax.Array,
+  features: int,
+  name: str,
+  train: bool,
+  *,
+  norm: bool,
+  affine: bool = True,
+  dtype: DTypeLike | None = None,
+  **options: Any,
+) -> jax.Array:
   """Convolves, then normalises; without the norm, adds a bias instead."""
   h = conv(h, features, name, use_bias=not norm, dtype=dtype, **options)
   if norm:
@@ -79,7 +96,8 @@ class Doubling(nn.Module):
   dtype: DTypeLike | None = None
 
   @nn.compact
-  def __call__(self, h):
+  def __call__(self, h: jax.Array) -> jax.Array:
+    """Returns the image `[2 h, 2 w, features]`."""
     rows, cols, channels = h.shape
     shape = (4, 4, channels, self.features)
     kernel = self.param('kernel', self.kernel_init, shape)
@@ -101,21 +119,35 @@ class Doubling(nn.Module):
     return out if bias is None else out + bias[None, None]
 
 
-def dense(h, features, name, *, kernel_init=he_normal, dtype=None):
+def dense(
+  h: jax.Array,
+  features: int,
+  name: str,
+  *,
+  kernel_init: nn.initializers.Initializer = he_normal,
+  dtype: DTypeLike | None = None,
+) -> jax.Array:
+  """A dense layer, in `dtype`."""
   return nn.Dense(features, kernel_init=kernel_init, dtype=dtype, name=name)(h)
 
 
-def at_least_float32(h):
+def at_least_float32(h: jax.Array) -> jax.Array:
+  """Returns `h` in float32, or in its own type if that is wider."""
   return h.astype(jnp.promote_types(h.dtype, jnp.float32))
 
 
-def head(h, features, *, kernel_init=lecun_normal):
+def head(
+  h: jax.Array,
+  features: int,
+  *,
+  kernel_init: nn.initializers.Initializer = lecun_normal,
+) -> jax.Array:
   """The last layer: float32 or better, whatever the others compute in."""
   h = at_least_float32(h).ravel()
   return dense(h, features, 'head', kernel_init=kernel_init)
 
 
-def max_pool(h):
+def max_pool(h: jax.Array) -> jax.Array:
   """Halves an image `[h, w, c]`; odd sizes round up, so that none vanishes.
 
   Largest of 2 x 2 pixels; where several are, they share the gradient.
@@ -128,7 +160,9 @@ def max_pool(h):
   return jnp.max(h, axis=(1, 3))
 
 
-def dense_layers(params) -> list[tuple[jax.Array, jax.Array | np.ndarray]]:
+def dense_layers(
+  params: dict,
+) -> list[tuple[jax.Array, jax.Array | np.ndarray]]:
   """Returns the layers `(weights, biases)` of a dense ReLU network.
 
   As `certify` takes them: of a `FullyConnected`, whose biases are 0, an `MLP`

@@ -7,6 +7,7 @@ product (on CPU, 3 to 7 times).
 
 import collections
 from collections.abc import Callable
+from typing import Any
 
 from flax import linen as nn
 import jax
@@ -19,8 +20,14 @@ glorot_uniform = nn.initializers.glorot_uniform()
 
 
 def conv_by_patches(
-  x, kernel, strides, padding, *, dimension_numbers=None, **unused
-):
+  x: jax.Array,
+  kernel: jax.Array,
+  strides: tuple[int, int],
+  padding: str,
+  *,
+  dimension_numbers: Any = None,
+  **unused: Any,
+) -> jax.Array:
   """Convolves `[b, h, w, c]` with `[kh, kw, c, out]` as one matrix product.
 
   A drop-in for `lax.conv_general_dilated` where padding is SAME and nothing
@@ -47,7 +54,14 @@ def conv_by_patches(
   return (flat @ kernel.reshape(-1, out)).reshape(b, rows, cols, out)
 
 
-def conv(features, kernel_init=he_normal, *, size=3, stride=1, name=None):
+def conv(
+  features: int,
+  kernel_init: Initializer = he_normal,
+  *,
+  size: int = 3,
+  stride: int = 1,
+  name: str | None = None,
+) -> nn.Conv:
   """A convolution without bias: all networks here start with biases of 0."""
   return nn.Conv(
     features,
@@ -60,7 +74,10 @@ def conv(features, kernel_init=he_normal, *, size=3, stride=1, name=None):
   )
 
 
-def dense(features, kernel_init=he_normal, name=None):
+def dense(
+  features: int, kernel_init: Initializer = he_normal, name: str | None = None
+) -> nn.Dense:
+  """A dense layer without bias, as for `conv`."""
   return nn.Dense(features, use_bias=False, kernel_init=kernel_init, name=name)
 
 
@@ -75,7 +92,8 @@ class FullyConnected(nn.Module):
   num_classes: int = 2
 
   @nn.compact
-  def __call__(self, x: jax.Array):
+  def __call__(self, x: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns `(logits [num_classes], codes)` of one input."""
     codes, h = collections.OrderedDict(), x.ravel()
     for i, width in enumerate(self.widths):
       h = codes[f'dense{i}'] = nn.relu(dense(width, name=f'dense{i}')(h))
@@ -93,7 +111,8 @@ class Convolutional(nn.Module):
   num_classes: int = 2
 
   @nn.compact
-  def __call__(self, x: jax.Array):
+  def __call__(self, x: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns `(logits [num_classes], codes)` of one input."""
     codes, h = collections.OrderedDict(), x
     for i, width in enumerate(self.widths):
       h = codes[f'conv{i}'] = nn.relu(conv(width, name=f'conv{i}')(h))
@@ -109,7 +128,8 @@ class LeNet(nn.Module):
   num_classes: int = 2
 
   @nn.compact
-  def __call__(self, x: jax.Array):
+  def __call__(self, x: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns `(logits [num_classes], codes)` of one input."""
     codes, h = collections.OrderedDict(), x
     for i in range(4):
       h = codes[f'conv{i}'] = nn.relu(conv(self.width, name=f'conv{i}')(h))
@@ -141,7 +161,8 @@ class ResNet(nn.Module):
   num_classes: int = 2
 
   @nn.compact
-  def __call__(self, x: jax.Array):
+  def __call__(self, x: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns `(logits [num_classes], codes)` of one input."""
     act = nn.relu
     codes, h = collections.OrderedDict(), conv(self.width, name='conv0')(x)
     if not self.pre_activation:

@@ -43,7 +43,10 @@ class Residual(nn.Module):
   dtype: DTypeLike | None = None
 
   @nn.compact
-  def __call__(self, x: jax.Array, train: bool = False):
+  def __call__(
+    self, x: jax.Array, train: bool = False
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns `(logits [num_classes], codes)` of one input."""
     codes, h = collections.OrderedDict(), self._conv(x, self.width, 'conv0')
     if not self.pre_activation:
       h = self._act(h, 'conv0', train)

@@ -22,7 +22,8 @@ class Encoder(nn.Module):
   dtype: DTypeLike | None
 
   @nn.compact
-  def __call__(self, x, train):
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """Returns the code `[outputs]` of an image."""
     h = x
     for i, stage in enumerate(self.stages):
       for j, features in enumerate(stage):
@@ -48,7 +49,8 @@ class Decoder(nn.Module):
   dtype: DTypeLike | None
 
   @nn.compact
-  def __call__(self, z, train):
+  def __call__(self, z: jax.Array, train: bool) -> jax.Array:
+    """Returns the image in [0, 1] of a code."""
     rows, cols, channels = self.shape
     depth = len(self.stages)
     sizes = [(-(-rows // 2**i), -(-cols // 2**i)) for i in range(depth + 1)]
@@ -101,7 +103,8 @@ class SegNetAutoEncoder(autoencoders.AutoEncoder):
   batch_norm: bool = True
   dtype: DTypeLike | None = None
 
-  def setup(self):
+  def setup(self) -> None:
+    """Makes the encoder and the decoder."""
     rest = self.stages, self.batch_norm, self.dtype
     self.encoder = Encoder(self.latent, *rest)
     self.decoder = Decoder(self.shape, *rest)

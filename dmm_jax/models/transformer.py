@@ -31,7 +31,10 @@ class ViT(nn.Module):
   dtype: DTypeLike | None = None
 
   @nn.compact
-  def __call__(self, x: jax.Array, train: bool = False):
+  def __call__(
+    self, x: jax.Array, train: bool = False
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns `(logits [num_classes], codes)` of one input."""
     del train
     if x.shape[0] % self.patch or x.shape[1] % self.patch:
       raise ValueError(

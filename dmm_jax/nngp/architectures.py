@@ -1,5 +1,6 @@
 """Architectures as triples, and their kernels."""
 
+from collections.abc import Callable
 import functools
 import math
 
@@ -9,6 +10,9 @@ from dmm_jax import pooled_kernel
 from dmm_jax._neural_tangents import stax
 
 SQRT_2 = math.sqrt(2.0)
+
+# `(init_fn, apply_fn, kernel_fn)`, as in neural-tangents.
+Triple = tuple[Callable, Callable, Callable]
 
 # The library's own ReLU kernel subtracts infinities in the second derivatives
 # at coincident inputs: they hang on the last bit of its cosines.
@@ -29,7 +33,7 @@ def fully_connected(
   *,
   width: int = 100,
   activation: str = 'relu',
-):
+) -> Triple:
   """Returns `(init_fn, apply_fn, kernel_fn)` of a dense network, scalar output.
 
   Args:
@@ -54,7 +58,7 @@ def convolutional(
   *,
   width: int = 128,
   activation: str = 'relu',
-):
+) -> Triple:
   """Returns the triple of `depth` 3x3 convolutions, then a dense readout.
 
   Inputs are `[h, w, c]`; padding is SAME. Arguments as `fully_connected`;
@@ -74,7 +78,7 @@ def lenet(
   width: int = 128,
   dense_width: int = 512,
   activation: str = 'relu',
-):
+) -> Triple:
   """Returns the triple of De Palma et al.'s LeNet: 4 convolutions, 2 dense.
 
   Average pooling, 2x2, follows the second and the fourth convolution. Inputs
@@ -105,7 +109,7 @@ def resnet(
   *,
   width: int = 32,
   activation: str = 'relu',
-):
+) -> Triple:
   """Returns the triple of a pre-activation residual network, three stacks.
 
   Channels are `width` times 1, 2, 4; the second and third stack halve the

@@ -5,6 +5,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 import numpy as np
 
 from dmm_jax import norms
@@ -17,7 +18,7 @@ from dmm_jax.nngp.gradients import square_root
 
 @double_precision
 def gradient_draws(
-  key: jax.Array, kernel_fn: Callable, x, num: int
+  key: jax.Array, kernel_fn: Callable, x: ArrayLike, num: int
 ) -> tuple[np.ndarray, np.ndarray]:
   """Draws (f(x), grad f(x)) of `num` infinite networks, jointly and exactly.
 
@@ -45,7 +46,12 @@ def _joint_covariance(kernel_fn, x):
 
 @double_precision
 def ray_draws(
-  key: jax.Array, kernel_fn: Callable, x, direction, distances, num: int
+  key: jax.Array,
+  kernel_fn: Callable,
+  x: ArrayLike,
+  direction: ArrayLike,
+  distances: ArrayLike,
+  num: int,
 ) -> np.ndarray:
   """Draws f at `x + distance * direction` for `num` infinite networks.
 
@@ -64,7 +70,7 @@ def ray_draws(
 def distance_draws(
   key: jax.Array,
   kernel_fn: Callable,
-  x,
+  x: ArrayLike,
   norm: float,
   num: int,
   *,

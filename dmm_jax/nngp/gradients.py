@@ -5,12 +5,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 import numpy as np
 
 EXACT_SIZE = 512  # Inputs up to this size get their whole C.
 
 
-def double_precision(fn):
+def double_precision(fn: Callable) -> Callable:
   """Runs `fn` with JAX in float64, so that float inputs stay exact."""
 
   @functools.wraps(fn)
@@ -22,7 +23,7 @@ def double_precision(fn):
 
 
 @functools.lru_cache(maxsize=64)
-def pair(kernel_fn):
+def pair(kernel_fn: Callable) -> tuple[Callable, Callable]:
   """`(k, (x, v) -> C v)` for one pair of inputs, compiled once a shape."""
 
   def k(x, y):
@@ -40,19 +41,20 @@ def pair(kernel_fn):
   return jax.jit(k), jax.jit(rows)
 
 
-def as_double(x):
+def as_double(x: ArrayLike) -> jax.Array:
+  """Returns an array in float64; within `double_precision`."""
   return jnp.asarray(np.asarray(x, np.float64))
 
 
 @double_precision
-def output_variance(kernel_fn: Callable, x) -> float:
+def output_variance(kernel_fn: Callable, x: ArrayLike) -> float:
   """Returns K(x, x), the variance of the output at one input."""
   x = as_double(x)
   return float(pair(kernel_fn)[0](x, x))
 
 
 @double_precision
-def gradient_covariance(kernel_fn: Callable, x) -> np.ndarray:
+def gradient_covariance(kernel_fn: Callable, x: ArrayLike) -> np.ndarray:
   """Returns C = d^2 K / dx dy at y = x, `[n, n]`, exactly: n products."""
   x = as_double(x)
   basis = jnp.eye(x.size).reshape(-1, *x.shape)
@@ -62,7 +64,11 @@ def gradient_covariance(kernel_fn: Callable, x) -> np.ndarray:
 
 @double_precision
 def gradient_variance(
-  kernel_fn: Callable, x, *, num_probes: int | None = None, seed: int = 0
+  kernel_fn: Callable,
+  x: ArrayLike,
+  *,
+  num_probes: int | None = None,
+  seed: int = 0,
 ) -> np.ndarray:
   """Returns the diagonal of C, the variance of each partial derivative of f.
 
@@ -91,7 +97,7 @@ def gradient_variance(
   return np.maximum(np.mean(signs * pair(kernel_fn)[1](x, signs), 0), 0.0)
 
 
-def square_root(covariance):
+def square_root(covariance: np.ndarray) -> np.ndarray:
   """Returns a symmetric square root; negative rounding errors become zero."""
   values, vectors = np.linalg.eigh(covariance)
   return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T

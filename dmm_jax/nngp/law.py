@@ -6,7 +6,9 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 import numpy as np
+import numpy.typing as npt
 from scipy import optimize
 from scipy import special
 from scipy import stats
@@ -23,7 +25,7 @@ SQRT_2 = math.sqrt(2.0)
 
 def distance_scale(
   kernel_fn: Callable,
-  x,
+  x: ArrayLike,
   norm: float,
   *,
   bounds: tuple[float, float] | None = None,
@@ -75,7 +77,7 @@ def distance_scale(
 def scale_of_gradient(
   sigma: float,
   root: np.ndarray,
-  x,
+  x: ArrayLike,
   norm: float,
   *,
   bounds: tuple[float, float] | None = None,
@@ -129,7 +131,9 @@ def _box_distances(gradients, gaps, x, low, high, *, norm):
   return jax.vmap(one)(gradients, gaps)
 
 
-def distance_cdf(scales, radius, num_classes: int = 2) -> np.ndarray:
+def distance_cdf(
+  scales: npt.ArrayLike, radius: ArrayLike, num_classes: int = 2
+) -> np.ndarray:
   """Returns P(distance <= radius) under the law, averaged over `scales`.
 
   Of more than two classes with independent logits of one kernel, the runner-up
@@ -146,7 +150,7 @@ def distance_cdf(scales, radius, num_classes: int = 2) -> np.ndarray:
 
 
 def distance_quantile(
-  scales, probability: float, num_classes: int = 2
+  scales: npt.ArrayLike, probability: float, num_classes: int = 2
 ) -> float:
   """Returns the quantile of the law over inputs of the given `scales`.
 
@@ -171,7 +175,7 @@ def distance_quantile(
   )
 
 
-def distance_slope(scales, num_classes: int = 2) -> float:
+def distance_slope(scales: npt.ArrayLike, num_classes: int = 2) -> float:
   """Returns how steeply the law's quantiles start: 1.2533 s for two classes.
 
   The inverse of its density at 0, averaged over inputs of the given `scales`.
@@ -184,13 +188,13 @@ def distance_slope(scales, num_classes: int = 2) -> float:
 
 def flip_bound(
   kernel_fn: Callable,
-  x,
-  radius,
+  x: ArrayLike,
+  radius: ArrayLike,
   norm: float,
   *,
   gain: float | None = None,
   variance: float | None = None,
-):
+) -> np.ndarray:
   """Bounds the probability that the boundary lies within `radius` of x.
 
   Holds at every n, not only asymptotically. With M as in `gain` below, lambda

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 import numpy as np
 from scipy import linalg
 
@@ -30,7 +31,12 @@ class Regression(NamedTuple):
 
 
 def regressor(
-  kernel_fn: Callable, xs, labels, *, kind: str = 'nngp', ridge: float = 1e-4
+  kernel_fn: Callable,
+  xs: ArrayLike,
+  labels: ArrayLike,
+  *,
+  kind: str = 'nngp',
+  ridge: float = 1e-4,
 ) -> Callable:
   """Returns the `logits_fn` of a trained infinitely wide network.
 
@@ -47,7 +53,12 @@ def regressor(
 
 @double_precision
 def fit_regression(
-  kernel_fn: Callable, xs, labels, *, kind: str = 'nngp', ridge: float = 1e-4
+  kernel_fn: Callable,
+  xs: ArrayLike,
+  labels: ArrayLike,
+  *,
+  kind: str = 'nngp',
+  ridge: float = 1e-4,
 ) -> Regression:
   """Trains the infinitely wide network on labelled inputs, exactly.
 
@@ -87,13 +98,15 @@ def fit_regression(
 
 
 @double_precision
-def kernel_matrix(kernel_fn: Callable, xs, *, kind: str = 'nngp') -> np.ndarray:
+def kernel_matrix(
+  kernel_fn: Callable, xs: ArrayLike, *, kind: str = 'nngp'
+) -> np.ndarray:
   """Returns the kernel `[n, n]` of all pairs of `xs`, float64, in parts."""
   _check(kind)
-  num = len(xs)
-  rows = max(1, min(num, _PART // (num * np.size(xs[0]))))
-  part = _kernels(kernel_fn, kind)
   xs = as_double(xs)
+  num = len(xs)
+  rows = max(1, min(num, _PART // xs.size))
+  part = _kernels(kernel_fn, kind)
   out = np.empty((num, num))
   for start in range(0, num, rows):
     # The last rows come with ones before them: one shape, compiled once.

@@ -1,14 +1,17 @@
 """What every figure needs: styles in grey too, grids, legends, files."""
 
+from collections.abc import Sequence
 import pathlib
+from typing import Any
 
+from matplotlib import axes
 from matplotlib import colors
 from matplotlib import figure as figure_lib
 from matplotlib import ticker
 import numpy as np
 
 # Distinct in grey too: every series has its own marker, dash and shade.
-STYLES = (
+STYLES: tuple[dict[str, Any], ...] = (
   dict(color='#0b3c5d', marker='o', linestyle='-'),
   dict(color='#d9822b', marker='s', linestyle='--'),
   dict(color='#328c4a', marker='^', linestyle='-.'),
@@ -23,7 +26,7 @@ _CHANGE = colors.LinearSegmentedColormap.from_list(
 )
 
 
-def save(figure, stem: pathlib.Path) -> pathlib.Path:
+def save(figure: figure_lib.Figure, stem: pathlib.Path) -> pathlib.Path:
   """Writes a figure as .png and .pdf; returns the path of the first."""
   stem.parent.mkdir(parents=True, exist_ok=True)
   # Without dates the same numbers give the same files.
@@ -32,14 +35,17 @@ def save(figure, stem: pathlib.Path) -> pathlib.Path:
   return stem.with_suffix('.png')
 
 
-def grid(rows, columns, width=3.6, height=3.2):
+def grid(
+  rows: int, columns: int, width: float = 3.6, height: float = 3.2
+) -> tuple[figure_lib.Figure, np.ndarray]:
+  """A figure and its axes `[rows, columns]`; inches, of each of them."""
   figure = figure_lib.Figure(
     figsize=(width * columns, height * rows), layout='constrained'
   )
   return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def log_values(ax, which='y'):
+def log_values(ax: axes.Axes, which: str = 'y') -> None:
   """A logarithmic axis with numbers on it even within one decade."""
   ax.set(**{f'{which}scale': 'log'})
   axis = getattr(ax, f'{which}axis')
@@ -48,14 +54,15 @@ def log_values(ax, which='y'):
   axis.set_minor_locator(ticker.NullLocator())
 
 
-def legend(figure, ax, **options):
+def legend(figure: figure_lib.Figure, ax: axes.Axes, **options: Any) -> None:
+  """Puts the legend of `ax` below the figure; `options` as of matplotlib."""
   handles, labels = ax.get_legend_handles_labels()
   figure.legend(
     handles, labels, loc='outside lower center', fontsize=8, **options
   )
 
 
-def image(ax, pixels):
+def image(ax: axes.Axes, pixels: np.ndarray) -> None:
   """Shows an image `[h, w, c]`, grey or coloured, pixels in [0, 1]."""
   if pixels.shape[-1] == 1:
     ax.imshow(pixels[..., 0], cmap='gray', vmin=0, vmax=1)
@@ -63,13 +70,19 @@ def image(ax, pixels):
     ax.imshow(np.clip(pixels, 0, 1))
 
 
-def change(ax, pixels, size):
+def change(ax: axes.Axes, pixels: np.ndarray, size: float) -> None:
   """Shows a change of an image: dark takes away, bright adds, up to `size`."""
   # Colours by their mean: a change has no colour of its own.
   ax.imshow(pixels.mean(-1), cmap=_CHANGE, vmin=-size, vmax=size)
 
 
-def dots(ax, entries, look, label, shift=0.0):
+def dots(
+  ax: axes.Axes,
+  entries: Sequence[dict],
+  look: dict,
+  label: str,
+  shift: float = 0.0,
+) -> None:
   """Values of entries with their intervals, one below the other."""
   values = np.array([entry['value'] for entry in entries], float)
   ends = np.array([entry['interval'] for entry in entries], float).T
@@ -88,7 +101,13 @@ def dots(ax, entries, look, label, shift=0.0):
   )
 
 
-def band(ax, places, entries, number, label):
+def band(
+  ax: axes.Axes,
+  places: Sequence[float],
+  entries: Sequence[dict],
+  number: int,
+  label: str,
+) -> None:
   """A curve of entries with its 95 % band; beyond the styles, hollow marks."""
   look = STYLES[number % len(STYLES)]
   values = np.array([entry['value'] for entry in entries], float)

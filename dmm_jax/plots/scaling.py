@@ -1,7 +1,10 @@
 """Figures of `experiments.random_scaling`."""
 
+from collections.abc import Collection
+from collections.abc import Sequence
 import pathlib
 
+from matplotlib import axes
 from matplotlib import ticker
 import numpy as np
 from scipy import stats
@@ -42,7 +45,9 @@ def _style(summary, architecture):
   return canvas.STYLES[names.index(architecture) % len(canvas.STYLES)]
 
 
-def points(ax, n, entries, style, label):
+def points(
+  ax: axes.Axes, n: np.ndarray, entries: Sequence[dict], style: dict, label: str
+) -> None:
   """Values with their intervals; values that are infinite are left out."""
   value = np.array([e['value'] for e in entries], float)
   ends = np.array([e['interval'] for e in entries], float)
@@ -61,11 +66,11 @@ def _log_n(ax, summary):
   log_n(ax, {s['n'] for row in summary['rows'] for s in row['sizes']})
 
 
-def log_n(ax, n):
+def log_n(ax: axes.Axes, n: Collection[int]) -> None:
   """A logarithmic axis of dimensions, with at most six of them on it."""
-  n = sorted(n)
+  ticks = sorted(n)
   ax.set(xscale='log', xlabel='input dimension n (pixels x channels)')
-  shown = n if len(n) <= 6 else n[:: -(-len(n) // 6)]
+  shown = ticks[:: -(-len(ticks) // 6)]
   ax.set_xticks(shown, [str(v) for v in shown])
   ax.xaxis.set_minor_locator(ticker.NullLocator())
 

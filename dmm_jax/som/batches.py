@@ -56,7 +56,7 @@ def prepare(
   )
   shape = lambda v: searching.in_chunks(v, rows, devices)
   sizes = searching.sizes(codes, som.distance)
-  return Chunks(*map(shape, (codes, usable, sizes)), centre)
+  return Chunks(shape(codes), shape(usable), shape(sizes), centre)
 
 
 @functools.partial(jax.jit, static_argnames=('search_bytes', 'divide'))
@@ -121,7 +121,7 @@ def epoch(
     units: the codebook less `chunks.centre`.
     chunks, sigma, divide: as elsewhere here.
   """
-  total = lambda *args: _sums(*args, som.distance)
+  total = functools.partial(_sums, distance=som.distance)
   if divide:
     sums, counts, away = parallel.sum_of_shares(total, chunks[:3], (units,))
   else:

@@ -50,8 +50,8 @@ def axis_offsets(num: int, periodic: bool) -> np.ndarray:
 
 
 def squared_distances(
-  start: jax.Array,
-  end: jax.Array,
+  start: jax.Array | np.ndarray,
+  end: jax.Array | np.ndarray,
   grid: tuple[int, int],
   topology: str,
   periodic: bool,
@@ -88,8 +88,8 @@ def all_squared_distances(
 
 
 def adjacent(
-  start: jax.Array,
-  end: jax.Array,
+  start: jax.Array | np.ndarray,
+  end: jax.Array | np.ndarray,
   grid: tuple[int, int],
   topology: str,
   periodic: bool,
@@ -111,10 +111,12 @@ def neighbors(
   """
   rows, cols = grid
   if topology == 'rectangular':
-    steps = [s for s in itertools.product((-1, 0, 1), repeat=2) if any(s)]
+    steps: list[tuple] = [
+      s for s in itertools.product((-1, 0, 1), repeat=2) if any(s)
+    ]
     by_shift = [steps, steps]
   else:
-    sides = [(0, -1), (0, 1)]
+    sides: list[tuple] = [(0, -1), (0, 1)]
     # Of a row that lies right of those above and below, and of one left.
     right = sides + [(i, j) for i in (-1, 1) for j in (0, 1)]
     left = sides + [(i, j) for i in (-1, 1) for j in (-1, 0)]

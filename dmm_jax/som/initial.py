@@ -1,6 +1,7 @@
 """The codebook that training starts from."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ def init(
   *,
   grid: tuple[int, int] = (20, 20),
   init: str | jax.Array = 'sample',
-  **names,
+  **names: Any,
 ) -> maps.Map:
   """Returns a map that has learned nothing yet.
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +44,8 @@ class Map:
   @property
   def grid(self) -> tuple[int, int]:
     """Rows and columns."""
-    return self.codebook.shape[-3:-1]
+    rows, cols = self.codebook.shape[-3:-1]
+    return rows, cols
 
   @property
   def units(self) -> jax.Array:
@@ -69,11 +71,14 @@ def save(path: str | pathlib.Path, som: Map) -> None:
 def load(path: str | pathlib.Path) -> Map:
   """Reads what `save` wrote."""
   columns = records.load_columns(pathlib.Path(path))
-  arrays = {k: jnp.asarray(columns.pop(k)[0]) for k in ('codebook', 'history')}
-  return Map(**arrays, **{k: v[0].item() for k, v in columns.items()})
+  arrays: dict[str, Any] = {
+    k: jnp.asarray(columns.pop(k)[0]) for k in ('codebook', 'history')
+  }
+  names = {k: v[0].item() for k, v in columns.items()}
+  return Map(**arrays, **names)
 
 
-def from_minisom(weights: np.ndarray, **names) -> Map:
+def from_minisom(weights: np.ndarray, **names: Any) -> Map:
   """Returns the map of MiniSom's weights `[x, y, d]`: x across, y down.
 
   Args:

@@ -19,6 +19,7 @@ NEIGHBORHOODS = ('gaussian', 'bubble', 'triangle', 'mexican_hat')
 
 
 def check(neighborhood: str) -> None:
+  """Raises ValueError for a neighbourhood that does not exist."""
   if neighborhood not in NEIGHBORHOODS:
     raise ValueError(
       f'neighborhood: one of {NEIGHBORHOODS}, not {neighborhood!r}'
@@ -51,7 +52,8 @@ def factors(
     jnp.asarray(grids.axis_offsets(n, periodic) ** 2, sigma.dtype) for n in grid
   ]
   if neighborhood != 'mexican_hat':
-    return [tuple(weigh(s, sigma, neighborhood) for s in squares)]
+    down, right = (weigh(s, sigma, neighborhood) for s in squares)
+    return [(down, right)]
   (bell, other) = (weigh(s, sigma, 'gaussian') for s in squares)
   dip = [s / sigma**2 for s in squares]
   return [((1 - dip[0]) * bell, other), (-bell, dip[1] * other)]
@@ -71,18 +73,18 @@ def smooth(
     sigma: the width, in units of the grid.
     topology, periodic, neighborhood: of the map.
   """
-  grid = values.shape[:2]
+  rows, cols, _ = values.shape
   sum_by = lambda spec, *operands: jnp.einsum(
     spec, *operands, precision=jax.lax.Precision.HIGHEST
   )
   if topology == 'rectangular':
     parts = [
       sum_by('cd,rdm->rcm', b, sum_by('rs,sdm->rdm', a, values))
-      for a, b in factors(sigma, grid, periodic, neighborhood)
+      for a, b in factors(sigma, (rows, cols), periodic, neighborhood)
     ]
-    return sum(parts)
-  influence = all_pairs(sigma, grid, topology, periodic, neighborhood)
-  flat = values.reshape(grid[0] * grid[1], -1)
+    return jnp.asarray(sum(parts))
+  influence = all_pairs(sigma, (rows, cols), topology, periodic, neighborhood)
+  flat = values.reshape(rows * cols, -1)
   return sum_by('uv,vm->um', influence, flat).reshape(values.shape)
 
 
@@ -96,7 +98,7 @@ def all_pairs(
   """Returns the influence of every unit on every other, `[units, units]`."""
   if topology == 'rectangular':
     pairs = factors(sigma, grid, periodic, neighborhood)
-    return sum(jnp.kron(a, b) for a, b in pairs)
+    return jnp.asarray(sum(jnp.kron(a, b) for a, b in pairs))
   square = grids.all_squared_distances(grid, topology, periodic)
   return weigh(square.astype(sigma.dtype), sigma, neighborhood)
 
@@ -112,7 +114,8 @@ def around(
   """Returns the influence of one unit `[2]` on all, `[rows, cols]`."""
   if topology == 'rectangular':
     pairs = factors(sigma, grid, periodic, neighborhood)
-    return sum(a[units[0]][:, None] * b[units[1]][None] for a, b in pairs)
+    parts = (a[units[0]][:, None] * b[units[1]][None] for a, b in pairs)
+    return jnp.asarray(sum(parts))
   all_units = jnp.moveaxis(jnp.indices(grid), 0, -1)
   square = grids.squared_distances(
     all_units, units[None, None], grid, topology, periodic

@@ -97,7 +97,6 @@ def distortion(
   The mean over codes x of `sum_u h(unit of x, u) |x - w_u|^2`, in squared
   units of codes; a euclidean measure, whatever the map's distance.
   """
-
   place = (som.grid, som.topology, som.periodic)
   influence = neighborhoods.all_pairs(
     jnp.asarray(sigma, som.codebook.dtype), *place, som.neighborhood

@@ -13,6 +13,7 @@ DISTANCES = ('euclidean', 'cosine', 'correlation', 'l1', 'linf')
 
 
 def check(distance: str) -> None:
+  """Raises ValueError for a distance that does not exist."""
   if distance not in DISTANCES:
     raise ValueError(f'distance: one of {DISTANCES}, not {distance!r}')
 

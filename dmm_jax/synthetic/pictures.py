@@ -33,8 +33,10 @@ def affine(glyph: jax.Array, parameters: jax.Array, size: int) -> jax.Array:
 def affine_parameters(
   key: jax.Array, *, num: int = 1000, deform: float = 0.2, shift: float = 0.2
 ) -> np.ndarray:
-  """Returns `[num, 6]` for `affine`: uniform, (a, b, c, d) within `+-deform`
-  and (s, t) within `+-shift`."""
+  """Returns parameters `[num, 6]` for `affine`, drawn uniformly.
+
+  (a, b, c, d) within `+-deform`, (s, t) within `+-shift`.
+  """
   unit = jax.random.uniform(key, (num, 6), minval=-1.0, maxval=1.0)
   return np.asarray(unit) * np.array([deform] * 4 + [shift] * 2, np.float32)
 

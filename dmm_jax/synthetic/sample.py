@@ -20,7 +20,7 @@ class Sample(NamedTuple):
   tangents: np.ndarray
 
 
-def rounded(xs, labels, tangents):
+def rounded(xs: np.ndarray, labels: np.ndarray, tangents: np.ndarray) -> Sample:
   """Returns a sample in single precision."""
   return Sample(
     np.asarray(xs, np.float32),
@@ -29,7 +29,7 @@ def rounded(xs, labels, tangents):
   )
 
 
-def orthonormal(rows):
+def orthonormal(rows: np.ndarray) -> np.ndarray:
   """Returns orthonormal rows of the same span, `[..., k, d]`.
 
   The first keeps its direction. Of Gaussian rows, a frame by Haar's measure:

@@ -6,6 +6,7 @@ import functools
 from typing import Any
 from typing import NamedTuple
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,7 +53,7 @@ Forward = Callable[..., tuple[Any, Any]]
 
 
 @functools.cache
-def flax_forward(module) -> Forward:
+def flax_forward(module: nn.Module) -> Forward:
   """Returns `(params, stats, x, key, train) -> (outputs, stats)` of one input.
 
   Batch norm sees the batch through the axis name 'batch'; see `models`.
@@ -69,7 +70,12 @@ def flax_forward(module) -> Forward:
   return forward
 
 
-def start(key: jax.Array, module, x: jax.Array, transform) -> State:
+def start(
+  key: jax.Array,
+  module: nn.Module,
+  x: jax.Array,
+  transform: optax.GradientTransformation,
+) -> State:
   """The state of a fresh Flax module, for inputs like `x`."""
   variables = dict(module.init({'params': key, 'latent': key}, x))
   params = variables.pop('params')
@@ -84,7 +90,7 @@ def fit(
   targets: jax.Array,
   *,
   recipe: recipes.Recipe,
-  weights: jax.Array | None = None,
+  weights: jax.Array | np.ndarray | None = None,
   data_axes: tuple = (None, None, None),
   first_step: int = 0,
   stops: tuple[int, ...] = (),
@@ -175,7 +181,7 @@ def fit(
       if step // per_epoch != epoch:
         epoch = step // per_epoch
         order = _order(key, epoch, num=num)
-        rows = np.asarray(order) if on_disk else None
+        rows: Any = np.asarray(order) if on_disk else None
       end = min(pause, (epoch + 1) * per_epoch) if in_loop else step + 1
       given = whole, order
       if on_disk:

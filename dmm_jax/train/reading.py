@@ -1,6 +1,7 @@
 """What trained networks say of a data set."""
 
 import functools
+from typing import Any
 
 import numpy as np
 
@@ -9,7 +10,9 @@ from dmm_jax.train.loop import Forward
 from dmm_jax.train.loop import State
 
 
-def outputs(forward: Forward, state: State, xs, **options) -> np.ndarray:
+def outputs(
+  forward: Forward, state: State, xs: np.ndarray, **options: Any
+) -> np.ndarray:
   """A network's first outputs `[n, ...]`: logits, or images given back.
 
   `options` are those of `parallel.map_examples`.
@@ -26,7 +29,13 @@ def _first_output(forward):
   return lambda x, params, stats: forward(params, stats, x, None, False)[0][0]
 
 
-def accuracy(forward: Forward, state: State, xs, labels, **options) -> float:
+def accuracy(
+  forward: Forward,
+  state: State,
+  xs: np.ndarray,
+  labels: np.ndarray,
+  **options: Any,
+) -> float:
   """The share of examples whose largest logit is their label's.
 
   Non-finite logits are wrong; `options` as for `outputs`.

@@ -1,6 +1,7 @@
 """How to train: what a recipe says, and the optimizer that follows it."""
 
 import functools
+from typing import Any
 from typing import NamedTuple
 
 import optax
@@ -40,6 +41,7 @@ class Recipe(NamedTuple):
 
 
 def steps_per_epoch(recipe: Recipe, num: int) -> int:
+  """Steps of a pass over `num` examples: whole batches, the rest left out."""
   return num // min(recipe.batch_size, num)
 
 
@@ -73,7 +75,8 @@ def make_optimizer(recipe: Recipe, num: int) -> optax.GradientTransformation:
   return transform
 
 
-def choice(options, name, what):
+def choice(options: dict, name: str, what: str) -> Any:
+  """Returns the option of a name, or raises ValueError with all the names."""
   if name not in options:
     names = ', '.join(options)
     raise ValueError(f'{what} must be one of {names}; got {name!r}')

@@ -1,0 +1,70 @@
+"""The reference pages: whole, and of one mind with the code they speak of."""
+
+import dataclasses
+import importlib
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from experiments import common
+
+ROOT = pathlib.Path(__file__).parent.parent
+PAGES = sorted((ROOT / 'docs').rglob('*.md'))
+PAPERS = [p for p in PAGES if p.parent.name == 'papers']
+INTERVAL = r'[-+]?[\d.]+ %? ?\[[-+\d., %]+\]'
+
+
+def words(path):
+  """Text on one line: where it was broken does not matter."""
+  return ' '.join(path.read_text().split())
+
+
+def test_every_public_module_has_a_page():
+  text = '\n'.join(page.read_text() for page in PAGES)
+  shown = re.findall(r'(?m)^::: dmm_jax\.(\w+)$', text)
+  paths = (ROOT / 'dmm_jax').iterdir()
+  public = {p.stem for p in paths if not p.name.startswith(('_', '.', 'py.'))}
+  assert len(public) > 20
+  assert sorted(shown) == sorted(public)
+
+
+def test_every_number_with_an_interval_is_one_that_an_experiment_tells():
+  told = ' '.join(words(p) for p in (ROOT / 'experiments').glob('*.py'))
+  told = told.replace(' times [', ' [')
+  pages = [*PAPERS, ROOT / 'docs/guarantees.md']
+  found = [n for page in pages for n in re.findall(INTERVAL, words(page))]
+  assert len(found) > 50
+  assert [n for n in found if n not in told] == []
+
+
+def test_commands_name_what_experiments_have():
+  text = '\n'.join(page.read_text() for page in PAGES).replace('\\\n', ' ')
+  commands = re.findall(r'python -m experiments\.([a-z_]+)(.*)', text)
+  assert len(commands) > 15
+  for name, rest in commands:
+    module = importlib.import_module(f'experiments.{name}')
+    known = {
+      field.name
+      for cls in (module.Config, common.Processes)
+      for field in dataclasses.fields(cls)
+    }
+    for flag, value in re.findall(r'--(\w+)=(\S+)', rest):
+      assert flag in known, f'experiments.{name} has no --{flag}'
+      assert flag != 'preset' or value in module.PRESETS, f'{name}: {value}'
+
+
+def test_the_example_is_the_readmes():
+  first = lambda path: path.read_text().split('```python')[1].split('```')[0]
+  assert first(ROOT / 'docs/index.md') == first(ROOT / 'README.md')
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path):
+  pytest.importorskip('mkdocs', reason="pip install -e '.[docs]'")
+  command = [sys.executable, '-m', 'mkdocs', 'build', '-d', str(tmp_path)]
+  built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+  assert built.returncode == 0, built.stderr
+  assert 'nearest_point' in (tmp_path / 'api/boundary/index.html').read_text()
