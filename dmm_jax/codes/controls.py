@@ -28,7 +28,9 @@ def kmeans(seed: int, codes: np.ndarray, num: int, **options: Any) -> som.Map:
   return som.Map(jnp.asarray(found.cluster_centers_)[None])
 
 
-def random_bits(key: jax.Array, codes: jax.Array, num_bits: int) -> np.ndarray:
+def random_bits(
+  key: jax.Array, codes: jax.Array | np.ndarray, num_bits: int
+) -> np.ndarray:
   """Returns on which side of random hyperplanes codes lie, as one number.
 
   Locality-sensitive hashing by cosine (Charikar 2002): hyperplanes through the
