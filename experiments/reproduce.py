@@ -103,6 +103,10 @@ FULL = {
     'mnist': ['--preset=mnist', '--data_dir'],
     'cifar': ['--preset=cifar', '--data_dir'],
   },
+  'som_codes': {
+    'mnist': ['--preset=mnist', '--data_dir'],
+    'full': ['--preset=full', '--data_dir'],
+  },
 }
 # Of those that have nothing larger.
 DEFAULT = {'default': ['--preset=default']}

@@ -136,6 +136,7 @@ PRESETS = {
   'mnist': dict(
     workdir='runs/som_codes_mnist',
     dataset='mnist',
+    num_steps=1000,
     num_train=5000,
     num_test=2000,
     num_images=200,
