@@ -455,9 +455,7 @@ def gather_groups(config, table) -> dict:
     name = f'{population} untrained' if step == 0 else name
     other = ('population', 'pooling', 'layer')
     group = {
-      k: np.nanmean(fold(v.astype(float)), axis=2)
-      if np.isfinite(v).any()
-      else np.full((many, len(v) // many // config.num_maps), np.nan)
+      k: fold(v.astype(float)).mean(axis=2)
       for k, v in part.items()
       if k not in other
     }
@@ -501,21 +499,27 @@ def of_layer(group, place):
   found = {'layer': group['layers'][place]}
   found |= {name: entry(group[name]) for name in names}
   # Of what is positive: an interval below 0 says nothing.
-  with np.errstate(divide='ignore', invalid='ignore'):
-    found |= {k: relative(np.log(group[k][:, place])) for k in POSITIVE}
+  found |= {k: relative(logs(group[k][:, place])) for k in POSITIVE}
   count = group['fooled'].shape[1]
   for kind in ('shift', 'still', 'changed', 'adopted', 'auroc'):
     found[kind] = [entry(group[f'{kind}{a}']) for a in range(count)]
-  found['ratio'] = [
-    relative(np.log(group[f'shift{a}'] / group[f'still{a}'])[:, place])
-    for a in range(count)
-  ]
+  found['ratio'] = [relative(ratio(group, a)[:, place]) for a in range(count)]
   return found
 
 
-def relative(logs):
+def logs(values):
+  """NaN where there is none."""
+  return np.log(np.where(values > 0, values, np.nan))
+
+
+def ratio(group, attack):
+  """Logarithms of shifts by an attack over those by noise."""
+  return logs(group[f'shift{attack}']) - logs(group[f'still{attack}'])
+
+
+def relative(values):
   """Of logarithms: their exponential mean, as an entry."""
-  found = statistics.student(logs)
+  found = statistics.student(values)
   return {
     'value': float(np.exp(found['value'])),
     'interval': np.exp(found['interval']).tolist(),
@@ -537,18 +541,16 @@ def generalisation(config, groups):
     if name.split(' ')[0].partition('-')[0] != first:
       continue
     diversity = group['diversity_units']
-    with np.errstate(divide='ignore', invalid='ignore'):
-      growth = np.log(diversity[:, -2] / diversity[:, 1])
+    growth = logs(diversity[:, -2]) - logs(diversity[:, 1])
     rows.append(
       np.stack([group['accuracy_of'], rise_of(group)[1], growth], axis=1)
     )
   rows = np.concatenate(rows)
   rows = rows[np.all(np.isfinite(rows), axis=1)]
-  rank = lambda a, b: statistics.rank_correlation(a, b)
   return {
     'n': len(rows),
-    'telescope': rank(rows[:, 0], rows[:, 1]),
-    'diversity': rank(rows[:, 0], rows[:, 2]),
+    'telescope': statistics.rank_correlation(rows[:, 0], rows[:, 1]),
+    'diversity': statistics.rank_correlation(rows[:, 0], rows[:, 2]),
   }
 
 
@@ -559,7 +561,6 @@ def judge(config, groups):
   shrink, rise = rise_of(plain)
   _, rise_fresh = rise_of(fresh)
   step = lambda group, name: group[name][:, -2] - group[name][:, 1]
-  ratio = lambda g: np.log(g['shift0'] / g['still0'])
   text = lambda entry: common.with_interval(entry, '.3g')
   student = statistics.student
   # Claim -> entries, each with the number it has to lie above.
@@ -617,7 +618,7 @@ def judge(config, groups):
   }
   robust = groups.get(f'{first}-adversarial')
   if robust:
-    ends = (np.log(g['diversity_units'][:, 1]) for g in (plain, robust))
+    ends = (logs(g['diversity_units'][:, 1]) for g in (plain, robust))
     claims['robust networks have diverse codes'] = {
       'log of the ratio to plain ones': (statistics.welch(*ends), 0)
     }
