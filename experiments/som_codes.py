@@ -600,7 +600,7 @@ def judge(config, groups):
     },
     'attacks grow in deep layers': {
       'ratio in the last over the first': (
-        relative(ratio(plain)[:, -2] - ratio(plain)[:, 1]),
+        relative(ratio(plain, 0)[:, -2] - ratio(plain, 0)[:, 1]),
         1,
       )
     },
@@ -657,8 +657,12 @@ def report(summary):
       for number, (name, row) in enumerate(summary['networks'].items())
     ],
   )
+  shown = {}
   for pooling, groups in summary['layers'].items():
-    for rows in by_layers(groups):
+    # Layers without pixels are the same under every pooling.
+    fresh = {k: v for k, v in groups.items() if v not in shown.values()}
+    shown |= fresh
+    for rows in by_layers(fresh):
       report_layers(summary, pooling, rows, cell)
   for pooling, verdicts in summary['verdicts'].items():
     print(f'\n{pooling} over pixels')
