@@ -224,10 +224,11 @@ def describe(laid: Laid, seen: Seen, layer: str, facts: dict) -> dict:
 def _room(start, noise, train, facts):
   """How far each image's code is from one of another class, by noise `[n]`.
 
-  In units of the mean displacement by noise of the smallest radius.
+  Other than its label's, so that all networks are asked the same; in units of
+  the mean displacement by noise of the smallest radius.
   """
   away, _ = codes.nearest_other_class(
-    *(jnp.asarray(v) for v in (start, facts['said'][: len(start)])),
+    *(jnp.asarray(v) for v in (start, facts['test'][: len(start)])),
     *(jnp.asarray(v) for v in (train, facts['train'])),
   )
   return np.asarray(away) / np.linalg.norm(noise[0] - start, axis=1).mean()
@@ -313,7 +314,7 @@ def _unit_room(trained, start, noise, classes, facts):
   units = trained.units
   away, _ = codes.nearest_other_class(
     units[at],
-    jnp.asarray(facts['said'][: len(start)]),
+    jnp.asarray(facts['test'][: len(start)]),
     units,
     jnp.asarray(classes),
   )

@@ -85,12 +85,12 @@ def test_shifts_by_hand():
   assert found['adopted0'] == pytest.approx(2 / 3)
   # Doubt there 1/3, 1, 0; of the images as they were 0, 0, 1/3, 0.
   assert found['auroc0'] == pytest.approx((3.5 + 4 + 1.5) / 12)
-  # Codes of another class: 1.8 to 2, .9 to 2, .1 to 2.1, .7 to 2.1.
+  # Codes of another class than the label: at 2, 1, 2.1 and 2.1.
   np.testing.assert_allclose(
-    found['room'], np.array([1.8, 0.9, 0.1, 0.7]) / 0.45, rtol=1e-5
+    found['room'], np.array([1.8, 0.1, 0.1, 0.7]) / 0.45, rtol=1e-5
   )
   np.testing.assert_allclose(
-    found['unit_room'], np.array([2, 1, 1, 2]) / 0.45, rtol=1e-5
+    found['unit_room'], np.array([2, 0, 1, 2]) / 0.45, rtol=1e-5
   )
 
 

@@ -64,6 +64,8 @@ def _telescope(summary):
       ax.set_ylabel(label, fontsize=8)
       if measure in ('k90', 'diversity_units'):
         ax.set_yscale('log')
+        if measure == 'k90':
+          canvas.log_values(ax)
       else:
         ax.set_ylim(0, 1.1)
     row[0].set_title(f'{pooling} over pixels', fontsize=9)
@@ -113,6 +115,7 @@ def _shifts(summary):
   link.legend(fontsize=7)
   for ax in axes[0]:
     ax.set_xticks(places, names, rotation=45, fontsize=7)
+    ax.yaxis.label.set_fontsize(8)
   canvas.legend(figure, shift, ncols=len(summary['attacks']))
   figure.suptitle(
     f'{summary["dataset"]}: {name} networks under attack; bands 95 %',
