@@ -657,11 +657,11 @@ def report(summary):
       for number, (name, row) in enumerate(summary['networks'].items())
     ],
   )
-  shown = {}
+  told = set()
   for pooling, groups in summary['layers'].items():
-    # Layers without pixels are the same under every pooling.
-    fresh = {k: v for k, v in groups.items() if v not in shown.values()}
-    shown |= fresh
+    # Layers without pixels are the same under every pooling, NaN and all.
+    fresh = {k: v for k, v in groups.items() if repr(v) not in told}
+    told |= set(map(repr, fresh.values()))
     for rows in by_layers(fresh):
       report_layers(summary, pooling, rows, cell)
   for pooling, verdicts in summary['verdicts'].items():
