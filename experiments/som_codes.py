@@ -38,6 +38,20 @@ Claims and rules, fixed here, for each pooling, on 95 % intervals over networks
 - not the map's doing: k-means and random bits show classes gathering too (NMI
   with labels higher in the last than in the first hidden layer).
 
+Seen on digits (--num_steps=1000, 3 networks each, 3 maps): with the mean over
+pixels k90 goes 31, 7, 8, 18, 18 from the input to the last hidden layer: it
+falls to less than half (4.69 [3.11, 7.09]) and rises 2.7 times [1.23, 5.97]:
+the telescope is undecided by that rule; with the maximum, 31, 21, 35, 33, 23,
+it is not supported (1.48 [1.48, 1.48] and 1.09 [0.903, 1.32]). It is not
+learned: untrained networks go up to 48 [40, 58]. Codes become diverse
+(0.324 [0.269, 0.38], by 0.297 [0.241, 0.354] more than untrained) and classes
+gather (dispersion falls by 0.474 [0.436, 0.513]); attacks move codes like noise
+at first and 3.71 [1.76, 7.8] times more in the last hidden layer. Crowded
+shallow codes: 0.164 [0.0499, 0.277], above the untrained layer's by 0.0285
+[-0.0422, 0.0993], undecided. Adversarially trained networks have more diverse
+first codes by the mean (log ratio 0.658 [0.269, 1.05]), undecided by the
+maximum (-0.00696 [-0.584, 0.57]).
+
   python -m experiments.som_codes
   python -m experiments.som_codes --preset=mnist --data_dir=DIR
 
