@@ -14,7 +14,10 @@ from experiments import common
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = sorted((ROOT / 'docs').rglob('*.md'))
 PAPERS = [p for p in PAGES if p.parent.name == 'papers']
+RESULTS = ROOT / 'RESULTS.md'
 INTERVAL = r'[-+]?[\d.]+ %? ?\[[-+\d., %]+\]'
+# What no docstring tells, but only a run's summary.json.
+OF_RUNS = r'<!-- from summary\.json -->.*?<!-- end -->'
 
 
 def words(path):
@@ -34,14 +37,24 @@ def test_every_public_module_has_a_page():
 def test_every_number_with_an_interval_is_one_that_an_experiment_tells():
   told = ' '.join(words(p) for p in (ROOT / 'experiments').glob('*.py'))
   told = told.replace(' times [', ' [')
-  pages = [*PAPERS, ROOT / 'docs/guarantees.md']
-  found = [n for page in pages for n in re.findall(INTERVAL, words(page))]
-  assert len(found) > 50
+  pages = [*PAPERS, ROOT / 'docs/guarantees.md', RESULTS]
+  texts = [re.sub(OF_RUNS, '', words(page)) for page in pages]
+  found = [n for text in texts for n in re.findall(INTERVAL, text)]
+  assert len(found) > 100
   assert [n for n in found if n not in told] == []
 
 
+def test_results_hold_every_number_of_the_papers_pages():
+  results = words(RESULTS)
+  assert results.count('<!-- end -->') == len(re.findall(OF_RUNS, results)) > 5
+  found = [n for page in PAPERS for n in re.findall(INTERVAL, words(page))]
+  assert len(found) > 50
+  assert [n for n in found if n not in results] == []
+
+
 def test_commands_name_what_experiments_have():
-  text = '\n'.join(page.read_text() for page in PAGES).replace('\\\n', ' ')
+  pages = [*PAGES, RESULTS]
+  text = '\n'.join(page.read_text() for page in pages).replace('\\\n', ' ')
   commands = re.findall(r'python -m experiments\.([a-z_]+)(.*)', text)
   assert len(commands) > 15
   for name, rest in commands:
