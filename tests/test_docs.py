@@ -14,7 +14,7 @@ from experiments import common
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = sorted((ROOT / 'docs').rglob('*.md'))
 PAPERS = [p for p in PAGES if p.parent.name == 'papers']
-RESULTS = ROOT / 'RESULTS.md'
+RESULTS, README = ROOT / 'RESULTS.md', ROOT / 'README.md'
 INTERVAL = r'[-+]?[\d.]+ %? ?\[[-+\d., %]+\]'
 # What no docstring tells, but only a run's summary.json.
 OF_RUNS = r'<!-- from summary\.json -->.*?<!-- end -->'
@@ -53,7 +53,7 @@ def test_results_hold_every_number_of_the_papers_pages():
 
 
 def test_commands_name_what_experiments_have():
-  pages = [*PAGES, RESULTS]
+  pages = [*PAGES, RESULTS, README]
   text = '\n'.join(page.read_text() for page in pages).replace('\\\n', ' ')
   commands = re.findall(r'python -m experiments\.([a-z_]+)(.*)', text)
   assert len(commands) > 15
@@ -66,12 +66,29 @@ def test_commands_name_what_experiments_have():
     }
     for flag, value in re.findall(r'--(\w+)=(\S+)', rest):
       assert flag in known, f'experiments.{name} has no --{flag}'
-      assert flag != 'preset' or value in module.PRESETS, f'{name}: {value}'
+      value = value.rstrip('`,')
+      presets = getattr(module, 'PRESETS', ('quick', 'default', 'full'))
+      assert flag != 'preset' or value in presets, f'{name}: {value}'
 
 
 def test_the_example_is_the_readmes():
   first = lambda path: path.read_text().split('```python')[1].split('```')[0]
-  assert first(ROOT / 'docs/index.md') == first(ROOT / 'README.md')
+  assert first(ROOT / 'docs/index.md') == first(README)
+
+
+def test_the_readmes_python_gives_what_it_says(capsys):
+  names = {}
+  for block in re.findall(r'```python\n(.*?)```', README.read_text(), re.S):
+    exec(block, names)
+  printed = capsys.readouterr().out.split()
+  said = re.findall(r'print\(.*\)  # (.*)', README.read_text())
+  number = r'-?\d+\.?\d*(?:e[-+]?\d+)?'
+  numbers = lambda text: [float(v) for v in re.findall(number, text)]
+  assert numbers(' '.join(printed)) == pytest.approx(
+    numbers(' '.join(said).replace('Status.FOUND', '')), abs=1e-4
+  )
+  assert float(names['s']) == pytest.approx(0.57, abs=0.005)
+  assert len(README.read_text().splitlines()) <= 120
 
 
 @pytest.mark.slow
