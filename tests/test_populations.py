@@ -200,7 +200,8 @@ def test_the_strong_form_needs_an_interval():
       'a',
     )[:2]
   )
-  assert rule(entry(0.8, 0.9), entry(0.85, 0.95)) == 'supported'
+  assert rule(entry(0.96, 0.98), entry(0.85, 0.95)) == 'supported'
+  assert rule(entry(0.8, 0.9), entry(0.85, 0.95)) == 'undecided'
   assert rule(entry(0.8, 0.84), entry(0.85, 0.95)) == 'not supported'
   assert rule(entry(0.8, 0.9), entry(np.nan, np.nan)) == 'undecided'
 
