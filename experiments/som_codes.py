@@ -54,14 +54,15 @@ maximum (-0.00696 [-0.584, 0.57]). The rest by the maximum: diversity 0.257
 [0.195, 0.319] above untrained, dispersion falls by 0.5 [0.35, 0.65], attacks
 3.28 [1.72, 6.28], crowding -0.027 [-0.142, 0.0876].
 On mnist (--preset=mnist; 3 networks each): the telescope is supported by the
-mean (32.4 [15.8, 66.5] and 6.51 [2.71, 15.7]) and undecided by the maximum (8.26
-[7.73, 8.83] and 1.97 [1.9, 2.04]); it is not told apart from that of untrained
-networks (0.712 [0.367, 1.38] times; 0.585 [0.509, 0.673] by the maximum).
-Diversity rises by 0.394 [0.335, 0.454] more than untrained, dispersion falls by
-0.488 [0.366, 0.609], attacks move codes 5.72 [3.56, 9.18] times more in the last
-layer. Crowding 0.124 [-0.0188, 0.266], above untrained by -0.0467 [-0.248,
-0.155]: undecided. First codes of robust networks are less diverse by the mean
-(-1.23 [-2.4, -0.0716]), undecided by the maximum (0.151 [-0.349, 0.651]).
+mean (32.4 [15.8, 66.5] and 6.51 [2.71, 15.7]) and undecided by the maximum
+(8.26 [7.73, 8.83] and 1.97 [1.9, 2.04]); it is not told apart from that of
+untrained networks (0.712 [0.367, 1.38] times; 0.585 [0.509, 0.673] by the
+maximum). Diversity rises by 0.394 [0.335, 0.454] more than untrained,
+dispersion falls by 0.488 [0.366, 0.609], attacks move codes 5.72 [3.56, 9.18]
+times more in the last layer. Crowding 0.124 [-0.0188, 0.266], above untrained
+by -0.0467 [-0.248, 0.155]: undecided. First codes of robust networks are less
+diverse by the mean (-1.23 [-2.4, -0.0716]), undecided by the maximum (0.151
+[-0.349, 0.651]).
 
   python -m experiments.som_codes
   python -m experiments.som_codes --preset=mnist --data_dir=DIR
