@@ -60,7 +60,7 @@ def _telescope(summary):
         canvas.band(
           ax, range(len(names)), [r[measure] for r in rows], number, name
         )
-      ax.set_xticks(range(len(names)), names, rotation=45, fontsize=7)
+      _name_layers(ax, names)
       ax.set_ylabel(label, fontsize=8)
       if measure in ('k90', 'diversity_units'):
         ax.set_yscale('log')
@@ -114,7 +114,7 @@ def _shifts(summary):
   detect.set_ylim(0, 1.05)
   link.legend(fontsize=7)
   for ax in axes[0]:
-    ax.set_xticks(places, names, rotation=45, fontsize=7)
+    _name_layers(ax, names)
     ax.yaxis.label.set_fontsize(8)
   canvas.legend(figure, shift, ncols=len(summary['attacks']))
   figure.suptitle(
@@ -122,6 +122,16 @@ def _shifts(summary):
     fontsize=10,
   )
   return figure
+
+
+def _name_layers(ax, names):
+  few = len(names) <= 8
+  ax.set_xticks(
+    range(len(names)),
+    names,
+    rotation=45 if few else 90,
+    fontsize=7 if few else 5,
+  )
 
 
 def _trained(groups):
