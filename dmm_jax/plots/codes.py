@@ -64,7 +64,8 @@ def _telescope(summary):
       ax.set_ylabel(label, fontsize=8)
       if measure in ('k90', 'diversity_units'):
         ax.set_yscale('log')
-        if measure == 'k90':
+        low, high = ax.get_ylim()
+        if high < 100 * low:
           canvas.log_values(ax)
       else:
         ax.set_ylim(0, 1.1)
