@@ -231,7 +231,7 @@ def _room(start, noise, train, facts):
     *(jnp.asarray(v) for v in (start, facts['test'][: len(start)])),
     *(jnp.asarray(v) for v in (train, facts['train'])),
   )
-  return np.asarray(away) / np.linalg.norm(noise[0] - start, axis=1).mean()
+  return _by_noise(away, start, noise)
 
 
 def flat(trained, given) -> np.ndarray:
@@ -318,8 +318,13 @@ def _unit_room(trained, start, noise, classes, facts):
     units,
     jnp.asarray(classes),
   )
-  by = np.linalg.norm(noise[0] - start, axis=1).mean()
-  return (np.asarray(away) / by).astype(np.float32)
+  return _by_noise(away, start, noise)
+
+
+def _by_noise(away, start, noise):
+  """NaN where noise moves no code: a layer that has died."""
+  size = np.linalg.norm(noise[0] - start, axis=1).mean()
+  return np.asarray(away, np.float32) / (size if size > 0 else np.nan)
 
 
 def _auroc(yes, no):

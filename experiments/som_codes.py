@@ -34,7 +34,8 @@ Claims and rules, fixed here, for each pooling, on 95 % intervals over networks
   noise; first hidden layer), given the margin of the logits, is above 0, and
   above that with the same layer of the untrained network.
 - robust networks have diverse codes: the diversity of the first hidden layer is
-  higher in adversarially trained networks than in plain ones.
+  higher in adversarially trained networks than in plain ones; undecided where
+  those are not more accurate than untrained ones.
 - not the map's doing: k-means and random bits show classes gathering too (NMI
   with labels higher in the last than in the first hidden layer).
 
@@ -176,6 +177,7 @@ PRESETS = {
     num_test=2000,
     num_images=200,
     num_steps=2000,
+    learning_rate=0.01,
     stride=2,
     side=16,
     radii=(0.005, 0.01, 0.03),
@@ -648,7 +650,7 @@ def judge(config, groups):
     claims['robust networks have diverse codes'] = {
       'log of the ratio to plain ones': (statistics.welch(*ends), 0)
     }
-  return {
+  found = {
     claim: {
       'verdict': common.decide(
         [common.below(least, entry) for entry, least in parts.values()],
@@ -658,6 +660,15 @@ def judge(config, groups):
     }
     for claim, parts in claims.items()
   }
+  # A network that did not learn is no robust one.
+  if robust and not common.below(
+    statistics.student(fresh['accuracy_of']),
+    statistics.student(robust['accuracy_of']),
+  ):
+    entry = found['robust networks have diverse codes']
+    entry['verdict'] = 'undecided'
+    entry['why'] += '; adversarial training learned nothing'
+  return found
 
 
 def report(summary):
