@@ -133,6 +133,60 @@ def test_links_are_of_right_images_given_the_margin():
   assert abs(found[2]) < 0.6
 
 
+def group(seed, accuracy, **layers):
+  """Four networks of five layers, whose measures hardly vary."""
+  rng = np.random.default_rng(seed)
+  flat = dict.fromkeys(
+    'k90 diversity_units dispersion_train_train agreement shift0 still0 '
+    'link_unit_room nmi_kmeans nmi_bits'.split(),
+    (1, 1, 1, 1, 1),
+  )
+  vary = lambda v: np.array(v) * (1 + 0.01 * rng.normal(size=(4, 5)))
+  found = {name: vary(values) for name, values in (flat | layers).items()}
+  return found | {'accuracy_of': accuracy + 0.01 * rng.normal(size=4)}
+
+
+def test_claims_are_judged_as_written():
+  rising = (0.1, 0.1, 0.2, 0.3, 0.4)
+  groups = {
+    'mlp': group(
+      0,
+      0.9,
+      k90=(30, 5, 10, 20, 5),
+      diversity_units=rising,
+      dispersion_train_train=rising[::-1],
+      agreement=rising,
+      shift0=(1, 1, 2, 4, 4),
+      link_unit_room=(0.3,) * 5,
+      nmi_kmeans=rising,
+    ),
+    'mlp untrained': group(
+      1, 0.1, k90=(30, 5, 20, 40, 5), link_unit_room=(0.1,) * 5
+    ),
+    'mlp-adversarial': group(2, 0.8, diversity_units=(0.2,) * 5),
+  }
+  config = toy('')
+  said = lambda claim: som_codes.judge(config, groups)[claim]['verdict']
+  assert said('telescope') == 'supported'
+  assert said('telescope is learned') == 'not supported'
+  for claim in (
+    'codes become diverse',
+    'classes gather',
+    'units are for predictions',
+    'attacks grow in deep layers',
+    'crowded shallow codes are vulnerable',
+    'robust networks have diverse codes',
+  ):
+    assert said(claim) == 'supported', claim
+  # Random bits do not show what k-means does.
+  assert said("not the map's doing") in ('undecided', 'not supported')
+  groups['mlp']['k90'] = group(3, 0.9, k90=(30, 20, 25, 22, 5))['k90']
+  assert said('telescope') == 'not supported'
+  # Networks that are no better than untrained ones are not robust.
+  groups['mlp-adversarial'] = group(2, 0.1, diversity_units=(0.2,) * 5)
+  assert said('robust networks have diverse codes') == 'undecided'
+
+
 # --- The experiment --------------------------------------------------------
 
 
