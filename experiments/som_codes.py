@@ -64,6 +64,14 @@ times more in the last layer. Crowding 0.124 [-0.0188, 0.266], above untrained
 by -0.0467 [-0.248, 0.155]: undecided. First codes of robust networks are less
 diverse by the mean (-1.23 [-2.4, -0.0716]), undecided by the maximum (0.151
 [-0.349, 0.651]).
+On cifar10 (--preset=cifar --learning_rate=0.05; 43 % right) the telescope is
+supported by the mean (9.33 [7.27, 12] and 9.43 [7.24, 12.3]) and by the maximum
+(6.81 [6.12, 7.57] and 6.98 [6.04, 8.06]), and learned (1.62 [1.29, 2.05] times
+untrained; 1.46 [1.18, 1.81]); crowding is supported by the mean (0.196 [0.0889,
+0.303], above untrained by 0.177 [0.114, 0.24]) and undecided by the maximum
+(0.158 [0.0658, 0.25], 0.0772 [-0.106, 0.261]); attacks 5.07 [0.728, 35.4] times
+more in the last layer, undecided; adversarial training learned nothing at that
+rate.
 
   python -m experiments.som_codes
   python -m experiments.som_codes --preset=mnist --data_dir=DIR
