@@ -2,11 +2,13 @@
 
   python -m benchmarks.mutations
   python -m benchmarks.mutations --only=som
+  python -m benchmarks.mutations --clean
 
 Makes each change of mutations.txt, one at a time, in a copy of the tree, and
 runs the tests named there until one fails. What survives is a line that no test
 depends on, or a change that means nothing. Half a minute each, most of it
-compiling; no slow tests.
+compiling; no slow tests. With --clean nothing is changed: what fails then says
+nothing of mutations.
 """
 
 import os
@@ -28,6 +30,7 @@ TABLE = ROOT / 'benchmarks' / 'mutations.txt'
 OUTCOMES = {0: 'survived', 1: 'caught'}
 
 _ONLY = flags.DEFINE_string('only', None, 'A room, as som; all without it.')
+_CLEAN = flags.DEFINE_bool('clean', False, 'Run the tests alone.')
 _FROM = flags.DEFINE_integer('start', 1, 'Number of the first one to run.')
 _LIMIT = flags.DEFINE_integer('limit', 900, 'Seconds; what hangs is caught.')
 
@@ -120,6 +123,9 @@ def main(argv):
   everything = read(TABLE.read_text())
   check(everything, ROOT / 'dmm_jax')
   chosen = [m for m in everything if _ONLY.value in (None, m.room)]
+  if _CLEAN.value:
+    alone = {tuple(m.tests): m for m in chosen}.values()
+    chosen = [m._replace(new=m.old) for m in alone]
   if not chosen:
     rooms = ', '.join(sorted({m.room for m in everything}))
     raise app.UsageError(f'--only: one of {rooms}')
