@@ -1,3 +1,4 @@
+import fractions
 import functools
 import itertools
 
@@ -12,6 +13,7 @@ from dmm_jax import certify
 from dmm_jax import norms
 from dmm_jax.certify import crown
 from dmm_jax.certify import layers as layers_lib
+from dmm_jax.certify import regions
 
 NORMS = (1, 2, np.inf)
 BOX = (-1.0, 1.0)
@@ -217,6 +219,23 @@ def test_neuron_bounds_hold_and_are_tighter_than_intervals(p):
   floor, ceiling = (np.maximum(v, 0.0) for v in found[0])
   interval = floor @ np.maximum(w, 0) + ceiling @ np.minimum(w, 0) + b
   assert np.mean(found[1][0] - interval) > 0.05
+
+
+@pytest.mark.parametrize('p', (1, np.inf))
+def test_least_values_stay_below_exact_ones_by_rounding_alone(p):
+  rng = np.random.default_rng(0)
+  rows, x = rng.normal(size=(3, 40)), rng.normal(size=40)
+  free = np.full(40, np.inf)
+  with jax.enable_x64(True):
+    region = regions.Region(*map(jnp.asarray, (x, free, free, 0.3)))
+    found = regions.least(jnp.asarray(rows), jnp.ones(3), region, p)
+  exact = lambda values: [fractions.Fraction(float(v)) for v in values]
+  for row, least in zip(rows, found, strict=True):
+    size = exact(np.abs(row))
+    reach = max(size) if p == 1 else sum(size)
+    want = 1 - exact([0.3])[0] * reach
+    want += sum(a * b for a, b in zip(exact(row), exact(x), strict=True))
+    assert 0 < want - exact([least])[0] < 1e-9
 
 
 def z_min(found, values):

@@ -12,6 +12,8 @@ from scipy import optimize
 from dmm_jax import norms
 from dmm_jax.boundary import apgd
 from dmm_jax.boundary import ddn
+from dmm_jax.boundary import deepfool
+from dmm_jax.boundary import descent
 from dmm_jax.boundary import fab
 from dmm_jax.boundary import fmn
 from dmm_jax.boundary import point as point_lib
@@ -268,6 +270,29 @@ def test_perturbations_stay_in_their_subspace(method, p):
     close = got <= np.min(want, 1) * (1.1 if method is ddn else 1.01)
     assert np.mean(close) >= 0.5
   assert np.all(got >= np.min(want, 1) * (1 - 1e-4))
+
+
+def test_budget_of_deepfool_holds():
+  # The margin is least at 0, and above it: no far side.
+  logits_fn = lambda x: jnp.stack([1 + x @ x, 0.0, -1.0])
+  segment = jax.jit(
+    lambda x: deepfool.search(
+      logits_fn,
+      x,
+      0,
+      norm=2,
+      low=x - jnp.inf,
+      high=x + jnp.inf,
+      targets=jnp.array([1, 2]),
+      max_gradients=7,
+    )
+  )(jnp.ones(3))
+  assert segment.gradients == 6 and segment.status == Status.NOT_FOUND
+
+
+def test_strides_fall_as_a_cosine():
+  got = [float(descent.cosine(1.0, 0.2, t)) for t in (0, 1 / 3, 0.5, 1)]
+  np.testing.assert_allclose(got, [1, 0.8, 0.6, 0.2], rtol=1e-6)
 
 
 def test_ddn_is_for_l2():
