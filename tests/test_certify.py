@@ -11,6 +11,7 @@ from scipy import optimize
 from dmm_jax import boundary
 from dmm_jax import certify
 from dmm_jax import norms
+from dmm_jax.certify import cells
 from dmm_jax.certify import crown
 from dmm_jax.certify import layers as layers_lib
 from dmm_jax.certify import regions
@@ -219,6 +220,23 @@ def test_neuron_bounds_hold_and_are_tighter_than_intervals(p):
   floor, ceiling = (np.maximum(v, 0.0) for v in found[0])
   interval = floor @ np.maximum(w, 0) + ceiling @ np.minimum(w, 0) + b
   assert np.mean(found[1][0] - interval) > 0.05
+
+
+@pytest.mark.parametrize('p', NORMS)
+def test_nearest_point_of_a_linear_region(p):
+  layers = layers_lib.check(network((5, 4), seed=2))
+  x, free = np.full(5, 0.1), np.full(5, np.inf)
+  label, (w, _) = predicted(layers, x), layers[0]
+  others = np.arange(4) != label
+  problem = cells.Problem(layers, x, label, -free, free, p)
+  for k in np.flatnonzero(others):
+    start = x + 100 * (w[:, k] - w[:, label])
+    values = np.where(others, logits(layers, start), -np.inf)
+    k = values.argmax()  # Who leads there.
+    gap = np.diff(logits(layers, x)[[k, label]])[0]
+    want = gap / np.linalg.norm(w[:, label] - w[:, k], norms.dual(p))
+    point = cells.nearest(problem, start)
+    np.testing.assert_allclose(cells.distance(problem, point), want, rtol=1e-5)
 
 
 @pytest.mark.parametrize('p', (1, np.inf))
