@@ -15,6 +15,7 @@ from dmm_jax.certify import cells
 from dmm_jax.certify import crown
 from dmm_jax.certify import layers as layers_lib
 from dmm_jax.certify import regions
+from dmm_jax.certify import relaxation
 
 NORMS = (1, 2, np.inf)
 BOX = (-1.0, 1.0)
@@ -220,6 +221,16 @@ def test_neuron_bounds_hold_and_are_tighter_than_intervals(p):
   floor, ceiling = (np.maximum(v, 0.0) for v in found[0])
   interval = floor @ np.maximum(w, 0) + ceiling @ np.minimum(w, 0) + b
   assert np.mean(found[1][0] - interval) > 0.05
+
+
+def test_lines_around_a_relu_by_hand():
+  # Unstable either way, active, inactive; below it the smaller area.
+  low, high = jnp.array([[-1.0, -2, 1, -3], [2, 1, 3, -1]])
+  line = relaxation.relax(low, high)
+  assert line.unstable.tolist() == [True, True, False, False]
+  assert line.lower.tolist() == [1, 0, 1, 0]
+  np.testing.assert_allclose(line.upper, [2 / 3, 1 / 3, 1, 0], rtol=1e-6)
+  np.testing.assert_allclose(line.gap, [2 / 3, 2 / 3, 0, 0], rtol=1e-6)
 
 
 @pytest.mark.parametrize('p', NORMS)
