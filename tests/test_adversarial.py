@@ -73,6 +73,12 @@ def test_trades_is_clean_loss_and_divergence():
   assert once > 0 and twice == pytest.approx(float(2 * once), rel=1e-4)
 
 
+def test_the_divergence_is_from_the_clean_prediction():
+  p, q = np.array([0.5, 0.3, 0.2]), np.array([0.1, 0.6, 0.3])
+  got = adversarial._divergence(jnp.log(p), jnp.log(q) + 3)
+  np.testing.assert_allclose(got, np.sum(p * np.log(p / q)), rtol=1e-5)
+
+
 @pytest.mark.parametrize('trades', [0.0, 2.0])
 def test_gradients_do_not_pass_through_the_search(trades):
   adversary = adversarial.Adversary(0.1, 2, trades=trades)

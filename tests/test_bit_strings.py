@@ -81,6 +81,8 @@ def test_searches_agree_with_trying_all_strings(searched):
     want = crossed.argmax() + 1 if crossed.any() else np.inf
     assert randomly[i] == want
   assert {1, 2, 3} < seen
+  # The gradient ranks the best flips first.
+  assert np.mean(full.rank) < 2.5
 
 
 def test_one_gradient_counts_the_bits_that_make_up_for_the_output(searched):

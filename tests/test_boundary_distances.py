@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dmm_jax import boundary
+from dmm_jax import distances
 from dmm_jax import records
 from experiments import boundary_distances
 from experiments import common
@@ -182,6 +183,31 @@ def test_bad_flags_are_named_and_nothing_is_written(tmp_path, flags, message):
   with pytest.raises(common.FlagError, match=message):
     boundary_distances.run(toy(tmp_path / 'run', **flags))
   assert not (tmp_path / 'run').exists()
+
+
+def test_columns_are_described():
+  found, wrong = boundary.Status.FOUND, boundary.Status.MISCLASSIFIED
+  status = [found, found, boundary.Status.NOT_FOUND, found, found, wrong]
+  told = distances.describe(
+    {
+      'network': np.full(6, 'fresh'),
+      'norm': np.full(6, 2.0),
+      'draw': np.repeat([0, 1], 3),
+      'distance': np.array([1, 2, np.inf, 3, 4, 0]),
+      'status': np.array(status),
+      'lower': np.array([0.5, 2.5, np.nan, 2.7, np.nan, np.nan]),
+      'alignment': np.array([1, 0.9, 7, 0.8, np.nan, 7]),
+      'alignment_unboxed': np.full(6, 0.5),
+      'gradients': np.arange(6),
+      'forwards': np.arange(6),
+    }
+  )
+  assert (told['n'], told['examples'], told['draws']) == (6, 3, 2)
+  assert told['misclassified']['value'] == told['not_found']['value'] == 1 / 6
+  assert told['by_draw'] == [2, 3]
+  assert told['quantiles']['50']['value'] == 2
+  assert told['lower_violations'] == 1
+  assert told['lower_over_distance'] == told['alignment'] == pytest.approx(0.9)
 
 
 def test_verdict_follows_the_rule():

@@ -1,3 +1,4 @@
+import fractions
 import functools
 import itertools
 
@@ -10,8 +11,11 @@ from scipy import optimize
 from dmm_jax import boundary
 from dmm_jax import certify
 from dmm_jax import norms
+from dmm_jax.certify import cells
 from dmm_jax.certify import crown
 from dmm_jax.certify import layers as layers_lib
+from dmm_jax.certify import regions
+from dmm_jax.certify import relaxation
 
 NORMS = (1, 2, np.inf)
 BOX = (-1.0, 1.0)
@@ -217,6 +221,50 @@ def test_neuron_bounds_hold_and_are_tighter_than_intervals(p):
   floor, ceiling = (np.maximum(v, 0.0) for v in found[0])
   interval = floor @ np.maximum(w, 0) + ceiling @ np.minimum(w, 0) + b
   assert np.mean(found[1][0] - interval) > 0.05
+
+
+def test_lines_around_a_relu_by_hand():
+  # Unstable either way, active, inactive; below it the smaller area.
+  low, high = jnp.array([[-1.0, -2, 1, -3], [2, 1, 3, -1]])
+  line = relaxation.relax(low, high)
+  assert line.unstable.tolist() == [True, True, False, False]
+  assert line.lower.tolist() == [1, 0, 1, 0]
+  np.testing.assert_allclose(line.upper, [2 / 3, 1 / 3, 1, 0], rtol=1e-6)
+  np.testing.assert_allclose(line.gap, [2 / 3, 2 / 3, 0, 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize('p', NORMS)
+def test_nearest_point_of_a_linear_region(p):
+  layers = layers_lib.check(network((5, 4), seed=2))
+  x, free = np.full(5, 0.1), np.full(5, np.inf)
+  label, (w, _) = predicted(layers, x), layers[0]
+  others = np.arange(4) != label
+  problem = cells.Problem(layers, x, label, -free, free, p)
+  for k in np.flatnonzero(others):
+    start = x + 100 * (w[:, k] - w[:, label])
+    values = np.where(others, logits(layers, start), -np.inf)
+    k = values.argmax()  # Who leads there.
+    gap = np.diff(logits(layers, x)[[k, label]])[0]
+    want = gap / np.linalg.norm(w[:, label] - w[:, k], norms.dual(p))
+    point = cells.nearest(problem, start)
+    np.testing.assert_allclose(cells.distance(problem, point), want, rtol=1e-5)
+
+
+@pytest.mark.parametrize('p', (1, np.inf))
+def test_least_values_stay_below_exact_ones_by_rounding_alone(p):
+  rng = np.random.default_rng(0)
+  rows, x = rng.normal(size=(3, 40)), rng.normal(size=40)
+  free = np.full(40, np.inf)
+  with jax.enable_x64(True):
+    region = regions.Region(*map(jnp.asarray, (x, free, free, 0.3)))
+    found = regions.least(jnp.asarray(rows), jnp.ones(3), region, p)
+  exact = lambda values: [fractions.Fraction(float(v)) for v in values]
+  for row, least in zip(rows, found, strict=True):
+    size = exact(np.abs(row))
+    reach = max(size) if p == 1 else sum(size)
+    want = 1 - exact([0.3])[0] * reach
+    want += sum(a * b for a, b in zip(exact(row), exact(x), strict=True))
+    assert 0 < want - exact([least])[0] < 1e-9
 
 
 def z_min(found, values):

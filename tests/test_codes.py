@@ -217,6 +217,14 @@ def test_synthesis_meets_a_code_that_can_be_met():
   np.testing.assert_array_equal(wrong, [False, True, False])
 
 
+def test_the_best_input_that_was_met_is_returned():
+  start = jnp.full(2, 0.9)
+  found = codes.synthesize(
+    KEY, lambda x: x, jnp.ones(2), start, bounds=None, num_steps=1, rate=1.0
+  )
+  np.testing.assert_array_equal(found, start)
+
+
 def test_roughness_smooths_what_is_synthesized():
   weights = jnp.asarray(draw(16, 1, seed=2))
   encode = lambda x: x.ravel() @ weights
@@ -251,6 +259,8 @@ def test_controls():
   bits = codes.random_bits(KEY, pair, 30)
   differ = np.mean([bin(b).count('1') / 30 for b in bits[:3] ^ bits[1:]])
   assert abs(differ - 0.5) < 0.25
+  # Hyperplanes go through the mean, wherever that is.
+  np.testing.assert_array_equal(codes.random_bits(KEY, pair + 4, 30), bits)
   with pytest.raises(ValueError, match='num_bits'):
     codes.random_bits(KEY, pair, 31)
   holed = np.concatenate([pair, [[np.nan, 0]]])

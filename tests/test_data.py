@@ -473,6 +473,8 @@ def test_noise_is_checked():
 
 def test_images_on_disk_are_read_when_asked_for(fake):
   rows = [row(4, 4, label=i % 3) for i in range(20)]
+  for i, one in enumerate(rows):
+    one['image'][0, 0] = i  # No two alike.
   source = fake(rows, shape=(4, 4, 3)).as_data_source('train')
   lazy, same = data.load('fake', in_memory=False)
   assert source.decoded == 1  # For the shape.

@@ -34,6 +34,14 @@ def test_rows_become_orthonormal_and_keep_their_span(scale):
   np.testing.assert_allclose(rows @ basis.T @ basis, rows, atol=1e-5)
 
 
+def test_rows_that_almost_depend_become_orthonormal_too():
+  rows = np.random.default_rng(0).normal(size=(3, 20)).astype(np.float32)
+  # One pass would leave rounding of the long part, 1e4 times as large.
+  rows[2] = rows[0] - rows[1] + 1e-4 * rows[2]
+  basis = decompositions.orthonormalize(jnp.asarray(rows))
+  np.testing.assert_allclose(basis @ basis.T, np.eye(3), atol=1e-6)
+
+
 # With jaxlib 0.10.2's batched eigh the two threads soon wait for each other.
 BATCHED = """
 import jax, numpy as np

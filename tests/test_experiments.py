@@ -12,8 +12,10 @@ import time
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from dmm_jax import records
+from dmm_jax import scaling
 from experiments import common
 from experiments import random_scaling
 
@@ -89,6 +91,40 @@ def test_random_scaling_on_real_images(tmp_path, attack):
   )
   (row,) = summary['rows']
   assert row['sizes'][0]['images'] == 40 and row['sizes'][0]['networks'] == 20
+
+
+def test_rows_of_one_dimension():
+  estimate = np.arange(1.0, 7)
+  results = {
+    'n': np.full(6, 48),
+    'image': np.tile([0, 1], 3),
+    'distance': 2 * estimate,
+    'estimate': estimate,
+    'input_norm': np.full(6, 4.0),
+    'status': np.array([0, 0, 0, 5, 2, 3]),
+    'gradients': np.arange(6),
+    'margin': 3 * estimate,
+  }
+  row = scaling.at_size(results)
+  assert (row['n'], row['networks'], row['images']) == (48, 3, 6)
+  assert row['not_found'] == 2
+  values = {k: v['value'] for k, v in row.items() if isinstance(v, dict)}
+  assert values['median'] == 7 and values['relative'] == 7 / 4
+  assert values['excess'] == 2
+  for q in (40, 60):
+    want = np.percentile(estimate, q) / 3.5
+    assert values[f'quantile_{q}_50'] == pytest.approx(want)
+  unit = stats.halfnorm.ppf(0.5)
+  want = unit * 3 * np.sqrt(np.mean(estimate**2)) / 3
+  assert row['predicted'] == pytest.approx(want)
+  law = dict(n=results['n'], scale=np.ones(6), input_norm=np.full(6, 4.0))
+  bound = dict(radius=np.array([4.0]), bound=np.array([0.1]))
+  row = scaling.at_size(results, law, bound)
+  assert row['predicted'] == pytest.approx(unit)
+  assert row['bound_excess'] == pytest.approx(2 / 6 - 0.1)
+  # Massart's band, of three networks.
+  chance = np.sqrt(np.log(20) / 6)
+  assert row['bound_excess_by_chance'] == pytest.approx(chance)
 
 
 def test_verdict_follows_the_numbers():

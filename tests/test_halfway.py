@@ -296,4 +296,5 @@ def test_directions_that_hold_a_matrix():
   assert halfway.num_directions(jnp.asarray(matrix), 0.8) == 1
   assert halfway.num_directions(jnp.asarray(matrix), 0.9) == 2
   assert halfway.num_directions(jnp.asarray(matrix), 0.999) == 3
+  assert halfway.num_directions(jnp.eye(4), 0.5) == 2  # Met is enough.
   assert halfway.num_directions(jnp.zeros((3, 4))) == 0

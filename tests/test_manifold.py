@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,6 +107,10 @@ def test_projection_without_a_basis():
     v = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4)))
     np.testing.assert_allclose(project(v), manifold.on(v, basis), atol=1e-8)
     np.testing.assert_allclose(project(project(v)), project(v), atol=1e-8)
+    # Where all columns of J have one length, s^2 / (s^2 + mu) = 2 / 3 is kept.
+    flat = lambda z: (5.0 * z @ basis).reshape(3, 4)
+    damped = manifold.tangent_projection(flat, z, damping=0.5)
+    np.testing.assert_allclose(damped(v), manifold.on(v, basis) / 1.5)
 
 
 def test_random_fractions_follow_beta():
@@ -218,6 +224,11 @@ def test_neighbors_show_the_tangents_of_a_sphere():
   want = sample.tangents[7]
   cosines = np.linalg.svd(np.asarray(basis) @ want.T)[1]
   assert np.min(cosines) > 0.99
+  # Neither the point nor copies of it are neighbours of their own.
+  line = [[0, 0]] * 3 + [[1, 0], [-1, 0], [1.5, 0], [0, 9], [0, -9]]
+  line = jnp.asarray(line, jnp.float32)
+  (row,) = manifold.neighbor_basis(line, line[0], 1, 3)
+  np.testing.assert_allclose(np.abs(row), [1, 0], atol=1e-6)
   with pytest.raises(ValueError, match='neighbours'):
     manifold.neighbor_basis(jnp.asarray(sample.xs), x, 5, 5)
 
@@ -232,6 +243,9 @@ def test_cosines_of_lowest_frequency():
   wave = np.cos(np.pi * (np.arange(8) + 0.5) / 8)
   got = basis[3].reshape(6, 8, 3)[0, :, 0]
   np.testing.assert_allclose(got / got[0], wave / wave[0], atol=1e-5)
+  # Of a wide image two waves across are slower than one down.
+  wide = manifold.frequency_basis((3, 8, 1), 4).reshape(4, 3, 8)
+  assert np.ptp(wide[2], 0).max() < 1e-6 < np.ptp(wide[3], 0).max()
   with pytest.raises(ValueError, match='no 145'):
     manifold.frequency_basis((6, 8, 3), 145)
 
@@ -262,6 +276,19 @@ def test_search_on_a_curved_manifold_has_a_closed_form():
     lambda x: jnp.stack([0 * x[0], 0 * x[0] - 1]), decode, z, 0, method='fast'
   )
   assert nowhere.distance == np.inf and nowhere.target == -1
+
+
+def test_later_charts_follow_the_metric():
+  # The first one sees z: a point (1.2, 1), where (1.1, 1.1) is the nearest.
+  search = functools.partial(
+    manifold.nearest_on_manifold,
+    lambda x: jnp.stack([2.2 - jnp.sum(x), 0.0]),
+    lambda z: jnp.stack([z[0] + 0.2 * z[0] ** 3, z[1]]),
+    method='ray',
+    num_charts=2,
+  )
+  distance = jax.jit(search)(jnp.zeros(2), 0).distance
+  assert 1.1 * 2**0.5 < distance < 1.56 < np.hypot(1.2, 1)
 
 
 def test_projection_on_a_curved_manifold():

@@ -12,6 +12,8 @@ from scipy import optimize
 from dmm_jax import norms
 from dmm_jax.boundary import apgd
 from dmm_jax.boundary import ddn
+from dmm_jax.boundary import deepfool
+from dmm_jax.boundary import descent
 from dmm_jax.boundary import fab
 from dmm_jax.boundary import fmn
 from dmm_jax.boundary import point as point_lib
@@ -268,6 +270,87 @@ def test_perturbations_stay_in_their_subspace(method, p):
     close = got <= np.min(want, 1) * (1.1 if method is ddn else 1.01)
     assert np.mean(close) >= 0.5
   assert np.all(got >= np.min(want, 1) * (1 - 1e-4))
+
+
+def test_budget_of_deepfool_holds():
+  # The margin is least at 0, and above it: no far side.
+  logits_fn = lambda x: jnp.stack([1 + x @ x, 0.0, -1.0])
+  segment = jax.jit(
+    lambda x: deepfool.search(
+      logits_fn,
+      x,
+      0,
+      norm=2,
+      low=x - jnp.inf,
+      high=x + jnp.inf,
+      targets=jnp.array([1, 2]),
+      max_gradients=7,
+    )
+  )(jnp.ones(3))
+  assert segment.gradients == 6 and segment.status == Status.NOT_FOUND
+
+
+def test_strides_fall_as_a_cosine():
+  got = [float(descent.cosine(1.0, 0.2, t)) for t in (0, 1 / 3, 0.5, 1)]
+  np.testing.assert_allclose(got, [1, 0.8, 0.6, 0.2], rtol=1e-6)
+
+
+def seen_at(loss):
+  """A look at a point of R^2, its lead the loss."""
+  value = jnp.float32(loss)
+  gradient = jnp.array([3.0, 4.0])
+  return descent.Look(value, gradient, value, jnp.int32(1), jnp.bool_(True))
+
+
+def test_radii_of_fmn_by_hand():
+  @jax.jit
+  def radii():
+    before = descent.begin(jnp.zeros(2), seen_at(1.0))
+    point = jnp.array([3.0, 4.0])
+    after = descent.record(before, point, seen_at(-1.0), norm=2)
+    cases = (
+      (after, 4.0, True),
+      (after, 8.0, True),  # Beyond the point that was found.
+      (after, 4.0, False),
+      (before, 4.0, False),
+      (before, 8.0, False),
+    )
+    following = [
+      fmn.next_radius(segment, radius, 7.0, beyond, 0.1, 2)
+      for segment, radius, beyond in cases
+    ]
+    # The first coordinate is at the bound that descent pushes against.
+    place, low = jnp.array([0.0, 0.5]), jnp.zeros(2)
+    ahead = fmn.to_boundary(place, seen_at(2.0), low, low + 1, 2)
+    return jnp.stack([*following, ahead])
+
+  np.testing.assert_allclose(radii(), [3.6, 5, 4.4, 7, 8.8, 0.5], rtol=1e-6)
+
+
+def test_strides_and_radii_of_apgd_by_hand():
+  @jax.jit
+  def run():
+    x, best = jnp.zeros(2), jnp.array([1.0, 0.0])
+    trial = apgd.enter(best + 1, seen_at(2.0), 2)._replace(
+      best=best, best_seen=seen_at(1.0), checked=jnp.float32(3)
+    )
+    falls = [trial._replace(falls=jnp.int32(n)) for n in (8, 7)]
+    checked = [apgd.check(one, x, 10, 2) for one in falls]
+    segment = descent.begin(x, seen_at(1.0))
+    far = jnp.float32(jnp.inf)
+    state = apgd.Search(segment, trial, jnp.float32(3), jnp.float32(2), far)
+    grown = apgd.next_radius(state, seen_at(1.0), True, 99.0, 2)
+    segment = descent.record(segment, best + 3, seen_at(-1.0), norm=2)
+    state = state._replace(segment=segment)
+    halved = apgd.next_radius(state, seen_at(-1.0), True, 99.0, 2)
+    sides = [(s.radius, s.below, s.above) for s in (grown, halved)]
+    return [(out.stride, out.checked, out.p) for out in checked], sides
+
+  (goes_on, goes_back), sides = run()
+  # Of ten steps three quarters have to lower the loss.
+  assert goes_on[:2] == (2, 1) and goes_on[2].tolist() == [2, 1]
+  assert goes_back[:2] == (1, 1) and goes_back[2].tolist() == [1, 0]
+  assert sides == [(6, 3, np.inf), (3.5, 2, 5)]
 
 
 def test_ddn_is_for_l2():

@@ -355,6 +355,43 @@ def test_bfloat16_is_near_float32(name):
     assert error < 0.03 * np.linalg.norm(code), layer
 
 
+def test_vit_in_numpy():
+  module, shape = small('vit')
+  (x,) = images(1, shape)
+  variables = init(module, shape)
+  params = jax.tree.map(lambda v: np.asarray(v, float), variables['params'])
+  got, codes = apply(module, variables, x)
+
+  def normed(h, name):
+    h = (h - h.mean(1, keepdims=True)) / np.sqrt(h.var(1, keepdims=True) + 1e-6)
+    return h * params[name]['scale'] + params[name]['bias']
+
+  def dense(h, layer, spec='nd,d...->n...'):
+    return np.einsum(spec, h, layer['kernel']) + layer['bias']
+
+  # 4 x 3 patches, row by row.
+  h = np.asarray(x, float).reshape(4, 4, 3, 4, 2).swapaxes(1, 2)
+  h = np.einsum(
+    'nijc,ijcd->nd', h.reshape(12, 4, 4, 2), params['embed']['kernel']
+  )
+  h = h + params['embed']['bias'] + params['positions']
+  for i in range(2):
+    own = params[f'block{i}_attention']
+    a = normed(h, f'block{i}_norm0')
+    query, key, value = (dense(a, own[n]) for n in ('query', 'key', 'value'))
+    # Two heads of width 6.
+    weights = jax.nn.softmax(np.einsum('nhd,mhd->hnm', query, key) / 6**0.5)
+    mixed = np.einsum('hnm,mhd->nhd', weights, value)
+    h = h + dense(mixed, own['out'], 'nhe,hed->nd')
+    a = dense(normed(h, f'block{i}_norm1'), params[f'block{i}_dense0'])
+    h = h + dense(np.asarray(nn.gelu(a)), params[f'block{i}_dense1'])
+    np.testing.assert_allclose(codes[f'block{i}'], h, rtol=1e-3, atol=1e-4)
+  want = normed(h, 'norm').mean(0)[None]
+  np.testing.assert_allclose(
+    got, dense(want, params['head'])[0], rtol=1e-3, atol=1e-4
+  )
+
+
 def test_vit_sees_patches_as_a_set_once_positions_are_gone():
   module, shape = small('vit')
   (x,) = images(1, shape)

@@ -252,6 +252,10 @@ def test_flip_bound_formula_and_limits():
   want = np.sqrt(2 / np.pi) * t / (1 - t / 30)
   bound = nngp.flip_bound(kernel_fn, x, t * size / 30, 2)
   np.testing.assert_allclose(bound, want, rtol=1e-3)
+  # A cube's corners are sqrt(n) times as far as its sides, E|g|_1 is 718.
+  want = 2 / np.pi * t / (1 - t / 30)
+  bound = nngp.flip_bound(kernel_fn, x, t * size / 900, np.inf)
+  np.testing.assert_allclose(bound, want, rtol=1e-3)
   radii = np.array([0.0, 1e-3, 1e-2, 0.1, 1.0, 100.0])
   for norm in (1, 1.5, 2, 4, np.inf):
     bound = nngp.flip_bound(kernel_fn, x, radii, norm)

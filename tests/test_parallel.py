@@ -65,6 +65,15 @@ def test_replicated_arrays_are_whole_on_every_device():
   assert jax.random.bits(out['key']) == jax.random.bits(tree['key'])
 
 
+def test_shares_of_all_devices_are_added():
+  xs = np.arange(6, dtype=np.float32)
+  assert len(xs) % parallel.num_shares() == 0
+  total = jax.jit(
+    lambda x, w: parallel.sum_of_shares(lambda x, w: w * x.sum(), (x,), (w,))
+  )
+  assert total(xs, np.float32(2)) == 30
+
+
 def test_columns_of_any_type_and_kind():
   """Doubles become floats, as elsewhere in JAX; lists and JAX arrays do."""
   columns = [1.0, 2.0, 3.0], jnp.arange(3), np.arange(3, dtype=np.int64)

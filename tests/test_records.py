@@ -40,6 +40,13 @@ def test_equal_flags_resume_and_others_are_refused(tmp_path):
   before = {p: p.read_bytes() for p in tmp_path.iterdir()}
   with pytest.raises(records.RunError, match=r'--seed=0 there, 3 now'):
     open_run(tmp_path, seed=3)
+  more = dataclasses.make_dataclass(
+    'More', [('rate', float, 0.1)], bases=(Config,), frozen=True
+  )
+  with pytest.raises(
+    records.RunError, match=r'--rate=\(absent\) there, 0.1 now'
+  ):
+    records.open_run(str(tmp_path), more(str(tmp_path)), 'tests')
   assert before == {p: p.read_bytes() for p in tmp_path.iterdir()}
 
 

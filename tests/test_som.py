@@ -219,6 +219,12 @@ def test_hexagonal_u_matrix_uses_the_grids_neighbours(rows):
   np.testing.assert_allclose(som.u_matrix(ours), want, rtol=1e-5)
 
 
+def test_widths_fall_from_half_the_longer_side():
+  xs = draw(20, 2).astype(np.float32)
+  fit = functools.partial(som.fit, KEY, xs, grid=(2, 7), num_epochs=3)
+  np.testing.assert_array_equal(fit().codebook, fit(sigma=(3.5, 0.7)).codebook)
+
+
 def test_triangle_never_overshoots():
   # MiniSom's has height sigma^2: the unit would go 4 times the way.
   begin = make(np.zeros((3, 3, 1)), neighborhood='triangle')
@@ -315,6 +321,13 @@ def test_initial_codebooks():
   rows = {tuple(row) for row in np.float32(good)}
   assert {tuple(row) for row in np.asarray(sample)} <= rows
   assert len({tuple(row) for row in np.asarray(sample)}) == 24
+  # Of few codes each comes at most once more than any other.
+  some = np.where(np.arange(30)[:, None] < 9, xs, np.nan)
+  few = som.init(KEY, some, grid=(4, 6)).units
+  np.testing.assert_array_equal(
+    np.unique(few, axis=0, return_counts=True)[1], 3
+  )
+  assert {tuple(row) for row in np.asarray(few)} <= rows
   np.testing.assert_allclose(
     np.linalg.norm(init(init='random').units, axis=1), 1, rtol=1e-5
   )

@@ -72,6 +72,8 @@ def test_excess_is_the_largest_gap():
   at = np.array([0.5, 1.5, 3.5])
   assert statistics.excess(values, at, np.array([0.1, 0.2, 0.5])) == 0.25
   assert statistics.excess(values, at, np.array([0.1, 0.5, 1.0])) == -0.1
+  # What lies at the place itself counts.
+  assert statistics.excess(values, values[:2], np.zeros(2)) == 0.5
 
 
 def test_entries_of_a_column():
@@ -91,6 +93,17 @@ def test_students_interval():
   np.testing.assert_allclose(
     entry['interval'], 0.2 + 4.303 * 0.1 / 3**0.5 * np.array([-1, 1]), rtol=1e-3
   )
+
+
+def test_welchs_interval():
+  a, b = np.array([0.0, 0.1, 0.2]), np.array([1.0, 3.0, 5.0, 2.0])
+  parts = [np.var(v, ddof=1) / len(v) for v in (a, b)]
+  # Satterthwaite's degrees of freedom.
+  freedom = sum(parts) ** 2 / (parts[0] ** 2 / 2 + parts[1] ** 2 / 3)
+  half = stats.t.ppf(0.975, freedom) * sum(parts) ** 0.5
+  entry = statistics.welch(a, b)
+  assert entry['value'] == pytest.approx(2.65)
+  np.testing.assert_allclose(entry['interval'], [2.65 - half, 2.65 + half])
 
 
 @pytest.mark.parametrize('same', (True, False))

@@ -154,6 +154,41 @@ def test_many_networks_train_as_each_alone(num):
     )
 
 
+def test_rates_rise_and_fall_where_they_should():
+  recipe = train.Recipe(
+    optimizer='sgd',
+    learning_rate=1.0,
+    schedule='steps',
+    warmup=0.25,
+    batch_size=10,
+    num_epochs=4,
+  )
+  transform = train.make_optimizer(recipe, 20)
+  update = jax.jit(transform.update)
+  state, rates = transform.init(jnp.float32(0)), []
+  for _ in range(8):
+    change, state = update(jnp.float32(1), state)
+    rates.append(-float(change))
+  want = [0, 0.5, 1, 1, 1, 0.1, 0.01, 0.01]
+  np.testing.assert_allclose(rates, want, rtol=1e-5)
+
+
+def test_every_step_draws_anew():
+  xs, labels, _ = problem()
+
+  def noisy(params, stats, x, key, train):
+    return (0 * params[0, 0] + jax.random.uniform(key), {}), stats
+
+  recipe = train.Recipe('reconstruction', batch_size=50, num_epochs=3)
+  history = train.fit(
+    KEY, noisy, begin(recipe), xs, 0.0 * labels, recipe=recipe, in_loop=True
+  )
+  values = [float(p.loss) for p in history]
+  assert len(set(values)) == 3
+  # 50 draws of mean 1 / 3, standard error 0.04: not one for all examples.
+  np.testing.assert_allclose(values, 1 / 3, atol=0.17)
+
+
 def test_weights_and_soft_targets_count():
   xs, labels, _ = problem()
   recipe = train.Recipe(batch_size=50, num_epochs=4, learning_rate=0.1)
