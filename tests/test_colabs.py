@@ -36,8 +36,8 @@ TOYS = {
     "'num_examples': 5}"
   },
   'on_off_manifold': {
-    'FLAGS = {}': "FLAGS = {'epochs': 1, 'latent': 4, 'num_examples': 10, "
-    "'max_gradients': 20, 'kinds': ('decoder', 'random')}"
+    'FLAGS = {}': "FLAGS = {'epochs': 1, 'latent': 4, 'ks': (4,), "
+    "'num_examples': 10, 'max_gradients': 20, 'kinds': ('decoder', 'random')}"
   },
   'halfway_transfer': {
     'FLAGS = {}': "FLAGS = {'num_steps': 5, 'num_images': 20, 'num_pairs': 30, "
