@@ -24,11 +24,11 @@ default, torchsom's its documentation's.
 
 Seen on 2 cores: what other work there is decides. At a load of 3 to 4,
 ours/fastersom 1.28 [0.64, 1.29], 0.84 [0.19, 0.86] and 0.63 [0.59, 0.70] from
-small to large (--repeats=3); at 11 to 13, which costs threads that wait for each
-other most, 0.03 [0.01, 0.05], 0.18 [0.07, 0.31] and 0.39 [0.38, 0.41]. Both
-sides spend their time on the same matrix products. Quantization errors are
-equal, and topographic ones 0.016, 0.020 and 0.026 beside 0.016, 0.020 and 0.027;
-XPySom's are the same on the small size.
+small to large (--repeats=3); at 11 to 13, which costs threads that wait for
+each other most, 0.03 [0.01, 0.05], 0.18 [0.07, 0.31] and 0.39 [0.38, 0.41].
+Both sides spend their time on the same matrix products. Quantization errors are
+equal, and topographic ones 0.016, 0.020 and 0.026 beside 0.016, 0.020 and
+0.027; XPySom's are the same on the small size.
 
 Codes are 20 normal blobs in d dimensions, standardized. Writes summary.json.
 """
