@@ -213,6 +213,10 @@ def run(config: Config) -> dict:
   """Runs the experiment, and returns what it wrote to summary.json."""
   common.check(config)
   populations.check(config)
+  if config.dataset in populations.PLANE:
+    raise common.FlagError(f'--dataset={config.dataset} has no images')
+  if 'linear' in config.models:
+    raise common.FlagError('--models=linear has no hidden layers')
   if 'plain' not in config.conditions:
     raise common.FlagError('--conditions: without plain nothing is compared')
   known = set(populations.stops(config))
@@ -350,7 +354,7 @@ def look(config, folder, sets, inputs, population, number, step):
         columns = layer_codes.describe(laid, seen, layer, facts)
         once[layer] = laid, columns
       if folder:
-        show(folder, config, sets, seen, facts, laid, pooling, depth, layer)
+        show(folder, seen, facts, laid, pooling, depth, layer)
       tables.append(
         about(population, number, step, pooling, depth, layer, config.num_maps)
         | columns
@@ -383,11 +387,8 @@ def about(population, number, step, pooling, depth, layer, num):
 
 def of_images(tried, facts, num):
   """Columns `[num, n]` that are the same for each layer: of the images."""
-  right = (
-    facts['said'][: len(tried['distance'])]
-    == facts['test'][: len(tried['distance'])]
-  )
-  fooled = facts['said_moved'] != facts['said'][: len(tried['distance'])]
+  said, truth = (facts[k][: len(tried['distance'])] for k in ('said', 'test'))
+  right, fooled = said == truth, facts['said_moved'] != said
   one = {
     'distance': np.where(right, tried['distance'], 0.0).astype(np.float32),
     'margin': tried['margin'].astype(np.float32),
@@ -398,7 +399,7 @@ def of_images(tried, facts, num):
   return {name: np.stack([np.asarray(v)] * num) for name, v in one.items()}
 
 
-def show(folder, config, sets, seen, facts, laid, pooling, depth, layer):
+def show(folder, seen, facts, laid, pooling, depth, layer):
   """Writes a layer's first map, and where images lie on it, for figures."""
   trained = laid.maps[0]
   at = lambda v: np.asarray(som.best_matching_units(trained, v))
