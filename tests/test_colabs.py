@@ -57,8 +57,6 @@ LEFT = {
 }
 # As matplotlib sees it outside a notebook.
 IPYTHON = mock.MagicMock(version_info=(9, 0), get_ipython=lambda: None)
-# Others' parts have tests of their own.
-QUICK = ('dimples',)
 
 
 def cells(path, kind):
@@ -139,13 +137,8 @@ def test_colab_names_only_what_exists(path):
       assert node.attr in known.get(name, {node.attr}), f'{name}.{node.attr}'
 
 
-@pytest.mark.parametrize(
-  'path',
-  [
-    pytest.param(p, id=p.stem, marks=[pytest.mark.slow] * (p.stem not in QUICK))
-    for p in COLABS
-  ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('path', COLABS, ids=lambda path: path.stem)
 def test_colab_runs(path, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   monkeypatch.setitem(sys.modules, 'IPython', IPYTHON)
