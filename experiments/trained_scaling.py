@@ -335,10 +335,8 @@ def summarize(config, run_dir):
         for content in CONTENTS
       ]
       samples = [row.pop('samples') for row in both]
-      content = content_effect(both[0], *samples)
-      for row in both:
-        row |= {'content_effect': content}
-        rows.append({'model': name, 'norm': str(norm), **row})
+      both[0]['content_effect'] = content_effect(both[0], *samples)
+      rows += [{'model': name, 'norm': str(norm), **row} for row in both]
   return {
     'question': __doc__.split('\n')[0],
     'dataset': config.dataset,
