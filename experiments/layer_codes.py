@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn import metrics
 
-from dmm_jax import adversarial
 from dmm_jax import boundary
 from dmm_jax import codes
 from dmm_jax import parallel
@@ -47,18 +46,14 @@ def attacks(forward, steps, max_gradients):
   direction, that of the others random signs.
   """
 
+  ascend = populations.ascend(forward, steps)
+
   def look(x, label, number, radii, params, stats):
     logits_fn = populations.logits_of(forward, params, stats)
-    loss = lambda v: -jax.nn.log_softmax(logits_fn(v))[label]
     keys = jax.random.split(jax.random.key(number), 3)
-    # Steps of a fifth of the radius, as is usual for twenty.
-    climb = lambda radius: adversarial.perturb(
-      keys[0],
-      loss,
-      x,
-      adversarial.Adversary(radius, np.inf, steps, step_size=0.2),
+    climbed = jax.vmap(lambda r: ascend(keys[0], x, label, r, params, stats))(
+      radii
     )
-    climbed = jax.vmap(climb)(radii)
     found = boundary.nearest_point(
       logits_fn,
       x,
@@ -200,6 +195,56 @@ def _diversity(config, trained, raw):
   return codes.diversity(units)
 
 
+class Placed(NamedTuple):
+  """Where codes lie on a map, and what its units stand for.
+
+  A unit is a number; that of a code which has none is -1, which finds the last
+  entry of `classes` and `doubt`.
+
+  Attributes:
+    trained: the map.
+    train, test: units of all codes `[n]`.
+    classes: the commonest class of each unit, then -1 `[units + 1]`.
+    doubt: the share of each unit's codes that are not of a class, then 1
+      `[units + 1, classes]`.
+  """
+
+  trained: som.Map
+  train: np.ndarray
+  test: np.ndarray
+  classes: np.ndarray
+  doubt: np.ndarray
+
+  def at(self, given: np.ndarray) -> np.ndarray:
+    """Units of codes `[n]`."""
+    return flat(self.trained, given)
+
+
+def flat(trained: som.Map, given: np.ndarray) -> np.ndarray:
+  """Numbers of codes' units `[n]`, -1 for none."""
+  units = som.flat(trained, som.best_matching_units(trained, given))
+  return np.maximum(units, -1)
+
+
+def place(trained: som.Map, laid: Laid, facts: dict) -> Placed:
+  """Lays a layer's codes on one of its maps."""
+  train, test = flat(trained, laid.train), flat(trained, laid.test)
+  num_units = len(trained.units)
+  counts = som.label_counts(
+    trained, laid.train, jnp.asarray(facts['train']), facts['num_classes']
+  )
+  counts = np.asarray(counts).reshape(num_units, -1)
+  doubt = 1 - counts / np.maximum(counts.sum(1, keepdims=True), 1)
+  classes = codes.majorities(train, facts['train'], num_units)
+  return Placed(
+    trained,
+    train,
+    test,
+    np.append(classes, -1),
+    np.concatenate([doubt, np.ones_like(doubt[:1])]),
+  )
+
+
 def describe(laid: Laid, seen: Seen, layer: str, facts: dict) -> dict:
   """Columns of one layer, one row a map.
 
@@ -211,13 +256,15 @@ def describe(laid: Laid, seen: Seen, layer: str, facts: dict) -> dict:
   moved, noise = (laid.scale(v[layer]) for v in (seen.moved, seen.noise))
   start = laid.test[: moved.shape[1]]
   same = laid.numbers | {'room': _room(start, noise, laid.train, facts)}
-  rows = [
-    same
-    | of_map(trained, laid, facts)
-    | shifts(trained, laid, (start, moved, noise), facts)
-    | crossed(trained, validation, laid, facts)
-    for trained, validation in zip(laid.maps, laid.validation, strict=True)
-  ]
+  rows = []
+  for trained, validation in zip(laid.maps, laid.validation, strict=True):
+    placed = place(trained, laid, facts)
+    rows.append(
+      same
+      | of_map(placed, laid, facts)
+      | shifts(placed, (start, moved, noise), facts)
+      | crossed(trained, validation, laid, facts)
+    )
   return {k: np.array([row[k] for row in rows]) for k in rows[0]}
 
 
@@ -234,21 +281,18 @@ def _room(start, noise, train, facts):
   return _by_noise(away, start, noise)
 
 
-def flat(trained, given) -> np.ndarray:
-  """Numbers of codes' units `[n]`."""
-  return np.asarray(som.flat(trained, som.best_matching_units(trained, given)))
-
-
-def of_map(trained, laid, facts) -> dict:
+def of_map(placed, laid, facts) -> dict:
   """Measures of one map: its errors, and how its units go with classes."""
-  units, units_test = flat(trained, laid.train), flat(trained, laid.test)
-  num_units = len(trained.units)
-  classes = codes.majorities(units, facts['train'], num_units)
+  trained, units, num_units = (
+    placed.trained,
+    placed.train,
+    len(placed.doubt) - 1,
+  )
   size = np.sqrt(np.mean(np.sum(np.square(laid.train), axis=1)))
   history = np.asarray(trained.history) / size
   wrong = facts['said'] != facts['test']
-  doubt = _doubt(units, facts, num_units)[units_test, facts['said']]
-  share = lambda of: _mean(classes[units_test] == of, wrong)
+  doubt = placed.doubt[placed.test, facts['said']]
+  classes = placed.classes[placed.test]
   return {
     'quantization': float(som.quantization_error(trained, laid.train)) / size,
     'topographic': float(som.topographic_error(trained, laid.train)),
@@ -256,8 +300,8 @@ def of_map(trained, laid, facts) -> dict:
     'entropy': codes.entropy(units, num_units),
     'purity': codes.purity(units, facts['train']),
     'nmi': codes.nmi(units, facts['train']),
-    'accuracy': codes.accuracy(units_test, facts['test'], classes),
-    'agreement': codes.accuracy(units_test, facts['said'], classes),
+    'accuracy': np.mean(classes == facts['test']),
+    'agreement': np.mean(classes == facts['said']),
     'history': history.astype(np.float32),
     # The first epoch from which on the error is within 5 % of the last one's.
     'settled': int(
@@ -265,33 +309,39 @@ def of_map(trained, laid, facts) -> dict:
     )
     + 1,
     # Of wrongly classified images: which of the two their unit is for.
-    'wrong_said': share(facts['said']),
-    'wrong_true': share(facts['test']),
+    'wrong_said': _mean(classes == facts['said'], wrong),
+    'wrong_true': _mean(classes == facts['test'], wrong),
     'auroc_error': _auroc(doubt[wrong], doubt[~wrong]),
   }
 
 
-def shifts(trained, laid, given, facts) -> dict:
-  """What attacks and noise do on one map; names end in the attack's place."""
+def shifts(placed, given, facts) -> dict:
+  """What attacks and noise do on one map; names end in the attack's place.
+
+  'adopted' and 'auroc' are of the images that an attack fools, and so are their
+  nulls: whether noise brings these to a unit of the class that the attack leads
+  to, and whether doubt of the class tells their noisy copies from clean images.
+  """
   start, moved, noise = given
-  units = flat(trained, laid.train)
-  num_units, said = len(trained.units), facts['said'][: len(start)]
-  classes = codes.majorities(units, facts['train'], num_units)
-  doubt = _doubt(units, facts, num_units)
-  clean = doubt[flat(trained, start), said]
-  row = {'unit_room': _unit_room(trained, start, noise, classes, facts)}
+  said = facts['said'][: len(start)]
+  doubt = lambda units, classes: placed.doubt[units, classes]
+  clean = doubt(placed.test[: len(start)], said)
+  row = {'unit_room': _unit_room(placed, start, noise, facts)}
   shift = lambda after: codes.unit_shift(
-    trained, *map(jnp.asarray, (start, after))
+    placed.trained, *map(jnp.asarray, (start, after))
   )
   for number, (here, there) in enumerate(zip(moved, noise, strict=True)):
-    far, still, now = shift(here), shift(there), facts['said_moved'][number]
-    units, fooled = flat(trained, here), now != said
+    far, still = shift(here), shift(there)
+    now, noisy = (facts[k][number] for k in ('said_moved', 'said_noise'))
+    fooled, at, beside = now != said, placed.at(here), placed.at(there)
     row |= {
       f'shift{number}': float(np.nanmean(far.grid)),
       f'still{number}': float(np.nanmean(still.grid)),
       f'changed{number}': float(np.mean(far.changed)),
-      f'adopted{number}': _mean(classes[units] == now, fooled),
-      f'auroc{number}': _auroc(doubt[units, now][fooled], clean),
+      f'adopted{number}': _mean(placed.classes[at] == now, fooled),
+      f'adopted_noise{number}': _mean(placed.classes[beside] == now, fooled),
+      f'auroc{number}': _auroc(doubt(at, now)[fooled], clean),
+      f'auroc_noise{number}': _auroc(doubt(beside, noisy)[fooled], clean),
     }
   return row
 
@@ -301,24 +351,16 @@ def _mean(values, where):
   return float(np.mean(values[where])) if where.any() else np.nan
 
 
-def _doubt(units, facts, num_units):
-  """Share of each unit's codes that are not of a class `[units, classes]`."""
-  counts = np.zeros((num_units, facts['num_classes']))
-  np.add.at(counts, (units, facts['train']), 1)
-  return 1 - counts / np.maximum(counts.sum(1, keepdims=True), 1)
-
-
-def _unit_room(trained, start, noise, classes, facts):
+def _unit_room(placed, start, noise, facts):
   """As `_room`, of the code of each image's unit among the map's units."""
-  at = flat(trained, start)
-  units = trained.units
+  units, at = placed.trained.units, placed.test[: len(start)]
   away, _ = codes.nearest_other_class(
     units[at],
     jnp.asarray(facts['test'][: len(start)]),
     units,
-    jnp.asarray(classes),
+    jnp.asarray(placed.classes[:-1]),
   )
-  return _by_noise(away, start, noise)
+  return np.where(at < 0, np.nan, _by_noise(away, start, noise))
 
 
 def _by_noise(away, start, noise):
@@ -353,14 +395,9 @@ def facts_of(sets, seen: Seen) -> dict:
   return labels | {
     'said': seen.test['logits'].argmax(-1),
     'said_moved': seen.moved['logits'].argmax(-1),
+    'said_noise': seen.noise['logits'].argmax(-1),
     'num_classes': int(labels['train'].max()) + 1,
   }
-
-
-@functools.cache
-def classify(forward):
-  """Of an image: the class that one network of many gives it."""
-  return lambda x, *network: both_of(forward)(x, *network)[0].argmax()
 
 
 @functools.cache
@@ -408,12 +445,4 @@ def features(laid, seen, layer, pooling, xs, forward, network, num=12):
     'nearest': xs[nearest[place[:, 0], place[:, 1], 0]],
     'synthesized': drawn,
     'reencoded': codes.reencoded(trained, laid.scale(again), place),
-  }
-
-
-def join(tables: list[dict]) -> dict:
-  """Joins tables of layers, one below the other."""
-  return {
-    name: np.concatenate([table[name] for table in tables])
-    for name in tables[0]
   }

@@ -8,6 +8,7 @@ import jax
 from jax import flatten_util
 import jax.numpy as jnp
 import numpy as np
+import optax
 from sklearn import datasets
 import tqdm
 
@@ -376,3 +377,31 @@ def task(key, condition, labels, many):
 def logits_of(forward: train.Forward, params, stats):
   """One network as a function of one input."""
   return lambda x: forward(params, stats, x, None, False)[0][0]
+
+
+def classes(population: Population, network: tuple, xs, **options):
+  """Of images: what one network of a population calls them `[n]`.
+
+  `options` are those of `parallel.map_examples`.
+  """
+  params, stats = network
+  state = train.State(params, stats, None)
+  return train.outputs(population.forward, state, xs, **options).argmax(1)
+
+
+def ascend(forward: train.Forward, steps: int):
+  """Returns the function that moves an image by projected gradient, linf.
+
+  It is `(key, x, label, radius, params, stats) -> x`, away from the label.
+  """
+
+  def move(key, x, label, radius, params, stats):
+    logits_fn = logits_of(forward, params, stats)
+    loss = lambda v: optax.losses.softmax_cross_entropy_with_integer_labels(
+      logits_fn(v), label
+    )
+    # Steps of a fifth of the radius, as is usual for twenty.
+    ball = adversarial.Adversary(radius, np.inf, steps, step_size=0.2)
+    return adversarial.perturb(key, loss, x, ball)
+
+  return move

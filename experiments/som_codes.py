@@ -84,7 +84,6 @@ A run killed at any moment goes on where it was, to the same bytes.
 """
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -323,10 +322,7 @@ def look(config, folder, sets, inputs, population, number, step):
   network, forward = population.network(step, number), population.forward
   xs = sets['test'][0][: config.num_images]
   batch = int(np.clip(2**18 // xs[0].size, 32, 512))
-  each = functools.partial(
-    parallel.map_examples, batch_size=batch, shared=network
-  )
-  said = each(layer_codes.classify(forward), (xs,))
+  said = populations.classes(population, network, xs, batch_size=batch)
   tried = parallel.map_examples(
     layer_codes.attacks(forward, config.attack_steps, config.max_gradients),
     (xs, said, np.arange(len(xs))),
@@ -367,7 +363,7 @@ def look(config, folder, sets, inputs, population, number, step):
       )
       place = folder / 'features' / f'{pooling}-{layer}.npz'
       records.save_columns(place, columns)
-  return layer_codes.join(tables)
+  return records.concatenate(tables)
 
 
 def about(population, number, step, pooling, depth, layer, num):
@@ -424,6 +420,7 @@ def show(folder, seen, facts, laid, pooling, depth, layer):
 
 # --- Judging ---------------------------------------------------------------
 
+OF_IMAGES = 'distance margin right fooled test_accuracy'.split()
 ONE_EACH = (
   'dimensions k90 participation diversity diversity_standardized '
   'diversity_units nmi_kmeans nmi_bits'
@@ -453,9 +450,10 @@ def summarize(config, run_dir):
     'attacks': attacks,
     'networks': {
       name: {
-        'n': len(group['accuracy_of']),
-        'accuracy': statistics.student(group['accuracy_of']),
+        'n': len(group['test_accuracy']),
+        'accuracy': statistics.student(group['test_accuracy']),
         'distance': statistics.student(np.median(group['distance'], axis=1)),
+        'not_found': statistics.student(np.isinf(group['distance']).mean(1)),
         'fooled': [statistics.student(v) for v in group['fooled'].T],
       }
       for name, group in first.items()
@@ -484,7 +482,10 @@ def summarize(config, run_dir):
 
 
 def gather_groups(config, table) -> dict:
-  """`{kind of network: {name: [networks, layers]}}`, means over maps."""
+  """`{kind of network: {name: [networks, layers]}}`, means over maps.
+
+  What is of images and not of layers is `[networks]` or `[networks, images]`.
+  """
   groups = {}
   last = table['step'].max()
   kinds = zip(table['population'].tolist(), table['step'].tolist(), strict=True)
@@ -494,22 +495,12 @@ def gather_groups(config, table) -> dict:
     fold = lambda v, m=many: v.reshape(m, -1, config.num_maps, *v.shape[1:])
     name = population if step == last else f'{population} step {step}'
     name = f'{population} untrained' if step == 0 else name
-    other = ('population', 'pooling', 'layer')
     group = {
-      k: fold(v.astype(float)).mean(axis=2)
+      k: fold(v)[:, 0, 0] if k in OF_IMAGES else fold(v.astype(float)).mean(2)
       for k, v in part.items()
-      if k not in other
+      if k not in ('population', 'pooling', 'layer')
     }
     group['layers'] = fold(part['layer'])[0, :, 0].tolist()
-    # The same for all layers.
-    for k, v in {
-      'distance': 'distance',
-      'margin': 'margin',
-      'right': 'right',
-      'fooled': 'fooled',
-      'test_accuracy': 'accuracy_of',
-    }.items():
-      group[v] = group.pop(k)[:, 0]
     groups[name] = group
   for name, group in groups.items():
     end = groups[name.split(' ')[0]]
@@ -521,15 +512,17 @@ def gather_groups(config, table) -> dict:
 
 
 def links(room, target):
-  """Partial correlations `[networks, layers]` of distance and room."""
+  """Partial correlations `[networks, layers]` of distance and room.
+
+  Over images that the network has right; a distance that was not found, or room
+  without a unit of another class, is infinite and ranks as that.
+  """
   found = np.full(room.shape[:2], np.nan)
   for i, j in np.ndindex(*found.shape):
-    keep = (target['right'][i] > 0) & np.isfinite(room[i, j])
-    keep &= np.isfinite(target['distance'][i])
+    columns = target['distance'][i], room[i, j], target['margin'][i]
+    keep = target['right'][i] & ~np.isnan(columns).any(axis=0)
     if keep.sum() > 3:
-      found[i, j] = statistics.partial_rank(
-        target['distance'][i][keep], room[i, j][keep], target['margin'][i][keep]
-      )
+      found[i, j] = statistics.partial_rank(*(v[keep] for v in columns))
   return found
 
 
@@ -542,7 +535,15 @@ def of_layer(group, place):
   # Of what is positive: an interval below 0 says nothing.
   found |= {k: relative(logs(group[k][:, place])) for k in POSITIVE}
   count = group['fooled'].shape[1]
-  for kind in ('shift', 'still', 'changed', 'adopted', 'auroc'):
+  for kind in (
+    'shift',
+    'still',
+    'changed',
+    'adopted',
+    'adopted_noise',
+    'auroc',
+    'auroc_noise',
+  ):
     found[kind] = [entry(group[f'{kind}{a}']) for a in range(count)]
   found['ratio'] = [relative(ratio(group, a)[:, place]) for a in range(count)]
   return found
@@ -584,7 +585,7 @@ def generalisation(config, groups):
     diversity = group['diversity_units']
     growth = logs(diversity[:, -2]) - logs(diversity[:, 1])
     rows.append(
-      np.stack([group['accuracy_of'], rise_of(group)[1], growth], axis=1)
+      np.stack([group['test_accuracy'], rise_of(group)[1], growth], axis=1)
     )
   rows = np.concatenate(rows)
   rows = rows[np.all(np.isfinite(rows), axis=1)]
@@ -675,8 +676,8 @@ def judge(config, groups):
   }
   # A network that did not learn is no robust one.
   if robust and not common.below(
-    statistics.student(fresh['accuracy_of']),
-    statistics.student(robust['accuracy_of']),
+    statistics.student(fresh['test_accuracy']),
+    statistics.student(robust['test_accuracy']),
   ):
     entry = found['robust networks have diverse codes']
     entry['verdict'] = 'undecided'
@@ -694,13 +695,22 @@ def report(summary):
     f'{summary["images"]} images attacked. Means over networks [95 %].\n'
   )
   common.print_table(
-    ['network', 'n', 'accuracy', 'l2 distance', *summary['attacks'][:-1], ''],
+    [
+      'network',
+      'n',
+      'accuracy',
+      'l2 distance',
+      'not found',
+      *summary['attacks'][:-1],
+      '',
+    ],
     [
       [
         name,
         str(row['n']),
         cell(row['accuracy'], '.3f'),
         cell(row['distance'], '.3g'),
+        cell(row['not_found']),
         *(cell(v) for v in row['fooled'][:-1]),
         'fooled' if not number else '',
       ]
@@ -765,19 +775,21 @@ def report_layers(summary, pooling, groups, cell):
     )
   name = next(name for name in groups if ' ' not in name)
   columns = {
-    'shift over that of noise': 'ratio',
-    'share that lands on a unit of the adversarial class': 'adopted',
-    "AUROC of a unit's doubt of the class": 'auroc',
+    'shift over that of noise': ('ratio',),
+    'share that lands on a unit of the adversarial class': (
+      'adopted',
+      'adopted_noise',
+    ),
+    "AUROC of a unit's doubt of the class": ('auroc', 'auroc_noise'),
   }
-  for title, kind in columns.items():
+  for title, (kind, *null) in columns.items():
     print(f'\n{pooling} over pixels, {name} networks: {title}')
-    common.print_table(
-      ['attack', *layers, ''],
-      [
-        [attack, *(cell(row[kind][number]) for row in groups[name]), '']
-        for number, attack in enumerate(summary['attacks'])
-      ],
-    )
+    lines = []
+    for number, attack in enumerate(summary['attacks']):
+      line = lambda of, n=number: [cell(row[of][n]) for row in groups[name]]
+      lines.append([attack, *line(kind), ''])
+      lines += [['  the same by noise', *line(of), ''] for of in null]
+    common.print_table(['attack', *layers, ''], lines)
 
 
 if __name__ == '__main__':

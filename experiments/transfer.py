@@ -69,9 +69,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from dmm_jax import adversarial
 from dmm_jax import boundary
 from dmm_jax import halfway
 from dmm_jax import manifold
@@ -209,29 +207,13 @@ def middle(config):
   return config.radii[len(config.radii) // 2]
 
 
-def ascend(forward, steps):
-  """Returns the function of one image that moves it by projected gradient."""
-
-  def move(x, label, number, radius, params, stats):
-    logits_fn = populations.logits_of(forward, params, stats)
-    loss = lambda v: optax.losses.softmax_cross_entropy_with_integer_labels(
-      logits_fn(v), label
-    )
-    key = jax.random.key(number)
-    # Steps of a fifth of the radius, as is usual for twenty.
-    ball = adversarial.Adversary(radius, np.inf, steps, step_size=0.2)
-    return adversarial.perturb(key, loss, x, ball)
-
-  return move
-
-
 @functools.cache
 def fooled_at(forward, steps):
   """Of an image: whether projected gradient changes its class."""
-  move = ascend(forward, steps)
+  move = populations.ascend(forward, steps)
 
   def look(x, label, number, radius, params, stats):
-    moved = move(x, label, number, radius, params, stats)
+    moved = move(jax.random.key(number), x, label, radius, params, stats)
     logits = populations.logits_of(forward, params, stats)(moved)
     return logits.argmax() != label
 
@@ -241,11 +223,11 @@ def fooled_at(forward, steps):
 @functools.cache
 def climb(forward, steps):
   """Of an image: one attack, and noise, as of `attacks`."""
-  move = ascend(forward, steps)
+  move = populations.ascend(forward, steps)
 
   def look(x, label, number, radii, basis, params, stats):
     del basis
-    moved = move(x, label, number, radii[0], params, stats)
+    moved = move(jax.random.key(number), x, label, radii[0], params, stats)
     noise = jnp.clip(x + radii[0] * signs_of(x, number), 0.0, 1.0)
     return moved[None], noise[None]
 
@@ -259,12 +241,14 @@ def signs_of(x, number):
 @functools.cache
 def attacks(forward, steps, factors):
   """Of an image: all attacks `[a, ...]`, and noise of their sizes likewise."""
-  move = ascend(forward, steps)
+  move = populations.ascend(forward, steps)
 
   def look(x, label, number, radii, basis, params, stats):
     logits_fn = populations.logits_of(forward, params, stats)
     climbed = jax.vmap(
-      lambda radius: move(x, label, number, radius, params, stats)
+      lambda radius: move(
+        jax.random.key(number), x, label, radius, params, stats
+      )
     )(radii)
     found = boundary.nearest_point(
       logits_fn,
@@ -311,12 +295,6 @@ def matched_radius(config, forward, network, images, own):
 # --- Measuring -------------------------------------------------------------
 
 
-def classes(population, network, xs, **options):
-  """Of images: their classes `[n]`."""
-  state = train.State(*network, ())
-  return train.outputs(population.forward, state, xs, **options).argmax(1)
-
-
 @functools.cache
 def crossing(forward):
   """Of a segment: its first crossing."""
@@ -352,7 +330,7 @@ def collect(config, run_dir, sets):
   each = functools.partial(parallel.map_examples, batch_size=batch)
   seen = np.stack(
     [
-      classes(population, network, images, batch_size=batch)
+      populations.classes(population, network, images, batch_size=batch)
       for population, _, network in finished
     ]
   )
@@ -445,7 +423,7 @@ def attack(config, source, finished, given, each, *, unfinished):
   population, number, step, network = source
   images, seen, basis = given
   forward = population.forward
-  look_at = functools.partial(classes, **each.keywords)
+  look_at = functools.partial(populations.classes, **each.keywords)
   own = look_at(population, network, images)
   radii, names = [middle(config)], [f'linf {middle(config):g}']
   look = climb(forward, config.attack_steps)

@@ -48,6 +48,7 @@ FACTS = {
   'test': np.array([0, 1, 1, 1]),
   'said': np.array([0, 0, 1, 1]),
   'said_moved': np.array([[1, 1, 1, 0]]),
+  'said_noise': np.array([[0, 0, 1, 1]]),
   'num_classes': 2,
 }
 
@@ -85,6 +86,10 @@ def test_shifts_by_hand():
   assert found['adopted0'] == pytest.approx(2 / 3)
   # Doubt there 1/3, 1, 0; of the images as they were 0, 0, 1/3, 0.
   assert found['auroc0'] == pytest.approx((3.5 + 4 + 1.5) / 12)
+  # By noise these lie on units of class 0, 1, 1; doubt of what is then said,
+  # 0, 0, 1, is 0, 2/3, 0 there.
+  assert found['adopted_noise0'] == pytest.approx(1 / 3)
+  assert found['auroc_noise0'] == pytest.approx((1.5 + 4 + 1.5) / 12)
   # Codes of another class than the label: at 2, 1, 2.1 and 2.1.
   np.testing.assert_allclose(
     found['room'], np.array([1.8, 0.1, 0.1, 0.7]) / 0.45, rtol=1e-5
@@ -120,17 +125,32 @@ def test_welch_covers_the_difference():
 
 def test_links_are_of_right_images_given_the_margin():
   rng = np.random.default_rng(0)
-  distance = rng.uniform(size=(1, 40))
-  right = np.ones((1, 40))
-  room = np.stack([distance, -distance, rng.uniform(size=(1, 40))], axis=1)
-  wrong = slice(0, 10)
-  right[:, wrong], distance[:, wrong], room[..., wrong] = 0, 0, 9
-  target = dict(
-    distance=distance, right=right, margin=rng.uniform(size=(1, 40))
-  )
+  distance, margin, other = rng.uniform(size=(3, 1, 40))
+  right = np.arange(40)[None] >= 10
+  # What the network has wrong would reverse the correlation.
+  distance[~right], other[~right] = 9 * other[~right], -9 * other[~right]
+  # What was not found ranks last, as the largest distance would.
+  distance[0, 20] = np.inf
+  room = np.stack([distance, -distance, other, 0 * other], axis=1)
+  target = dict(distance=distance, right=right, margin=margin)
   found = som_codes.links(room, target)[0]
   assert found[0] == pytest.approx(1) and found[1] == pytest.approx(-1)
-  assert abs(found[2]) < 0.6
+  distance[0, 20] = 99
+  r = lambda *pair: stats.spearmanr(*(v[right] for v in pair)).statistic
+  xy, xz, yz = r(distance, other), r(distance, margin), r(other, margin)
+  want = (xy - xz * yz) / np.sqrt((1 - xz**2) * (1 - yz**2))
+  assert found[2] == pytest.approx(want)
+  assert np.isnan(found[3])
+
+
+def test_codes_without_a_unit_count_for_no_class():
+  laid = layer_codes.Laid(
+    lambda v: v, TRAIN, np.full_like(TEST, np.nan), [UNITS], [UNITS], {}
+  )
+  placed = layer_codes.place(UNITS, laid, FACTS)
+  assert np.all(placed.test == -1)
+  assert np.all(placed.classes[placed.test] == -1)
+  assert np.all(placed.doubt[placed.test] == 1)
 
 
 def group(seed, accuracy, **layers):
@@ -143,7 +163,7 @@ def group(seed, accuracy, **layers):
   )
   vary = lambda v: np.array(v) * (1 + 0.01 * rng.normal(size=(4, 5)))
   found = {name: vary(values) for name, values in (flat | layers).items()}
-  return found | {'accuracy_of': accuracy + 0.01 * rng.normal(size=4)}
+  return found | {'test_accuracy': accuracy + 0.01 * rng.normal(size=4)}
 
 
 def test_claims_are_judged_as_written():

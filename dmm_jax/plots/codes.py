@@ -13,6 +13,7 @@ _CURVES = {
   'nmi': 'NMI of units and labels',
   'dispersion_train_train': 'dispersion of classes',
 }
+_NULL = dict(color='0.4', linestyle=':', linewidth=1)
 
 
 def som_codes(run_dir: pathlib.Path) -> list[pathlib.Path]:
@@ -92,11 +93,12 @@ def _shifts(summary):
     canvas.band(shift, places, of('ratio'), number, attack)
     canvas.band(adopted, places, of('adopted'), number, attack)
     canvas.band(detect, places, of('auroc'), number, attack)
+    for ax, kind in ((adopted, 'adopted_noise'), (detect, 'auroc_noise')):
+      ax.plot(places, [entry['value'] for entry in of(kind)], **_NULL)
   shift.axhline(1, color='0.5', linewidth=0.8)
   shift.set_yscale('log')
   shift.set_ylabel('shift on the map over that of noise')
   adopted.set_ylabel('share on a unit of the adversarial class')
-  adopted.axhline(0.1, color='0.5', linewidth=0.8)
   detect.set_ylabel("AUROC of a unit's doubt of the class")
   detect.axhline(0.5, color='0.5', linewidth=0.8)
   for number, (kind, label) in enumerate(
@@ -119,7 +121,8 @@ def _shifts(summary):
     ax.yaxis.label.set_fontsize(8)
   canvas.legend(figure, shift, ncols=len(summary['attacks']))
   figure.suptitle(
-    f'{summary["dataset"]}: {name} networks under attack; bands 95 %',
+    f'{summary["dataset"]}: {name} networks under attack; bands 95 %, dotted '
+    'the same images under noise of the same size',
     fontsize=10,
   )
   return figure
