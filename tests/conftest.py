@@ -1,5 +1,6 @@
 """Strict JAX, on two CPU devices so that sharded code runs sharded."""
 
+import gc
 from importlib.metadata import version
 import os
 import pathlib
@@ -11,6 +12,7 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault(
   'XLA_FLAGS',
   '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
+  ' --xla_cpu_parallel_codegen_split_count=1'
   # Later ones do not know it, and end.
   + ' --xla_cpu_use_fusion_emitters=false' * (version('jaxlib') < '0.11'),
 )
@@ -26,6 +28,9 @@ import pytest
 jax.config.update('jax_num_cpu_devices', 2)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 matplotlib.use('Agg')
+# Tracing makes many objects that live: looking through them is a tenth of it.
+gc.freeze()
+gc.set_threshold(100_000, 20, 100)
 
 
 @pytest.fixture(scope='module', autouse=True)

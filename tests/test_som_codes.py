@@ -210,7 +210,6 @@ def test_claims_are_judged_as_written():
 # --- The experiment --------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_a_toy_run_is_judged_and_goes_on(tmp_path, capsys, monkeypatch):
   config = toy(tmp_path, conditions=('plain',))
   summary = som_codes.run(config)
