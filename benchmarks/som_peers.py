@@ -22,13 +22,12 @@ epochs exceed --max_steps they get a part of the codes in one epoch, their time
 is scaled to all (marked ~), and no error is given. MiniSom's rate is its
 default, torchsom's its documentation's.
 
-Seen on 2 cores: what other work there is decides. At a load of 3 to 4,
-ours/fastersom 1.28 [0.64, 1.29], 0.84 [0.19, 0.86] and 0.63 [0.59, 0.70] from
-small to large (--repeats=3); at 11 to 13, which costs threads that wait for
-each other most, 0.03 [0.01, 0.05], 0.18 [0.07, 0.31] and 0.39 [0.38, 0.41].
-Both sides spend their time on the same matrix products. Quantization errors are
-equal, and topographic ones 0.016, 0.020 and 0.026 beside 0.016, 0.020 and
-0.027; XPySom's are the same on the small size.
+Seen on 2 cores, with nothing else running (--repeats=7 --sides=ours,fastersom):
+ours/fastersom 0.55 [0.36, 0.82], 0.49 [0.45, 0.64] and 0.33 [0.32, 0.37] from
+small to large. Both spend their time on the same matrix products, and other
+work costs threads that wait for each other most. Quantization errors are equal,
+topographic ones 0.016, 0.019 and 0.026 beside 0.016, 0.021 and 0.027; XPySom's
+are the same on the small size.
 
 Codes are 20 normal blobs in d dimensions, standardized. Writes summary.json.
 """

@@ -14,7 +14,8 @@ os.environ.setdefault(
   '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
   ' --xla_cpu_parallel_codegen_split_count=1'
   # Later ones do not know it, and end.
-  + ' --xla_cpu_use_fusion_emitters=false' * (version('jaxlib') < '0.11'),
+  + ' --xla_cpu_use_fusion_emitters=false'
+  * (version('jaxlib') < '0.11'),
 )
 os.environ.setdefault(
   'JAX_COMPILATION_CACHE_DIR',

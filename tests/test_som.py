@@ -10,6 +10,7 @@ import pytest
 import som_oracles as plain
 
 from dmm_jax import som
+from dmm_jax.som import searching
 
 KEY = jax.random.key(0)
 
@@ -49,6 +50,18 @@ def test_batch_step_on_every_grid(double, topology, neighborhood):
   # Small chunks: what is searched at once does not matter.
   got = som.batch_step(as_ours(weights, **names), xs, 2.0, search_bytes=2000)
   np.testing.assert_allclose(som.to_minisom(got), want, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize('num', [0, 1, 15, 100, 4000, 20_000])
+@pytest.mark.parametrize('limit', [None, 1, 4 * 400 * 7, 4 * 400 * 70])
+def test_chunks_are_even_and_within_memory(num, limit):
+  rows = searching.chunk_rows(num, 400, 64, 4, 'euclidean', limit)
+  chunks = -(-num // rows)
+  assert rows >= 1 and chunks * rows - num < max(16 * chunks, 2)
+  if limit:
+    assert rows == 1 or 4 * 400 * rows <= limit
+  # Of one multiple that products like, or all at once.
+  assert rows == max(num, 1) or rows % 16 == 0 or rows < 16
 
 
 def test_fit_is_batch_steps(double):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+_LANES = 16
 DISTANCES = ('euclidean', 'cosine', 'correlation', 'l1', 'linf')
 
 
@@ -126,9 +127,16 @@ def chunk_rows(
   elif jax.default_backend() != 'cpu':
     rows = 2**28 // size
   else:
-    # 128 keep a product busy; scores are read again while they are near.
-    rows = max(128, 2**18 // size) if products else 2**24 // size
-  return max(1, min(num, rows))
+    # 256 keep a product busy; scores are read again while they are near.
+    rows = max(256, 2**20 // size) if products else 2**24 // size
+  if num <= rows:
+    return max(1, num)
+  if rows < _LANES:
+    return max(1, rows)
+  # Products are slower of odd sizes; chunks are even, to fill the last one.
+  rows -= rows % _LANES
+  even = -(-num // -(-num // rows))
+  return -(-even // _LANES) * _LANES
 
 
 def in_chunks(codes: jax.Array, rows: int, multiple: int = 1) -> jax.Array:
