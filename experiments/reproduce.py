@@ -36,6 +36,7 @@ import tqdm
 
 from dmm_jax import records
 from experiments import common
+from experiments import findings
 from experiments import gallery
 
 # Minutes of `quick` and `default` on 2 CPU cores, to begin with; those that are
@@ -320,7 +321,7 @@ def run_one(job, run_dir, lock, progress) -> int:
   spent = (time.monotonic() - began) / 60
   if child.returncode == 0:
     # Of one that went on where it was, the earlier parts too.
-    whole = max(spent, gallery.seconds(run_dir, {}) / 60)
+    whole = max(spent, findings.seconds(run_dir, {}) / 60)
     kept = measured(folder) | {job.name: round(whole, 2)}
     records.write_json(folder / 'minutes.json', kept)
   progress.done(job, spent)
@@ -404,13 +405,13 @@ def outcome(folder, job, run_dir, status) -> Outcome:
     why = f'failed (exit status {status}), see {log_of(run_dir)}'
     return Outcome(job, None, why, run_dir, failed=True)
   try:
-    found = gallery.read_run(job.name, run_dir)
+    found = findings.read_run(job.name, run_dir)
   except (OSError, ValueError) as error:
     said = f'failed: {error}, see {log_of(run_dir)}'
     return Outcome(job, minutes, said, run_dir, failed=True)
   if minutes is None:  # It outlived a kill of this script.
-    minutes = gallery.seconds(run_dir, found.record) / 60
-  said = gallery.condensed(gallery.verdicts(found.summary)) or 'no verdict'
+    minutes = findings.seconds(run_dir, found.record) / 60
+  said = findings.condensed(findings.verdicts(found.summary)) or 'no verdict'
   return Outcome(job, minutes, said, run_dir)
 
 

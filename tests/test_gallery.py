@@ -15,6 +15,7 @@ import pytest
 
 from dmm_jax import records
 from experiments import common
+from experiments import findings
 from experiments import gallery
 
 EVIL = '<script>alert("x")</script> & \'"'
@@ -212,11 +213,11 @@ def test_tables_are_read_as_they_were_printed(capsys):
     print('\nsome text: 3 of 4\n\nmore')
     common.print_table(header, rows)
     print('text right below the table, longer than any of its columns is wide')
-    got = list(gallery.blocks(capsys.readouterr().out))
+    got = list(findings.blocks(capsys.readouterr().out))
     assert got[0] == 'some text: 3 of 4\n\nmore'
     assert got[1] == [header, *rows]
     assert got[2].startswith('text right below') and len(got) == 3
-  assert list(gallery.blocks('')) == ['']
+  assert list(findings.blocks('')) == ['']
 
 
 @pytest.mark.parametrize(
@@ -264,23 +265,23 @@ def test_tables_are_read_as_they_were_printed(capsys):
   ],
 )  # fmt: skip
 def test_verdicts_are_found_wherever_they_are(summary, want):
-  assert [tuple(v) for v in gallery.verdicts(summary)] == want
+  assert [tuple(v) for v in findings.verdicts(summary)] == want
 
 
 def test_many_verdicts_are_counted():
   of = lambda *said: [
-    gallery.Verdict(f'n{i}', s, '') for i, s in enumerate(said)
+    findings.Verdict(f'n{i}', s, '') for i, s in enumerate(said)
   ]
-  assert gallery.condensed(of('a')) == 'a'
-  assert gallery.condensed(of('a', 'b')) == 'n0: a; n1: b'
+  assert findings.condensed(of('a')) == 'a'
+  assert findings.condensed(of('a', 'b')) == 'n0: a; n1: b'
   many = of('a', 'b by +0.10', 'b by -0.20', 'a', 'a', 'c', 'd')
-  assert gallery.condensed(many) == '3 x a | 2 x b | 1 x c | 1 others'
+  assert findings.condensed(many) == '3 x a | 2 x b | 1 x c | 1 others'
 
 
 def test_every_number_keeps_its_interval_and_its_place():
   summary = {'k': 8, 'curve': [1, 2], 'q': True, 'rows': ROWS[:1], 'a_b': {
     '50': entry(1.0, 0, 2, n=4, null=0.5)}}  # fmt: skip
-  assert list(gallery.numbers(summary)) == [
+  assert list(findings.numbers(summary)) == [
     ('k', 8, None, None),
     ('plain / n', 10, None, None),
     ('plain / size', 2.5, [2, 3], None),
@@ -294,11 +295,11 @@ def test_a_run_lasts_as_long_as_its_last_start_or_its_parts(tmp_path):
     'started': '2026-01-01T00:00:00+00:00',
     'finished': '2026-01-01T00:02:00+00:00',
   }
-  assert gallery.seconds(tmp_path, record) == 120
+  assert findings.seconds(tmp_path, record) == 120
   records.log(tmp_path, unit='a', seconds=100.5)
   records.log(tmp_path, unit='b', seconds=60)
-  assert gallery.seconds(tmp_path, record) == 160.5
-  assert gallery.seconds(tmp_path, {}) == 160.5
+  assert findings.seconds(tmp_path, record) == 160.5
+  assert findings.seconds(tmp_path, {}) == 160.5
   said = [gallery.lasting(s) for s in (0.2, 99, 100, 5000, 9000)]
   assert said == ['0 s', '99 s', '2 min', '83 min', '2.5 h']
 
@@ -311,10 +312,10 @@ def test_older_runs_are_told_by_todays_code_or_by_numbers(tmp_path):
   summary |= dict(loss=0.5, train_accuracy=0.9, largest_class=0.1)
   summary |= dict(test_accuracy=entry(0.75, 0.7, 0.8, n=360), verdict='learned')
   (path / 'summary.json').write_text(json.dumps(summary))
-  told = gallery.read_run('run', path).report
+  told = findings.read_run('run', path).report
   assert '1,234 parameters' in told and '75.00% [70.00%, 80.00%]' in told
   edit(path / 'summary.json', loss='none')
-  one = gallery.read_run('run', path)
+  one = findings.read_run('run', path)
   assert one.report == ''
   assert '0.75 [0.7, 0.8]' in re.sub('<.*?>', '', gallery.article(0, one))
   # Only scripts of this package are asked.
@@ -325,7 +326,7 @@ def test_older_runs_are_told_by_todays_code_or_by_numbers(tmp_path):
     '../x',
     'antigravity',
   ):
-    assert gallery.located(name) is None
+    assert findings.located(name) is None
 
 
 ACTS = """<script>
