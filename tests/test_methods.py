@@ -18,6 +18,7 @@ from dmm_jax.boundary import fab
 from dmm_jax.boundary import fmn
 from dmm_jax.boundary import point as point_lib
 from dmm_jax.boundary import primal_dual
+from dmm_jax.boundary import projection
 from dmm_jax.boundary import superdeepfool
 from dmm_jax.boundary.point import Status
 
@@ -351,6 +352,116 @@ def test_strides_and_radii_of_apgd_by_hand():
   assert goes_on[:2] == (2, 1) and goes_on[2].tolist() == [2, 1]
   assert goes_back[:2] == (1, 1) and goes_back[2].tolist() == [1, 0]
   assert sides == [(6, 3, np.inf), (3.5, 2, 5)]
+
+
+# --- Rounds on an ellipse, beside plain numpy ------------------------------
+
+AXES = np.array([1.0, 4.0])
+INSIDE = np.array([0.3, 0.2])
+margin = lambda x: 1 - x @ (AXES * x)
+to_plane = lambda gap, g: -gap * g / (g @ g)
+
+
+def ellipse(x):
+  return jnp.stack([1 - x @ (AXES.astype(np.float32) * x), jnp.float32(0)])
+
+
+def fab_by_hand(rounds):
+  """Points beyond the boundary that FAB sees."""
+  p, seen = INSIDE, []
+  for _ in range(rounds):
+    gap, g = margin(p), -2 * AXES * p
+    here, there = to_plane(gap, g), to_plane(gap + g @ (INSIDE - p), g)
+    near, far = np.linalg.norm(here), np.linalg.norm(there)
+    bias = min(near / (near + far), 0.1)
+    step = (1 - bias) * (p - INSIDE + 1.05 * here) + bias * 1.05 * there
+    p = INSIDE + step
+    seen.append(p)
+    if margin(p) < 0:
+      p = INSIDE + 0.9 * step
+      seen.append(p)
+  return seen
+
+
+def superdeepfool_by_hand(rounds):
+  """The same of SuperDeepFool, as long as its points come nearer."""
+  p, seen, least = INSIDE, [], np.inf
+  for _ in range(rounds):
+    gap, g = margin(p), -2 * AXES * p
+    if gap < 0:
+      p = INSIDE + to_plane(g @ (INSIDE - p), g)
+    else:
+      over = 0.02 * max(gap, 0.05 * margin(INSIDE))
+      p = p + to_plane(gap + over, g)
+    length = np.linalg.norm(p - INSIDE)
+    seen.append(p)
+    if margin(p) < 0 and (gap < 0 or length > 0.999 * least):
+      break
+    least = min(least, length if margin(p) < 0 else np.inf)
+  return seen
+
+
+@pytest.mark.parametrize(
+  'method, by_hand',
+  [(fab, fab_by_hand), (superdeepfool, superdeepfool_by_hand)],
+  ids=['fab', 'superdeepfool'],
+)
+def test_rounds_by_hand(method, by_hand):
+  search = jax.jit(
+    lambda x, low, budget: method.search(
+      ellipse,
+      x,
+      0,
+      norm=2,
+      low=low,
+      high=-low,
+      targets=jnp.array([1]),
+      max_gradients=budget,
+    )
+  )
+  found = 0
+  for rounds in range(1, 7):
+    got = search(jnp.float32(INSIDE), jnp.full(2, -jnp.inf), rounds + 1)
+    beyond = [p for p in by_hand(rounds) if margin(p) < 0]
+    assert (got.status == Status.FOUND) == bool(beyond)
+    if beyond:
+      best = min(beyond, key=lambda p: np.linalg.norm(p - INSIDE))
+      np.testing.assert_allclose(got.outer, best, rtol=2e-5)
+      found += 1
+  assert found > 3
+
+
+def test_first_stride_of_projection_by_hand():
+  start = np.array([0.6, 0.4])  # On the ellipse.
+  assert margin(start) == pytest.approx(0)
+  blank = projection.blank(jnp.float32(INSIDE), jnp.float32(margin(INSIDE)))
+  at = jnp.float32(start)
+  state = blank._replace(
+    here=at, base=at, best=at, target=jnp.int32(1), status=jnp.int32(0)
+  )
+  edge = jnp.full(2, jnp.inf)
+  after = projection.advance(
+    ellipse,
+    jnp.float32(INSIDE),
+    0,
+    jnp.float32(margin(INSIDE)),
+    state,
+    norm=2,
+    low=-edge,
+    high=edge,
+    project=None,
+    rounds=1,
+    total=3,
+    smoothing=0.0,
+    stride=0.4,
+  )
+  g = -2 * AXES * start
+  onto = to_plane(g @ (INSIDE - start), g)
+  step = 0.6 * (start - INSIDE) + 0.4 * onto
+  went = np.asarray(after.base) - INSIDE
+  assert went[0] * step[1] == pytest.approx(went[1] * step[0], rel=1e-4)
+  assert margin(np.asarray(after.base, float)) == pytest.approx(0, abs=3e-4)
+  assert after.gradients == 1
 
 
 def test_ddn_is_for_l2():
