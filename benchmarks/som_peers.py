@@ -71,7 +71,7 @@ class Workers:
       process.start()
       if missing := pipe.recv():
         print(
-          f'without {name} ({missing}); see benchmarks/requirements_som.txt'
+          f'without {name} ({missing}); see benchmarks/requirements.txt'
         )
         continue
       self.pipes[name] = pipe
