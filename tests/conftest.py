@@ -6,6 +6,8 @@ import os
 import pathlib
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+# Two workers, and threads of either that wait by turning in circles.
+os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 # Tests compile more than they compute: less optimisation halves the time, and
 # programs are kept, for the scripts that tests start and for the next run.
 # `oracles.optimized` is for those that compute more.
