@@ -70,9 +70,7 @@ class Workers:
       )
       process.start()
       if missing := pipe.recv():
-        print(
-          f'without {name} ({missing}); see benchmarks/requirements.txt'
-        )
+        print(f'without {name} ({missing}); see benchmarks/requirements.txt')
         continue
       self.pipes[name] = pipe
       self._processes.append(process)

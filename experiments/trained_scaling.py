@@ -195,8 +195,8 @@ def resized(config, xs, content, size):
 @functools.cache
 def module(name, num_classes):
   if name == 'mlp':
-    return models.MLP((128, 128), num_classes)
-  return models.CNN((8, 16), (32,), 1, num_classes)
+    return models.MLP((128, 128), num_classes=num_classes)
+  return models.CNN((8, 16), (32,), pools=1, num_classes=num_classes)
 
 
 def fit(config, net, key, xs, labels):

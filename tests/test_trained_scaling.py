@@ -4,6 +4,7 @@ import json
 
 import broken
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -35,6 +36,16 @@ def finished(tmp_path_factory):
   return broken.run_keeping_chunks(
     trained_scaling.run, toy, tmp_path_factory.mktemp('run')
   )
+
+
+@pytest.mark.parametrize('name', ['mlp', 'cnn'])
+def test_networks_have_a_logit_for_each_class(name):
+  net = trained_scaling.module(name, 7)
+  x = jax.ShapeDtypeStruct((12, 12, 1), jnp.float32)
+  (logits, _), _ = jax.eval_shape(
+    lambda x: net.init_with_output(jax.random.key(0), x), x
+  )
+  assert logits.shape == (7,)
 
 
 def test_networks_of_each_size_are_measured(finished, capsys):
