@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dmm_jax import convolutions
 from dmm_jax import norms
 
 
@@ -63,8 +64,10 @@ def perturb(
   bounds = adversary.low - x, adversary.high - x
   inside = lambda v: norms.project_ball(v, radius, *bounds, norm=norm)
 
+  slope = convolutions.in_order(jax.grad(loss))
+
   def climb(_, step):
-    gradient = jax.grad(loss)(x + step)
+    gradient = slope(x + step)
     length = norms.norm(gradient, 2)
     unit = gradient / jnp.where(length > 0, length, 1.0)
     ahead = unit if norm == 2 else jnp.sign(gradient)

@@ -7,6 +7,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Each may import from the rooms to its left.
 ROOMS = (
   (
+    'convolutions',
     'norms',
     'margins',
     'records',
@@ -36,6 +37,7 @@ ROOMS = (
 # What experiments may share.
 SHARED = (
   'common',
+  'findings',
   'gallery',
   'layer_codes',
   'networks',

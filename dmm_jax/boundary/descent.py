@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dmm_jax import convolutions
 from dmm_jax import norms
 from dmm_jax.boundary import point as point_lib
 from dmm_jax.boundary.point import Segment
@@ -43,7 +44,8 @@ def look(
     logits = logits_fn(p)
     return loss(logits, label, targets), logits
 
-  (value, logits), gradient = jax.value_and_grad(at, has_aux=True)(p)
+  slope = convolutions.in_order(jax.value_and_grad(at, has_aux=True))
+  (value, logits), gradient = slope(p)
   lead, rival = point_lib.leads(logits, label)
   finite = jnp.isfinite(lead) & jnp.all(jnp.isfinite(gradient))
   if project is not None:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dmm_jax import convolutions
 from dmm_jax import margins
 
 LogitsFn = Callable[[jax.Array], jax.Array]
@@ -106,6 +107,7 @@ def linearize(
 ) -> Linear:
   """Expands the margins of `label` over `targets` `[t]` around `x`."""
   logits, pull_back = jax.vjp(logits_fn, x)
+  pull_back = convolutions.in_order(pull_back)
   eye = jnp.eye(logits.size, dtype=logits.dtype)
   rows = eye[label][None] - eye[targets]
   # One row needs no batch axis, and runs faster without it.

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dmm_jax import convolutions
 from dmm_jax import som
 
 
@@ -80,12 +81,13 @@ def synthesize(
     return miss + roughness * rough + shrinkage * jnp.mean(x**2)
 
   adam = optax.adam(rate)
+  slope_of = convolutions.in_order(jax.value_and_grad(objective))
 
   def step(carry, number):
     x, inner, best = carry
     own = jax.random.fold_in(key, number)
     roll = jax.random.randint(own, (len(spatial),), -jitter, jitter + 1)
-    value, slope = jax.value_and_grad(objective)(x, roll)
+    value, slope = slope_of(x, roll)
     best = jax.tree.map(
       lambda old, new: jnp.where(value < best[0], new, old), best, (value, x)
     )
