@@ -85,10 +85,7 @@ def _convolve(images, kernel, *, dimension_numbers, **params):
   """The convolution, of arrays whose axes are brought into order first."""
   lhs, rhs, out = dimension_numbers
   ndim = images.ndim
-  if params['feature_group_count'] * params['batch_group_count'] > 1:
-    wanted = dimension_numbers
-  else:
-    wanted = (_IMAGES(ndim), _KERNEL(ndim), _IMAGES(ndim))
+  wanted = (_IMAGES(ndim), _KERNEL(ndim), _IMAGES(ndim))
   move = lambda array, spec, to: jnp.transpose(
     array, [spec[to.index(axis)] for axis in range(ndim)]
   )

@@ -59,8 +59,8 @@ The default run (600 steps; mean): of the images that a radius of 0.2 fools 0.09
 0.92] at the logits; of the same images under noise 0.09 [0.09, 0.09] and 0.06
 [0.03, 0.08]. Doubt of the class, by the unit, tells them from clean images with
 an AUROC of 0.93 [0.89, 0.97] at the input and 0.54 [0.54, 0.55] at the logits,
-but noise just so, 0.92 [0.92, 0.93] and 0.55 [0.54, 0.56]: it sees the size of a
-change, not the attack. Of nearest boundary points it sees more in the last
+but noise just so, 0.92 [0.92, 0.93] and 0.55 [0.54, 0.56]: it sees the size of
+a change, not the attack. Of nearest boundary points it sees more in the last
 hidden layer, 0.87 [0.87, 0.88] beside 0.50 [0.50, 0.50] of noise.
 On mnist (--preset=mnist; 3 networks each): the telescope is supported by the
 mean (32.4 [15.8, 66.5] and 6.51 [2.71, 15.7]) and undecided by the maximum

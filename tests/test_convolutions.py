@@ -74,9 +74,10 @@ def test_what_lies_within_other_functions_too():
 
 
 @pytest.mark.skipif(jax.default_backend() != 'cpu', reason='of CPUs')
+@pytest.mark.parametrize('net', [network, jax.jit(network)], ids=['', 'jit'])
 @pytest.mark.parametrize('ordered', [False, True])
-def test_loops_have_them_in_the_fast_order(ordered):
-  slope = jax.grad(network)
+def test_loops_have_them_in_the_fast_order(ordered, net):
+  slope = jax.grad(net)
   slope = convolutions.in_order(slope) if ordered else slope
   many = jax.vmap(lambda x: jax.lax.fori_loop(0, 9, lambda _, v: slope(v), x))
   text = jax.jit(many).lower(jnp.stack([X, X])).compile().as_text()
