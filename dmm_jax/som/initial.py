@@ -38,6 +38,7 @@ def init(
   Returns:
     A `Map`; of NaN where no code is usable.
   """
+  codes = jnp.asarray(codes)
   dtype = jnp.result_type(codes.dtype, jnp.float32)
   codes = codes.astype(dtype)
   shape = (*grid, codes.shape[-1])
