@@ -237,7 +237,7 @@ def greedy_law(n: int, num: int = 4000, seed: int = 0) -> np.ndarray:
   counts = np.empty(num)
   for start in range(0, num, 100):
     rows = min(100, num - start)
-    gradient = rng.normal(size=(rows, n), scale=n**-0.5)
+    gradient = rng.normal(size=(rows, n))  # Its scale cancels.
     value = gradient.sum(1, keepdims=True)
     gain = -np.sort(-2 * np.sign(value) * gradient, axis=1)
     reached = np.cumsum(gain, axis=1) >= np.abs(value)
