@@ -325,6 +325,16 @@ def test_ray_draws_have_the_kernel_covariance():
   )
 
 
+@pytest.mark.parametrize('norm', [1, 2, np.inf])
+def test_linear_functions_cross_where_they_are_linear(norm):
+  product = lambda x, y, get: x @ (x if y is None else y).T
+  linear, straight = nngp.distance_draws(
+    jax.random.key(0), product, IMAGE.ravel()[:5], norm, 50, num_points=6
+  )
+  np.testing.assert_allclose(straight, linear, rtol=1e-5)
+  assert len(np.unique(linear)) == 50
+
+
 @pytest.mark.parametrize('norm', [2, np.inf])
 def test_infinite_networks_follow_the_law_and_wide_finite_ones(norm):
   from dmm_jax import models
