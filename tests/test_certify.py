@@ -351,6 +351,17 @@ def test_without_time_the_bounds_still_hold():
   np.testing.assert_allclose(np.max(np.abs(point - x)), distance)
 
 
+def test_logits_in_jax_are_those_in_numpy():
+  layers = network(WIDTHS, seed=0)
+  x = np.random.default_rng(0).uniform(-1, 1, 3)
+  want = logits(layers, x)
+  got = layers_lib.logits(layers, jnp.asarray(x))
+  np.testing.assert_allclose(got, want, rtol=1e-5)
+  np.testing.assert_allclose(
+    layers_lib.preactivations(layers, x)[-1], want, rtol=1e-12
+  )
+
+
 def test_many_examples_agree_with_one():
   layers = network(WIDTHS, seed=0)
   xs = np.random.default_rng(0).uniform(-1, 1, (5, 3, 1))
