@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import optimize
 
+from dmm_jax import boundary
 from dmm_jax import norms
 from dmm_jax.boundary import apgd
 from dmm_jax.boundary import ddn
@@ -289,6 +290,35 @@ def test_budget_of_deepfool_holds():
     )
   )(jnp.ones(3))
   assert segment.gradients == 6 and segment.status == Status.NOT_FOUND
+
+
+def test_steps_to_the_nearest_plane_by_hand():
+  gradients = jnp.array([[3.0, 4.0], [0.0, 2.0]])
+  for norm, want in ((1, (0.25, 1.0)), (2, (0.2, 1.0)), (np.inf, (1 / 7, 1))):
+    got = descent.reaches(jnp.array([1.0, 2.0]), gradients, norm)
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+  linear = point_lib.Linear(
+    jnp.float32(1), jnp.int32(1), jnp.array([1.0, 2.0]), gradients
+  )
+  edge = jnp.full(2, jnp.inf)
+  # A fifth more than the gap of 1, or than one of 10 that is not closed yet.
+  for least, gap in ((0.5, 1.2), (10.0, 3.0)):
+    step, reach, index = deepfool.nearest_linear(
+      linear, -edge, edge, norm=2, overshoot=0.2, least_gap=least
+    )
+    np.testing.assert_allclose(step, -gap * gradients[0] / 25, rtol=1e-6)
+    assert index == 0 and reach == pytest.approx(0.2)
+
+
+def test_a_linear_estimate_takes_one_look_and_one_gradient():
+  found = boundary.nearest_point(
+    lambda x: jnp.array([[1.0, 2.0], [0.0, 1.0]]) @ x,
+    jnp.ones(2),
+    0,
+    method='linear',
+    with_normal=False,
+  )
+  assert (found.gradients, found.forwards) == (1, 1)
 
 
 def test_strides_fall_as_a_cosine():
