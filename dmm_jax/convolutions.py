@@ -21,10 +21,11 @@ def in_order(fn: Callable) -> Callable:
   """Returns `fn` with its convolutions in the fast order; for gradients.
 
   Values and derivatives are those of `fn`, to rounding. For CPUs: on any other
-  device it is `fn` itself.
+  device it is `fn` itself. What lies within `jax.checkpoint` or the branches of
+  a `cond` stays in its own order.
 
   Args:
-    fn: of pytrees of arrays; what it closes over stays as it is.
+    fn: of pytrees of arrays, traced once more than without this.
   """
   if jax.default_backend() != 'cpu':
     return fn

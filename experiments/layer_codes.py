@@ -215,10 +215,6 @@ class Placed(NamedTuple):
   classes: np.ndarray
   doubt: np.ndarray
 
-  def at(self, given: np.ndarray) -> np.ndarray:
-    """Units of codes `[n]`."""
-    return flat(self.trained, given)
-
 
 def flat(trained: som.Map, given: np.ndarray) -> np.ndarray:
   """Numbers of codes' units `[n]`, -1 for none."""
@@ -333,7 +329,8 @@ def shifts(placed, given, facts) -> dict:
   for number, (here, there) in enumerate(zip(moved, noise, strict=True)):
     far, still = shift(here), shift(there)
     now, noisy = (facts[k][number] for k in ('said_moved', 'said_noise'))
-    fooled, at, beside = now != said, placed.at(here), placed.at(there)
+    fooled = now != said
+    at, beside = (flat(placed.trained, v) for v in (here, there))
     row |= {
       f'shift{number}': float(np.nanmean(far.grid)),
       f'still{number}': float(np.nanmean(still.grid)),

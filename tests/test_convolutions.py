@@ -67,7 +67,7 @@ def test_what_lies_within_other_functions_too():
   np.testing.assert_allclose(
     convolutions.in_order(slope)(X), slope(X), rtol=1e-3, atol=1e-4
   )
-  # Without convolutions nothing is traced anew; pytrees go in and out.
+  # Without convolutions it is the function itself; pytrees go in and out.
   plain = lambda tree: {'sum': tree['a'] + tree['b']}
   found = convolutions.in_order(plain)({'a': 1.0, 'b': np.arange(2.0)})
   np.testing.assert_array_equal(found['sum'], [1, 2])

@@ -490,7 +490,8 @@ def test_first_stride_of_projection_by_hand():
   step = 0.6 * (start - INSIDE) + 0.4 * onto
   went = np.asarray(after.base) - INSIDE
   assert went[0] * step[1] == pytest.approx(went[1] * step[0], rel=1e-4)
-  assert margin(np.asarray(after.base, float)) == pytest.approx(0, abs=3e-4)
+  # A ray ends within 1e-4 of its length, where the margin falls by 1.2 on it.
+  assert margin(np.asarray(after.base, float)) == pytest.approx(0, abs=1.2e-4)
   assert after.gradients == 1
 
 
