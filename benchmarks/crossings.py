@@ -8,8 +8,6 @@ points with linear interpolation between two of them; and the largest difference
 from 20,001 points. Random weights: times do not depend on them.
 """
 
-import functools
-
 from absl import app
 from absl import flags
 import jax
@@ -20,6 +18,7 @@ from benchmarks import turns
 from dmm_jax import halfway
 from dmm_jax import models
 from dmm_jax import parallel
+from dmm_jax import programs
 
 _NETWORKS = flags.DEFINE_integer('networks', 16, 'Of each snapshot.')
 _SNAPSHOTS = flags.DEFINE_integer('snapshots', 13, 'Of training.')
@@ -42,6 +41,16 @@ def on_grid(logits_fn, start, end, first, second, num):
   return jnp.where(jnp.any(changes), (i + part) / (num - 1), jnp.nan)
 
 
+def crossing_fraction(logits_fn, start, end, first, second):
+  return halfway.crossings(logits_fn, start, end, first, second).fraction
+
+
+def find(start, end, labels, variables, *, module, method):
+  """The crossing fraction of one segment and one network, by a method."""
+  logits_fn = lambda x: module.apply(variables, x)[0]
+  return method(logits_fn, start, end, *labels)
+
+
 def run(networks, snapshots, pairs, repeats):
   """Prints seconds and differences of both sides."""
   module = models.MLP()
@@ -54,21 +63,20 @@ def run(networks, snapshots, pairs, repeats):
     module.init(key, start[0]) for key in jax.random.split(draw[3], networks)
   ]
 
-  def side(find):
-    def one(start, end, labels, variables):
-      logits_fn = lambda x: module.apply(variables, x)[0]
-      return find(logits_fn, start, end, *labels)
-
+  def side(method, **options):
+    fn = programs.bind(
+      find, module=module, method=programs.bind(method, **options)
+    )
     return lambda chosen=everyone: [
       parallel.map_examples(
-        one, (start, end, labels), shared=(variables,), batch_size=512
+        fn, (start, end, labels), shared=(variables,), batch_size=512
       )
       for variables in chosen
     ]
 
-  ours = side(lambda *args: halfway.crossings(*args).fraction)
-  theirs = side(functools.partial(on_grid, num=201))
-  exact = side(functools.partial(on_grid, num=20_001))
+  ours = side(crossing_fraction)
+  theirs = side(on_grid, num=201)
+  exact = side(on_grid, num=20_001)
   found = turns.best_times({'ours': ours, 'grid': theirs}, repeats)
   few = everyone[:1]
   truth, *both = (np.array(fn(few)) for fn in (exact, ours, theirs))

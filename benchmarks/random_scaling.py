@@ -26,6 +26,7 @@ import tqdm
 from benchmarks import turns
 from dmm_jax import margins
 from dmm_jax import parallel
+from dmm_jax import programs
 from dmm_jax import random_nets
 from experiments import common
 
@@ -61,17 +62,23 @@ def measure(name, size):
     step = lambda _, v: v - 1e-6 * jax.grad(margin)(v)
     return jnp.sum(jax.lax.fori_loop(0, count, step, x))
 
-  run = lambda fn, *more: parallel.map_examples(
-    fn,
-    (*columns, *more),
-    batch_size=num,
-    lanes=1 if jax.default_backend() == 'cpu' else None,
-  )
-  used = run(sweep).gradients.ravel()
+  def side(fn, *more):
+    given = (*columns, *more)
+    # Traced before: only running it is timed.
+    fn = programs.trace(fn, *(column[0] for column in given))
+    return lambda: parallel.map_examples(
+      fn,
+      given,
+      batch_size=num,
+      vmap_size=1 if jax.default_backend() == 'cpu' else None,
+    )
+
+  run_sweep = side(sweep)
+  used = run_sweep().gradients.ravel()
   sides = {
-    'sweep': lambda: run(sweep),
-    'gradients': lambda: run(gradients, used),
-    'draw': lambda: run(gradients, np.zeros_like(used)),
+    'sweep': run_sweep,
+    'gradients': side(gradients, used),
+    'draw': side(gradients, np.zeros_like(used)),
   }
   times = turns.best_times(sides, _REPEATS.value)
   return times | {'used': float(np.mean(used)), 'num': num}

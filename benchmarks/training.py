@@ -37,9 +37,9 @@ def cross_entropy(logits, labels):
 
 def sides(module, xs, labels, batch):
   """One pass of each, `{name: function}`; each returns parameters."""
-  recipe = train.Recipe(num_epochs=1, batch_size=batch)
-  optimizer = train.make_optimizer(recipe, len(xs))
-  begin = train.start(jax.random.key(0), module, xs[0], optimizer)
+  config = train.TrainConfig(num_epochs=1, batch_size=batch)
+  optimizer = train.make_optimizer(config, len(xs))
+  begin = train.init_state(jax.random.key(0), module, xs[0], optimizer)
   forward = train.flax_forward(module)
   logits = lambda params, xs: jax.vmap(
     lambda x: module.apply({'params': params}, x)[0]
@@ -89,7 +89,7 @@ def sides(module, xs, labels, batch):
 
   def fit():
     *_, last = train.fit(
-      jax.random.key(1), forward, begin, xs, labels, recipe=recipe
+      jax.random.key(1), forward, begin, xs, labels, config=config
     )
     return last.state.params
 

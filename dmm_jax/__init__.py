@@ -5,34 +5,18 @@ neither neural-tangents (only `nngp` needs it) nor matplotlib (only `plots`).
 """
 
 import importlib
+import pkgutil
 import types
 
 __version__ = '0.1.0'
 
-__all__ = (
-  'adversarial',
-  'boundary',
-  'certify',
-  'checkpoints',
-  'codes',
-  'data',
-  'distances',
-  'losses',
-  'margins',
-  'models',
-  'nngp',
-  'normals',
-  'norms',
-  'parallel',
-  'plots',
-  'predictions',
-  'random_nets',
-  'records',
-  'scaling',
-  'som',
-  'statistics',
-  'synthetic',
-  'train',
+# Every public module of this directory.
+__all__ = tuple(
+  sorted(
+    module.name
+    for module in pkgutil.iter_modules(__path__)
+    if not module.name.startswith('_')
+  )
 )
 
 
@@ -40,3 +24,7 @@ def __getattr__(name: str) -> types.ModuleType:
   if name in __all__:
     return importlib.import_module(f'{__name__}.{name}')
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> list[str]:
+  return sorted({*globals(), *__all__})

@@ -17,6 +17,7 @@ import numpy as np
 import tqdm
 
 from dmm_jax import data
+from dmm_jax import programs
 
 
 def map_examples(
@@ -25,22 +26,24 @@ def map_examples(
   *,
   shared: tuple = (),
   batch_size: int = 256,
-  lanes: int | None = None,
+  vmap_size: int | None = None,
   progress: str | None = None,
 ) -> Any:
   """Returns `fn` of every example, as numpy columns in order.
 
   Args:
-    fn: `fn(*example, *shared)` -> pytree of arrays, jittable; the same object
-      in later calls is compiled once for each shape.
+    fn: `fn(*example, *shared)` -> pytree of arrays, jittable. A
+      `programs.bind` or `programs.trace` is compiled once for equal ones. Any
+      other callable is traced at each call: arrays that it captures are used as
+      they are now, and equal structure compiles once (see `programs.trace`).
     columns: arrays `[n, ...]`, one row an example; or `data.Column`, of which
       every process reads its own rows alone, a batch at a time.
     shared: arrays that every example sees whole.
     batch_size: examples a step, over all devices together; the last batch is
       padded, so that it compiles no second time.
-    lanes: examples evaluated at once by one device: None for its whole share
-      of a batch (`vmap`), 1 for one after the other, which is faster on CPUs
-      where every example has its own weights.
+    vmap_size: examples evaluated at once by one device: None for its whole
+      part of a batch, 1 for one after the other, which is faster on CPUs where
+      every example has its own weights.
     progress: the label of a progress bar, or None for no bar.
 
   Returns:
@@ -51,15 +54,12 @@ def map_examples(
     columns,
     shared=shared,
     batch_size=batch_size,
-    lanes=lanes,
+    vmap_size=vmap_size,
     progress=progress,
   )
   outs = list(batches)
   if not outs:
-    example = [
-      jax.ShapeDtypeStruct(c.shape[1:], _dtype(c)) for c in _host(columns)
-    ]
-    out = jax.eval_shape(fn, *example, *shared)
+    out = jax.eval_shape(fn, *_example(_host(columns)), *shared)
     return jax.tree.map(lambda o: np.zeros((0, *o.shape), o.dtype), out)
   return jax.tree.map(lambda *parts: np.concatenate(parts), *outs)
 
@@ -70,7 +70,7 @@ def iterate_batches(
   *,
   shared: tuple = (),
   batch_size: int = 256,
-  lanes: int | None = None,
+  vmap_size: int | None = None,
   progress: str | None = None,
 ) -> Iterator[Any]:
   """Yields what `map_examples` returns, batch by batch.
@@ -79,12 +79,13 @@ def iterate_batches(
   """
   mesh = _mesh()
   columns = _host(columns)
+  fn = _traced(fn, columns, shared)
   num = len(columns[0])
   batch_size = min(batch_size, max(num, 1))
   # Devices take equal shares: a batch is padded for them, by its successors.
   padded = -(-batch_size // mesh.size) * mesh.size
   if jax.process_count() > 1:
-    shared = replicate(shared)
+    fn, shared = replicate((fn, shared))
   silent = progress is None or jax.process_index() > 0
   pending = None
   with tqdm.tqdm(
@@ -93,7 +94,7 @@ def iterate_batches(
     for start in range(0, num, batch_size):
       rows = np.arange(start, start + padded) % num
       batch = tuple(_divide(column, rows, mesh) for column in columns)
-      out = _step(batch, shared, fn=fn, mesh=mesh, lanes=lanes)
+      out = _step(fn, batch, shared, mesh=mesh, vmap_size=vmap_size)
       if jax.process_count() > 1 and jax.default_backend() == 'cpu':
         # Queued collectives can lock each other out there, as in training.
         jax.block_until_ready(out)
@@ -109,6 +110,19 @@ def _host(columns):
   return tuple(
     c if isinstance(c, data.Column) else np.asarray(c) for c in columns
   )
+
+
+def _example(columns):
+  """The shape of one row of each column."""
+  dtype = lambda c: jax.dtypes.canonicalize_dtype(c.dtype)
+  return [jax.ShapeDtypeStruct(c.shape[1:], dtype(c)) for c in columns]
+
+
+def _traced(fn, columns, shared):
+  """A function as a pytree, with the arrays that it captures as they are."""
+  if isinstance(fn, programs.Bound | programs.Traced):
+    return fn
+  return programs.trace(fn, *_example(columns), *shared)
 
 
 def _fetch(out, count, bar):
@@ -155,13 +169,13 @@ def _copy(leaf, whole):
   )
 
 
-def spread(tree: Any) -> Any:
+def shard(tree: Any) -> Any:
   """Divides the first axis of arrays among the devices of one process."""
   rows = jax.sharding.NamedSharding(_mesh(), PartitionSpec('examples'))
   return jax.device_put(tree, rows)
 
 
-def share(tree: Any) -> Any:
+def constrain(tree: Any) -> Any:
   """Under `jit`: gives each device its part of a batch's rows, if they divide.
 
   What is computed from them is then divided likewise.
@@ -177,17 +191,17 @@ def share(tree: Any) -> Any:
   return jax.tree.map(part, tree)
 
 
-def num_shares() -> int:
-  """How many devices `sum_of_shares` divides rows among."""
+def num_shards() -> int:
+  """Returns how many devices `psum` divides rows among."""
   return _mesh().size
 
 
-def sum_of_shares(fn: Callable, columns: tuple, shared: tuple = ()) -> Any:
-  """Under `jit`: the sum over devices of `fn` of each one's rows.
+def psum(fn: Callable, columns: tuple, shared: tuple = ()) -> Any:
+  """Under `jit`: sums over devices what `fn` is of each one's rows.
 
   Args:
     fn: `fn(*columns, *shared)` -> pytree of arrays, of some of the rows.
-    columns: arrays `[n, ...]`, n a multiple of `num_shares()`.
+    columns: arrays `[n, ...]`, n a multiple of `num_shards()`.
     shared: arrays that every device sees whole.
   """
   mesh = _mesh()
@@ -209,30 +223,27 @@ def _mesh():
   )
 
 
-@functools.partial(jax.jit, static_argnames=('fn', 'mesh', 'lanes'))
-def _step(batch, shared, *, fn, mesh, lanes):
+@functools.partial(jax.jit, static_argnames=('mesh', 'vmap_size'))
+def _step(fn, batch, shared, *, mesh, vmap_size):
   """One batch; every device loops by itself, no collective in any loop.
 
   Several processes share their rows at the end, so that each can read them all.
   """
 
-  def share(batch, shared):
+  def part(batch, fixed):
+    fn, shared = fixed
     one = lambda example: fn(*example, *shared)
-    if lanes is None:
+    if vmap_size is None:
       return jax.vmap(one)(batch)
-    if lanes == 1:
+    if vmap_size == 1:
       return jax.lax.map(one, batch)
-    return jax.lax.map(one, batch, batch_size=lanes)
+    return jax.lax.map(one, batch, batch_size=vmap_size)
 
   rows, whole = PartitionSpec('examples'), PartitionSpec()
   out = jax.shard_map(
-    share, mesh=mesh, in_specs=(rows, whole), out_specs=rows, check_vma=False
-  )(batch, shared)
+    part, mesh=mesh, in_specs=(rows, whole), out_specs=rows, check_vma=False
+  )(batch, (fn, shared))
   if jax.process_count() == 1:
     return out
   everywhere = jax.sharding.NamedSharding(mesh, whole)
   return jax.lax.with_sharding_constraint(out, everywhere)
-
-
-def _dtype(column):
-  return jax.dtypes.canonicalize_dtype(column.dtype)

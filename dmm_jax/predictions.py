@@ -98,7 +98,10 @@ def scales(
 
 @functools.cache
 def kernel(name: str) -> Callable:
-  """Returns the `kernel_fn` of an architecture, always the same object."""
+  """Returns the `kernel_fn` of an architecture, always the same object.
+
+  A kernel captures no arrays: programs of the same one are compiled once.
+  """
   return getattr(nngp, str(random_nets.ARCHITECTURES[name].infinite))()[2]
 
 

@@ -12,6 +12,7 @@ from dmm_jax import boundary
 from dmm_jax import margins
 from dmm_jax import models
 from dmm_jax import norms
+from dmm_jax import programs
 
 
 class Architecture(NamedTuple):
@@ -158,12 +159,12 @@ def sampler(module: nn.Module, **options: Any) -> Callable:
 
   Args:
     module: a Flax module that returns `(logits, codes)`.
-    **options: those of `distances`.
+    **options: those of `distances`; equal ones compile once.
   """
+  return programs.bind(_sample, module=module, **options)
 
-  def sample(key, xs):
-    params = module.init(key, xs[0])
-    logits_fn = lambda x: module.apply(params, x)[0]
-    return jax.vmap(lambda x: distances(logits_fn, x, **options))(xs)
 
-  return sample
+def _sample(key, xs, *, module, **options):
+  params = module.init(key, xs[0])
+  logits_fn = lambda x: module.apply(params, x)[0]
+  return jax.vmap(lambda x: distances(logits_fn, x, **options))(xs)

@@ -46,7 +46,9 @@ def by_dimension(
       drawn = records.select(tables['infinite'], norm=norm, n=row['n'])
       if len(drawn['n']):
         ratio = (drawn['straight'] / drawn['linear'])[:, None]
-        row['infinite_excess'] = statistics.estimate(statistics.median, ratio)
+        row['infinite_excess'] = statistics.estimate(
+          statistics.sample_median, ratio
+        )
   return {**_slopes(of['results'], sizes, norm), 'sizes': sizes}
 
 
@@ -69,7 +71,7 @@ def at_size(
   distance, estimate = grid('distance'), grid('estimate')
   relative = distance / grid('input_norm')
   met = boundary.Status.FOUND, boundary.Status.ESTIMATE
-  median, interval = statistics.median, statistics.estimate
+  median, interval = statistics.sample_median, statistics.estimate
   row = {
     'n': int(results['n'][0]),
     'networks': len(distance),
@@ -99,7 +101,7 @@ def _by_network(results, column):
 def _quantile_ratio(percent):
   def ratio(values):
     part = np.percentile(values, percent, axis=(-2, -1))
-    return part / statistics.median(values)
+    return part / statistics.sample_median(values)
 
   return ratio
 
@@ -146,7 +148,9 @@ def median_slope(n: np.ndarray) -> Callable:
   Its samples, one for each n, are `[networks, images]`.
   """
   slope = statistics.log_slope(n)
-  return lambda *rows: slope(np.stack([statistics.median(r) for r in rows], -1))
+  return lambda *rows: slope(
+    np.stack([statistics.sample_median(r) for r in rows], -1)
+  )
 
 
 def _slopes(results, sizes, norm):

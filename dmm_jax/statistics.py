@@ -1,10 +1,10 @@
-"""Numbers with their intervals: bootstrap, shares, quantiles, slopes.
+"""Numbers with their intervals: bootstrap, proportions, quantiles, slopes.
 
 A sample is an array `[m, k]`: m units drawn independently, k values of each,
 which stay together. A statistic reduces the last two axes of one or several
-samples, and keeps the axes before them: `median`, or what `quantile` returns.
-An entry, as summaries hold them, is `{'value': number, 'interval': [low,
-high]}`, the interval at 95 %.
+samples, and keeps the axes before them: `sample_median`, or what `quantile`
+returns. An entry, as summaries hold them, is `{'value': number, 'interval':
+[low, high]}`, the interval at 95 %.
 """
 
 from collections.abc import Callable
@@ -18,8 +18,8 @@ from scipy import stats
 Z = special.ndtri(0.975)
 
 
-def median(values: np.ndarray) -> np.ndarray:
-  """Returns the median over the last two axes."""
+def sample_median(values: np.ndarray) -> np.ndarray:
+  """Returns the median of samples: over the last two axes."""
   return np.median(values, axis=(-2, -1))
 
 
@@ -82,7 +82,7 @@ def estimate(statistic: Callable, *samples: np.ndarray) -> dict:
   return {'value': float(statistic(*samples)), 'interval': [low, high]}
 
 
-def middle(values: np.ndarray) -> dict:
+def median(values: np.ndarray) -> dict:
   """Returns the median of a column `[m]`, as an entry.
 
   The least value that half of them do not exceed: infinity counts.
@@ -96,7 +96,7 @@ def mean(values: np.ndarray) -> dict:
   return estimate(lambda v: np.mean(v, axis=(-2, -1)), column)
 
 
-def student(values: np.ndarray) -> dict:
+def t_mean(values: np.ndarray) -> dict:
   """Returns the mean of a column `[m]` with Student's interval, as an entry.
 
   For few independent values, as of networks, whose means are about normal.
@@ -106,7 +106,7 @@ def student(values: np.ndarray) -> dict:
   return {'value': value, 'interval': [value - half, value + half]}
 
 
-def pairs(values: np.ndarray, *, same: bool) -> dict:
+def pair_mean(values: np.ndarray, *, same: bool) -> dict:
   """Returns the mean over pairs of networks, as an entry.
 
   The interval is Student's by the jackknife over networks, each of which is in
@@ -184,27 +184,35 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> dict:
 
 
 def wilson(
-  share: np.ndarray | float, num: int
+  fraction: np.ndarray | float, num: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the ends of the 95 % Wilson interval of a share of `num` units.
+  """Returns the ends of the 95 % Wilson interval of a proportion.
 
   As `scipy.stats.binomtest(k, num).proportion_ci(method='wilson')`, for many
-  shares at once, which need not be whole counts over `num`: a unit may count
-  in part, as one that is seen under several networks does.
+  proportions at once, which need not be whole counts over `num`: a unit may
+  count in part, as one that is seen under several networks does.
+
+  Args:
+    fraction: the proportions, each between 0 and 1.
+    num: how many units each is a proportion of.
   """
-  share = np.asarray(share, float)
+  fraction = np.asarray(fraction, float)
   scale = 2 * (num + Z**2)
-  centre = (2 * num * share + Z**2) / scale
-  half = Z / scale * np.sqrt(4 * num * share * (1 - share) + Z**2)
-  # Not rounding errors at the ends, where the interval stops at the share.
-  low = np.where(share == 0, 0.0, centre - half)
-  return low, np.where(share == 1, 1.0, centre + half)
+  centre = (2 * num * fraction + Z**2) / scale
+  half = Z / scale * np.sqrt(4 * num * fraction * (1 - fraction) + Z**2)
+  # No rounding errors at 0 and 1, where the interval ends at the proportion.
+  low = np.where(fraction == 0, 0.0, centre - half)
+  return low, np.where(fraction == 1, 1.0, centre + half)
 
 
-def share(hits: np.ndarray) -> dict:
-  """Returns the share of true values `[m]`, by `wilson`, as an entry."""
+def proportion(hits: np.ndarray) -> dict:
+  """Returns the proportion of true values `[m]`, by `wilson`, as an entry."""
   value = float(hits.mean())
   return {'value': value, 'interval': [*map(float, wilson(value, len(hits)))]}
+
+
+# `distances` names it so until it is rebuilt.
+share = proportion
 
 
 def log_slope(n: np.ndarray) -> Callable:
@@ -225,7 +233,7 @@ def excess(values: np.ndarray, at: np.ndarray, bound: np.ndarray) -> float:
   Args:
     values: a sample `[m]` of the distribution; may be infinite.
     at: where it is compared `[b]`.
-    bound: of the share of values up to `at`, likewise.
+    bound: of the proportion of values up to `at`, likewise.
   """
   below = np.mean(values[None] <= at[:, None], axis=1)
   return float(np.max(below - bound))

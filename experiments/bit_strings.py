@@ -78,6 +78,7 @@ from dmm_jax import bit_strings
 from dmm_jax import data
 from dmm_jax import parallel
 from dmm_jax import plots
+from dmm_jax import programs
 from dmm_jax import records
 from dmm_jax import statistics
 from dmm_jax import train
@@ -164,7 +165,9 @@ def run(config: Config) -> dict:
   if not config.dataset:
     return work(collect=collect, summarize=summarize, report=report)
   sets = {
-    split: as_bits(config, *data.load(config.dataset, split, config.data_dir))
+    split: as_bits(
+      config, *data.load(config.dataset, split, config.data_dir or None)
+    )
     for split in ('train', 'test')
   }
   return work(
@@ -182,24 +185,20 @@ def network_key(config, n, i):
   return jax.random.fold_in(key, i)
 
 
-def solver(config, kind, n):
-  """Returns `number of a network -> columns`, with its weights drawn inside."""
+def measure_network(i, *, config, kind, n):
+  """Columns of a network by its number, with its weights drawn inside."""
   candidates = 0 if n <= config.full_size else config.candidates
-
-  def solve(i):
-    key = network_key(config, n, i)
-    network, x = bit_strings.draw(key, n), jnp.ones(n)
-    if kind == 'greedy':
-      return bit_strings.greedy(network, x, candidates=candidates)._asdict()
-    if kind == 'exhaustive':
-      flips = bit_strings.exhaustive(network, x, reach=config.reach)
-    else:
-      keys = jax.random.split(jax.random.fold_in(key, 1), config.orders)
-      one = lambda k: bit_strings.random_flips(k, network, x)
-      flips = jax.lax.map(one, keys)
-    return {'flips': flips, 'output': bit_strings.output(network, x)}
-
-  return solve
+  key = network_key(config, n, i)
+  network, x = bit_strings.draw(key, n), jnp.ones(n)
+  if kind == 'greedy':
+    return bit_strings.greedy(network, x, candidates=candidates)._asdict()
+  if kind == 'exhaustive':
+    flips = bit_strings.exhaustive(network, x, reach=config.reach)
+  else:
+    keys = jax.random.split(jax.random.fold_in(key, 1), config.orders)
+    one = lambda k: bit_strings.random_flips(k, network, x)
+    flips = jax.lax.map(one, keys)
+  return {'flips': flips, 'output': bit_strings.output(network, x)}
 
 
 def units(config):
@@ -222,13 +221,13 @@ def collect(config, run_dir):
     for step in [-(-m // PARTS)]
     for start in range(0, m, step)
   ]
-  make = functools.lru_cache(functools.partial(solver, config))
 
   def compute(done):
     for kind, n, rows in parts[done:]:
       # Every network has its own weights: one after the other.
+      measure = programs.bind(measure_network, config=config, kind=kind, n=n)
       found = parallel.map_examples(
-        make(kind, n), (rows,), batch_size=len(rows), lanes=1
+        measure, (rows,), batch_size=len(rows), vmap_size=1
       )
       yield to_rows(kind, n, rows, found)
 
@@ -329,7 +328,7 @@ def greedy_row(config, n, found, sample):
   return {
     'n': int(n),
     'networks': len(sample),
-    'not_found': statistics.share(np.isinf(found['flips'])),
+    'not_found': statistics.proportion(np.isinf(found['flips'])),
     'mean': entry(controlled, sample),
     'plain': entry(lambda v: v[..., 0].mean(-1), sample),
     'size': statistics.mean(sample[:, 1]),
@@ -341,7 +340,7 @@ def greedy_row(config, n, found, sample):
     'leading': float(law(n) / np.sqrt(2 * np.pi)),
     'rank': int(found['rank'].max()),
     'tried': int(n if full else config.candidates),
-    'screened': statistics.share(found['rank'] >= config.candidates)
+    'screened': statistics.proportion(found['rank'] >= config.candidates)
     if full
     else None,
   }
@@ -408,8 +407,8 @@ def nearer(config, exact, found):
     'n': int(exact['n'][0]),
     'networks': num,
     'reach': config.reach,
-    'within': statistics.share(within),
-    'nearer': statistics.share(nearest < bound),
+    'within': statistics.proportion(within),
+    'nearer': statistics.proportion(nearest < bound),
   }
 
 
@@ -525,20 +524,23 @@ def as_bits(config, xs, labels):
   return bits, data.parity(labels)
 
 
-def forward(params, stats, x, key, train):
+def _forward(params, stats, x, key, train):
   del key, train
   value = bit_strings.output(params, x)
   return (jnp.stack([jnp.zeros_like(value), value]), {}), stats
+
+
+forward = programs.bind(_forward)
 
 
 def fit(config, key, xs, labels):
   """`(network before training, after)`."""
   weights, order = jax.random.split(key)
   before = bit_strings.draw(weights, xs.shape[1])
-  plan = train.Recipe(schedule='constant', num_epochs=config.epochs)
+  plan = train.TrainConfig(schedule='constant', num_epochs=config.epochs)
   inner = train.make_optimizer(plan, len(xs)).init(before)
   state = train.State(before, {}, inner)
-  for pause in train.fit(order, forward, state, xs, labels, recipe=plan):
+  for pause in train.fit(order, forward, state, xs, labels, config=plan):
     after = pause.state.params
   return jax.device_get((before, after))
 
@@ -560,7 +562,7 @@ def collect_images(config, run_dir, sets):
       for_each = []
       for trained, network in enumerate(networks):
         found = parallel.map_examples(
-          flip_bits, (xs,), shared=(network,), lanes=1
+          programs.bind(flip_bits), (xs,), shared=(network,), vmap_size=1
         )
         for_each.append(
           {

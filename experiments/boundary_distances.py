@@ -46,6 +46,7 @@ from dmm_jax import distances
 from dmm_jax import models
 from dmm_jax import parallel
 from dmm_jax import plots
+from dmm_jax import programs
 from dmm_jax import records
 from dmm_jax import train
 from experiments import common
@@ -242,16 +243,16 @@ def collection(config, run_dir, model, train_set):
 
 
 def fit(config, run_dir, key, module, params, train_set):
-  recipe = train.Recipe(
+  plan = train.TrainConfig(
     num_epochs=config.epochs, learning_rate=config.learning_rate
   )
-  optimizer = train.make_optimizer(recipe, len(train_set[0]))
+  optimizer = train.make_optimizer(plan, len(train_set[0]))
   state = train.State(params, {}, optimizer.init(params))
 
   def forward(params, stats, x, key, train):
     return module.apply(params, x), stats
 
-  history = train.fit(key, forward, state, *train_set, recipe=recipe)
+  history = train.fit(key, forward, state, *train_set, config=plan)
   with tqdm.tqdm(
     history, desc='training', total=config.epochs, unit='epoch'
   ) as bar:
@@ -280,8 +281,6 @@ def collect(config, run_dir, model, classes, train_set, examples):
   points of the first examples. results.npz comes last: it ends the work.
   """
   module, _ = model
-  # One function a norm, shared by all networks: compiled once.
-  solvers = {p: solver(config, module, p) for p in config.norms}
   nets = collection(config, run_dir, model, train_set)
   units = [
     Unit(name, draw, p, params)
@@ -293,8 +292,12 @@ def collect(config, run_dir, model, classes, train_set, examples):
   with tqdm.tqdm(total=total, unit='example', smoothing=0.05) as bar:
     for unit in units:
       bar.set_description(f'{unit.name} {unit.draw}, l{unit.norm:g}')
-      solve = solvers[unit.norm]
-      for part in measure_unit(config, run_dir, unit, solve, classes, examples):
+      measure = programs.bind(
+        measure_image, config=config, module=module, norm=unit.norm
+      )
+      for part in measure_unit(
+        config, run_dir, unit, measure, classes, examples
+      ):
         parts.append(part)
         bar.update(len(part[0]['index']))
   rows, points = (records.concatenate(t) for t in zip(*parts, strict=True))
@@ -302,28 +305,24 @@ def collect(config, run_dir, model, classes, train_set, examples):
   records.save_columns(run_dir / 'results.npz', rows)
 
 
-def solver(config, module, norm):
-  """Returns the function of one example that `parallel` spreads."""
-
-  def solve(x, label, params):
-    return distances.examine(
-      lambda v: module.apply(params, v)[0],
-      x,
-      label,
-      norm=norm,
-      bounds=box(config),
-      method=config.method,
-      max_gradients=config.max_gradients,
-    )
-
-  return solve
+def measure_image(x, label, params, *, config, module, norm):
+  """Returns `distances.examine` of one image and one network."""
+  return distances.examine(
+    lambda v: module.apply(params, v)[0],
+    x,
+    label,
+    norm=norm,
+    bounds=box(config),
+    method=config.method,
+    max_gradients=config.max_gradients,
+  )
 
 
 def box(config):
   return (0.0, 1.0) if config.box else None
 
 
-def measure_unit(config, run_dir, unit, solve, classes, examples):
+def measure_unit(config, run_dir, unit, measure, classes, examples):
   """Yields `(rows, points)` of one unit, chunk by chunk."""
   xs, labels, index = examples
   if unit.name == 'fresh':
@@ -336,7 +335,7 @@ def measure_unit(config, run_dir, unit, solve, classes, examples):
     # computes in the same shapes as an unbroken one, and so to the same bits.
     rows = (np.array(starts[done:])[:, None] + np.arange(size)) % len(xs)
     batches = parallel.iterate_batches(
-      solve,
+      measure,
       (xs.take(rows.ravel(), axis=0), labels[rows.ravel()]),
       shared=(unit.params,),
       batch_size=size,

@@ -64,6 +64,7 @@ from dmm_jax import models
 from dmm_jax import norms
 from dmm_jax import parallel
 from dmm_jax import plots
+from dmm_jax import programs
 from dmm_jax import records
 from dmm_jax import statistics
 from dmm_jax import synthetic
@@ -212,7 +213,7 @@ def load(config, name) -> synthetic.Sample:
   xs, labels = np.asarray(xs[: config.num_train]), labels[: config.num_train]
   k = setting(config, name).k
   near = lambda x, xs: manifold.neighbor_basis(xs, x, k, NUM_NEIGHBORS * k)
-  bases = parallel.map_examples(near, (xs[:num],), shared=(xs,), lanes=1)
+  bases = parallel.map_examples(near, (xs[:num],), shared=(xs,), vmap_size=1)
   return synthetic.Sample(xs, labels, bases)
 
 
@@ -227,10 +228,10 @@ def module_of(config, sample):
   )
 
 
-def recipe(config, name, decay, num):
+def train_config(config, name, decay, num):
   chosen = setting(config, name)
   size = min(chosen.batch_size, num)
-  return train.Recipe(
+  return train.TrainConfig(
     optimizer='adamw',
     schedule='constant',
     learning_rate=chosen.learning_rate,
@@ -246,30 +247,30 @@ def history(config, name, sample, decay, chosen):
   Yields `(step, parameters [networks, ...])`, networks of the first condition
   first.
   """
-  plan = recipe(config, name, decay, len(sample.xs))
+  plan = train_config(config, name, decay, len(sample.xs))
   module = module_of(config, sample)
   optimizer = train.make_optimizer(plan, len(sample.xs))
   # The same seeds in every condition: what differs is the condition alone.
   keys = jax.random.split(jax.random.key(config.seed + 1), config.num_seeds)
-  start = lambda key: train.start(key, module, sample.xs[0], optimizer)
+  begin = lambda key: train.init_state(key, module, sample.xs[0], optimizer)
   states, targets = [], []
   for condition in chosen:
-    state = jax.vmap(start)(keys)
+    state = jax.vmap(begin)(keys)
     scaled = optax.tree.scale(condition.init_scale, state.params)
     states.append(state._replace(params=scaled))
     targets += [labels_of(condition, key, sample.labels) for key in keys]
   stack = lambda *leaves: jnp.concatenate(leaves)
   per_epoch = train.steps_per_epoch(plan, len(sample.xs))
-  stops = tuple(train.log_spaced(plan.num_epochs * per_epoch))
+  pause_steps = tuple(train.log_spaced(plan.num_epochs * per_epoch))
   for pause in train.fit(
     jnp.concatenate([keys] * len(chosen)),
     train.flax_forward(module),
     jax.tree.map(stack, *states),
     sample.xs,
     np.stack(targets),
-    recipe=plan,
+    config=plan,
     data_axes=(None, 0, None),
-    stops=stops,
+    pause_steps=pause_steps,
     each_epoch=False,
   ):
     yield pause.step, pause.state.params
@@ -284,29 +285,28 @@ def labels_of(condition, key, labels):
 # --- Measuring -------------------------------------------------------------
 
 
-def measure(module, max_gradients):
-  """Returns the function of one example that `parallel` spreads."""
+def measure_example(x, label, basis, params, *, module, max_gradients):
+  """Distance, margins and directions of one example."""
+  logits_fn = lambda v: module.apply({'params': params}, v)[0]
+  logits = logits_fn(x)
+  own = jnp.argmax(logits)
+  value, slope = jax.value_and_grad(
+    lambda v: margins.margin(logits_fn(v), own)
+  )(x)
+  found = boundary.nearest_point(logits_fn, x, own, max_gradients=max_gradients)
+  return {
+    'margin': margins.margin(logits, label),
+    'own_margin': value,
+    'gradient': norms.norm(slope, 2),
+    'distance': found.distance,
+    'fraction': manifold.tangent_fraction(found.normal, basis),
+    'gradient_fraction': manifold.tangent_fraction(slope, basis),
+  }
 
-  def one(x, label, basis, params):
-    logits_fn = lambda v: module.apply({'params': params}, v)[0]
-    logits = logits_fn(x)
-    own = jnp.argmax(logits)
-    value, slope = jax.value_and_grad(
-      lambda v: margins.margin(logits_fn(v), own)
-    )(x)
-    found = boundary.nearest_point(
-      logits_fn, x, own, max_gradients=max_gradients
-    )
-    return {
-      'margin': margins.margin(logits, label),
-      'own_margin': value,
-      'gradient': norms.norm(slope, 2),
-      'distance': found.distance,
-      'fraction': manifold.tangent_fraction(found.normal, basis),
-      'gradient_fraction': manifold.tangent_fraction(slope, basis),
-    }
 
-  return one
+def class_margin(x, params, *, module):
+  """Margin of class 1 over class 0."""
+  return jnp.diff(module.apply({'params': params}, x)[0])[0]
 
 
 def collect(config, run_dir, samples):
@@ -332,7 +332,9 @@ def measure_group(config, run_dir, name, sample, decay):
   """Rows of the conditions of one set that share a weight decay."""
   chosen = [c for c in conditions(config) if c.weight_decay == decay]
   module = module_of(config, sample)
-  solve = measure(module, config.max_gradients)
+  measure = programs.bind(
+    measure_example, module=module, max_gradients=config.max_gradients
+  )
   num = len(sample.tangents)
   rows, frames = [], []
   keys = jax.random.split(jax.random.key(config.seed + 1), config.num_seeds)
@@ -346,7 +348,7 @@ def measure_group(config, run_dir, name, sample, decay):
       own = jax.tree.map(operator.itemgetter(number), params)
       labels = labels_of(condition, keys[seed], sample.labels)[:num]
       found = parallel.map_examples(
-        solve, (sample.xs[:num], labels, sample.tangents), shared=(own,)
+        measure, (sample.xs[:num], labels, sample.tangents), shared=(own,)
       )
       rows.append(
         {
@@ -381,10 +383,9 @@ def film(run_dir, name, module, sample, frames):
     grid = np.stack(np.meshgrid(axis, axis, axis - 0.5, indexing='ij'), -1)
     points = corner + grid @ np.concatenate([frame, up[None]])
     coordinates = (sample.xs - corner) @ frame.T
-  lead = lambda x, params: jnp.diff(module.apply({'params': params}, x)[0])[0]
   values = [
     parallel.map_examples(
-      lead,
+      programs.bind(class_margin, module=module),
       (points.reshape(-1, points.shape[-1]),),
       shared=(params,),
       batch_size=8192,

@@ -44,14 +44,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmm_jax import adversarial
 from dmm_jax import boundary
 from dmm_jax import data
 from dmm_jax import manifold
 from dmm_jax import parallel
 from dmm_jax import plots
+from dmm_jax import programs
 from dmm_jax import records
 from dmm_jax import statistics
+from dmm_jax.train import adversarial
 from experiments import common
 from experiments import subspaces
 from experiments import training
@@ -169,21 +170,17 @@ def load_classifiers(config, run_dir, sets):
 # --- Measuring -------------------------------------------------------------
 
 
-def crossing(module):
+def crossing_fraction(x, label, other, variables, *, module):
   """Returns the place of the boundary on the way to another image, 0 to 1."""
-
-  def one(x, label, other, variables):
-    way = other - x
-    found = boundary.first_crossing(
-      lambda v: module.apply(variables, v)[0],
-      x,
-      way,
-      label,
-      max_distance=jnp.linalg.norm(way.ravel()),
-    )
-    return found.distance / jnp.linalg.norm(way.ravel())
-
-  return one
+  way = other - x
+  found = boundary.first_crossing(
+    lambda v: module.apply(variables, v)[0],
+    x,
+    way,
+    label,
+    max_distance=jnp.linalg.norm(way.ravel()),
+  )
+  return found.distance / jnp.linalg.norm(way.ravel())
 
 
 def opposite(xs, labels):
@@ -214,18 +211,15 @@ def collect(config, run_dir, sets):
   )
   tangent, null = of('decoder'), of('random')
   others = opposite(xs, labels)
+  options = dict(
+    bounds=(0.0, 1.0) if config.box else None,
+    method=config.method,
+    max_gradients=config.max_gradients,
+    batch_size=config.batch_size,
+  )
   spread = functools.partial(
     parallel.map_examples, batch_size=config.batch_size
   )
-  search = functools.lru_cache(
-    functools.partial(
-      subspaces.solver,
-      bounds=(0.0, 1.0) if config.box else None,
-      method=config.method,
-      max_gradients=config.max_gradients,
-    )
-  )
-  place = functools.lru_cache(crossing)
 
   def compute(done):
     for name in list(classifiers)[done:]:
@@ -237,18 +231,19 @@ def collect(config, run_dir, sets):
         'n': np.full(len(xs), xs[0].size, np.int32),
       }
       for side in SIDES:
-        basis = () if side == 'free' else (tangent,)
-        found = spread(
-          search(module, side), (xs, labels, *basis), shared=(variables,)
+        found = subspaces.measure(
+          classifiers[name], xs, labels, side, tangent, **options
         )
-        rows[side], rows[f'{side}_status'] = found['distance'], found['status']
+        rows[side], rows[f'{side}_status'] = found.distance, found.status
         if side == 'free':
-          normal = found['normal']
+          normal = found.normal
+      inside = programs.bind(manifold.tangent_fraction)
       for kind, basis in (('tangent', tangent), ('random', null)):
-        inside = spread(manifold.tangent_fraction, (normal, basis))
-        rows[f'{kind}_fraction'] = inside
+        rows[f'{kind}_fraction'] = spread(inside, (normal, basis))
       rows['crossing'] = spread(
-        place(module), (xs, labels, others), shared=(variables,)
+        programs.bind(crossing_fraction, module=module),
+        (xs, labels, others),
+        shared=(variables,),
       )
       yield rows
 
@@ -274,12 +269,12 @@ def summarize(config, run_dir):
       {
         'network': str(name),
         'n': int(right.sum()),
-        'accuracy': statistics.share(all_of['free_status'] != wrong),
-        **{side: statistics.middle(part[side]) for side in SIDES},
-        'not_found': statistics.share(np.isinf(part['on'])),
-        'fraction': statistics.middle(finite(part['tangent_fraction'])),
+        'accuracy': statistics.proportion(all_of['free_status'] != wrong),
+        **{side: statistics.median(part[side]) for side in SIDES},
+        'not_found': statistics.proportion(np.isinf(part['on'])),
+        'fraction': statistics.median(finite(part['tangent_fraction'])),
         'enrichment': enrichment(part, k, n),
-        'flatness': statistics.middle(
+        'flatness': statistics.median(
           part['free'] / manifold.unconstrained(part['on'], part['off'])
         ),
       }
@@ -316,9 +311,9 @@ def against(part, plain):
     shift = part['crossing'] - plain['crossing']
   turn = part['tangent_fraction'] ** 2 - plain['tangent_fraction'] ** 2
   drift = part['random_fraction'] ** 2 - plain['random_fraction'] ** 2
-  found = {f'{side}_growth': statistics.middle(growth[side]) for side in SIDES}
+  found = {f'{side}_growth': statistics.median(growth[side]) for side in SIDES}
   with np.errstate(invalid='ignore'):
-    found['off_over_on_growth'] = statistics.middle(
+    found['off_over_on_growth'] = statistics.median(
       growth['off'] / growth['on']
     )
   found['turn'] = statistics.mean(finite(turn - drift))

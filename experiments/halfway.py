@@ -72,6 +72,7 @@ from dmm_jax import halfway
 from dmm_jax import manifold
 from dmm_jax import parallel
 from dmm_jax import plots
+from dmm_jax import programs
 from dmm_jax import records
 from dmm_jax import statistics
 from dmm_jax import train
@@ -178,68 +179,39 @@ def run(config: Config) -> dict:
 # --- What is measured of a network -----------------------------------------
 
 
-@functools.cache
-def between(forward):
-  """Of a segment: its crossings, and classes at two places."""
-
-  def look(start, end, labels, place, params, stats):
-    logits_fn = populations.logits_of(forward, params, stats)
-    found = halfway.crossings(logits_fn, start, end, *labels)
-    at = lambda t: logits_fn(start + t * (end - start))
-    middle, ends = at(0.5), jnp.stack([at(0.0), at(1.0)])
-    highest = lambda v: jax.nn.softmax(v).max(-1)
-    return {
-      'fraction': found.fraction,
-      'count': found.count.astype(jnp.int8),
-      'mixed': at(place).argmax().astype(jnp.int16),
-      'third': (middle.argmax() != labels[0]) & (middle.argmax() != labels[1]),
-      'sure_middle': highest(middle),
-      'sure_ends': highest(ends).mean(),
-    }
-
-  return look
+def measure_segment(start, end, labels, place, params, stats, *, forward):
+  """Crossings of a segment, and classes at two places of it."""
+  logits_fn = populations.logits_of(forward, params, stats)
+  found = halfway.crossings(logits_fn, start, end, *labels)
+  at = lambda t: logits_fn(start + t * (end - start))
+  middle, ends = at(0.5), jnp.stack([at(0.0), at(1.0)])
+  highest = lambda v: jax.nn.softmax(v).max(-1)
+  return {
+    'fraction': found.fraction,
+    'count': found.count.astype(jnp.int8),
+    'mixed': at(place).argmax().astype(jnp.int16),
+    'third': (middle.argmax() != labels[0]) & (middle.argmax() != labels[1]),
+    'sure_middle': highest(middle),
+    'sure_ends': highest(ends).mean(),
+  }
 
 
-@functools.cache
-def around(forward):
-  """Of an image: its adversarial direction, and what that consists of."""
-
-  def look(x, label, means, basis, params, stats):
-    logits_fn = populations.logits_of(forward, params, stats)
-    direction = halfway.loss_direction(logits_fn, x, label)
-    explained = halfway.between_means(logits_fn, x, label, means)
-    return {
-      'direction': direction,
-      'means': jnp.sum(direction * explained),
-      'principal': manifold.tangent_fraction(direction, basis) ** 2,
-    }
-
-  return look
+def measure_image(x, label, means, basis, params, stats, *, forward):
+  """The adversarial direction of an image, and what that consists of."""
+  logits_fn = populations.logits_of(forward, params, stats)
+  direction = halfway.loss_direction(logits_fn, x, label)
+  explained = halfway.between_means(logits_fn, x, label, means)
+  return {
+    'direction': direction,
+    'means': jnp.sum(direction * explained),
+    'principal': manifold.tangent_fraction(direction, basis) ** 2,
+  }
 
 
-@functools.cache
-def pulled(forward):
-  """Of a training sample: meeting ratios of other images."""
-
-  def look(x, label, others, params, stats):
-    outputs = lambda p, v: forward(p, stats, v, None, False)[0][0]
-    return halfway.meeting_ratio(outputs, params, x, label, others)
-
-  return look
-
-
-@functools.cache
-def normal_at(forward):
-  """Of an image: the boundary's normal at the nearest point."""
-
-  def look(x, label, params, stats):
-    logits_fn = populations.logits_of(forward, params, stats)
-    found = boundary.nearest_point(
-      logits_fn, x, label, method='projection', max_gradients=30
-    )
-    return found.normal
-
-  return look
+def meeting_ratios(x, label, others, params, stats, *, forward):
+  """Meeting ratios of other images for one training sample."""
+  outputs = lambda p, v: forward(p, stats, v, None, False)[0][0]
+  return halfway.meeting_ratio(outputs, params, x, label, others)
 
 
 def update_rank(before, after, size):
@@ -283,8 +255,25 @@ def measure_one(config, sets, drawn, known, population, number, step):
     train.accuracy, forward, train.State(*network, ()), batch_size=4 * batch
   )
   labels = segments.labels(pairs, sets, given)
-  found = each(between(forward), (*ends, labels, pairs.place), shared=network)
-  seen = each(around(forward), (images, names), shared=(*known, *network))
+  found = each(
+    programs.bind(measure_segment, forward=forward),
+    (*ends, labels, pairs.place),
+    shared=network,
+  )
+  of_images = each(
+    programs.bind(measure_image, forward=forward),
+    (images, names),
+    shared=(*known, *network),
+  )
+  nearest = boundary.measure(
+    functools.partial(populations.logits, forward),
+    images[few],
+    names[few],
+    params=network,
+    method='projection',
+    max_gradients=30,
+    batch_size=batch,
+  )
   before = population.network(0, number)[0]
   return {
     'population': population.name,
@@ -293,11 +282,9 @@ def measure_one(config, sets, drawn, known, population, number, step):
     'train_accuracy': right(xs[chosen], given[chosen]),
     'test_accuracy': right(*sets['test']),
     'rank': update_rank(before, network[0], xs[0].size),
-    'direction': seen.pop('direction'),
-    'normal': each(
-      normal_at(forward), (images[few], names[few]), shared=network
-    ),
-    **{name: np.mean(v) for name, v in seen.items()},
+    'direction': of_images.pop('direction'),
+    'normal': nearest.normal,
+    **{name: np.mean(v) for name, v in of_images.items()},
     **influence_of(config, sets, population, number, network),
     **found,
   }
@@ -318,7 +305,7 @@ def influence_of(config, sets, population, number, network):
   else:
     others, theirs = (v[: config.num_images] for v in sets['test'])
   ratios = parallel.map_examples(
-    pulled(population.forward),
+    programs.bind(meeting_ratios, forward=population.forward),
     (xs[sources], given[sources]),
     shared=(others, *network),
     batch_size=16,
@@ -488,7 +475,7 @@ def describe(part, pairs):
     **{f'spread_{k}': spread(v) for k, v in of_kind.items()},
     'near_mean': spread(of_kind['near'], np.nanmean),
   }
-  return {name: statistics.student(v) for name, v in columns.items()}
+  return {name: statistics.t_mean(v) for name, v in columns.items()}
 
 
 def spread(fractions, of=np.nanstd):
@@ -537,7 +524,7 @@ def relation(part, pairs, a, of_a, b, of_b):
   }
   same = np.array_equal(rows, columns)
   return {
-    name: statistics.pairs(matrix[np.ix_(rows, columns)], same=same)
+    name: statistics.pair_mean(matrix[np.ix_(rows, columns)], same=same)
     for name, matrix in matrices.items()
   }
 
@@ -547,7 +534,7 @@ def neighbour(pairs):
   known = np.isin(pairs['kind'], ('train', 'test'))
   side = (pairs['place'] >= 0.5).astype(int)
   nearer = np.take_along_axis(pairs['labels'], side[:, None], 1)[:, 0]
-  return statistics.share((nearer == pairs['neighbour'])[known])
+  return statistics.proportion((nearer == pairs['neighbour'])[known])
 
 
 def read_booked(run_dir):
@@ -559,7 +546,7 @@ def read_booked(run_dir):
     {
       'rate': float(rate),
       **{
-        name: statistics.student(records.select(table, rate=rate)[name])
+        name: statistics.t_mean(records.select(table, rate=rate)[name])
         for name in (
           'explained accuracy booked_accuracy without_own_class'.split()
         )

@@ -52,6 +52,7 @@ if it lies within -0.1 and 0.1, else likewise.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -60,8 +61,8 @@ import numpy as np
 from dmm_jax import boundary
 from dmm_jax import data
 from dmm_jax import manifold
-from dmm_jax import parallel
 from dmm_jax import plots
+from dmm_jax import programs
 from dmm_jax import records
 from dmm_jax import statistics
 from dmm_jax import synthetic
@@ -181,9 +182,12 @@ def logits(weights, x):
   return jnp.append(out, 0.0) if len(out) == 1 else out
 
 
-def forward(params, stats, x, key, train):
+def _forward(params, stats, x, key, train):
   del key, train
   return (logits(params, x), {}), stats
+
+
+forward = programs.bind(_forward)
 
 
 def start(key, sizes, factor):
@@ -207,7 +211,7 @@ def fit(config, key, xs, labels, factor):
   weights, order = jax.random.split(key)
   before = start(weights, [*sizes, 1 if outputs == 2 else outputs], factor)
   size = min(config.batch_size, len(xs))
-  plan = train.Recipe(
+  plan = train.TrainConfig(
     optimizer='sgd',
     schedule='constant',
     learning_rate=config.learning_rate,
@@ -223,8 +227,8 @@ def fit(config, key, xs, labels, factor):
     train.State(before, {}, inner),
     xs,
     labels,
-    recipe=plan,
-    stops=(*range(every, config.max_steps, every), config.max_steps),
+    config=plan,
+    pause_steps=(*range(every, config.max_steps, every), config.max_steps),
     each_epoch=False,
   ):
     right = train.accuracy(forward, pause.state, xs, labels)
@@ -244,28 +248,26 @@ def drift(config, before, after, basis, steps):
 # --- Measuring -------------------------------------------------------------
 
 
-def solver(config, side):
-  """Returns the function of one example that `parallel` spreads."""
-
-  def solve(x, label, basis, weights):
-    project = SIDES[side] and (lambda v: SIDES[side](v, basis))
-    found = boundary.nearest_point(
-      lambda v: logits(weights, v),
-      x,
-      label,
-      project=project,
+def measure_sides(config, weights, xs, labels, basis):
+  """Columns: distances of points, free, on the span and off it."""
+  columns = {}
+  for side, project in SIDES.items():
+    found = boundary.measure(
+      logits,
+      xs,
+      labels,
+      params=weights,
+      project=project and functools.partial(project, basis=basis),
       method=config.method,
       max_gradients=config.max_gradients,
     )
-    return {side: found.distance, f'{side}_status': found.status}
-
-  return solve
+    columns |= {side: found.distance, f'{side}_status': found.status}
+  return columns
 
 
 def collect(config, run_dir, xs, labels):
   """Network by network: results.npz, one row a (factor, network, point)."""
   basis = manifold.principal_basis(xs, config.k)
-  solvers = [solver(config, side) for side in SIDES]
   num = min(config.num_examples, len(xs))
   units = [(f, s) for f in config.factors for s in range(config.num_seeds)]
 
@@ -282,11 +284,7 @@ def collect(config, run_dir, xs, labels):
         'right': np.full(num, right, np.float32),
         'drift': np.full(num, drift(config, before, weights, basis, steps)),
       }
-      for solve in solvers:
-        part |= parallel.map_examples(
-          solve, (xs[:num], labels[:num]), shared=(basis, weights)
-        )
-      yield part
+      yield part | measure_sides(config, weights, xs[:num], labels[:num], basis)
 
   names = [f'factor{factor:g}-{seed}' for factor, seed in units]
   common.gather(run_dir, names, compute, 'network')
@@ -315,10 +313,10 @@ def summarize(config, run_dir):
     for side in SIDES:
       each = np.array([mean_found(seed[side]) for seed in seeds])
       means[side].append(each)
-      row[side] = statistics.student(each)
+      row[side] = statistics.t_mean(each)
       row[f'{side}_lost'] = float(np.mean(~np.isfinite(part[side])))
     on, off = np.array(means['on'][-1]), np.array(means['off'][-1])
-    row['flat'] = statistics.student(
+    row['flat'] = statistics.t_mean(
       manifold.unconstrained(on, off) / means['free'][-1]
     )
     rows.append(row)
@@ -329,7 +327,7 @@ def summarize(config, run_dir):
     if kept.sum() < 2:
       continue
     values = np.array(means[side])[kept].T  # [networks, factors]
-    entry = statistics.student(statistics.log_slope(factors[kept])(values))
+    entry = statistics.t_mean(statistics.log_slope(factors[kept])(values))
     lost = max(
       row['wrong'] + row[f'{side}_lost']
       for row, used in zip(rows, kept, strict=True)

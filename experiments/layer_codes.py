@@ -12,6 +12,7 @@ from sklearn import metrics
 from dmm_jax import boundary
 from dmm_jax import codes
 from dmm_jax import parallel
+from dmm_jax import programs
 from dmm_jax import som
 from experiments import populations
 
@@ -38,93 +39,78 @@ def attack_names(radii) -> list[str]:
   return [*(f'linf {r:g}' for r in radii), NEAREST]
 
 
-@functools.cache
-def attacks(forward, steps, max_gradients):
-  """Of an image: perturbed ones `[a, ...]`, noise likewise, and how far.
+def attack_image(
+  x, label, number, radii, params, stats, *, forward, steps, max_gradients
+):
+  """Perturbed copies `[a, ...]` of an image, noise likewise, and how far.
 
   The last is the nearest point of the boundary, l2; its noise is a random
   direction, that of the others random signs.
   """
-
-  ascend = populations.ascend(forward, steps)
-
-  def look(x, label, number, radii, params, stats):
-    logits_fn = populations.logits_of(forward, params, stats)
-    keys = jax.random.split(jax.random.key(number), 3)
-    climbed = jax.vmap(lambda r: ascend(keys[0], x, label, r, params, stats))(
-      radii
-    )
-    found = boundary.nearest_point(
-      logits_fn,
-      x,
-      label,
-      bounds=(0.0, 1.0),
-      method='projection',
-      max_gradients=max_gradients,
-      with_normal=False,
-    )
-    like = functools.partial(codes.matched_noise, bounds=(0.0, 1.0))
-    signs = jax.vmap(lambda v: like(keys[1], x, v))(climbed)
-    other = like(keys[2], x, found.point, norm=2)
-    logits = jnp.sort(logits_fn(x))
-    return {
-      'moved': jnp.concatenate([climbed, found.point[None]]),
-      'noise': jnp.concatenate([signs, other[None]]),
-      'distance': found.distance,
-      'margin': logits[-1] - logits[-2],
-    }
-
-  return look
+  logits_fn = populations.logits_of(forward, params, stats)
+  keys = jax.random.split(jax.random.key(number), 3)
+  ascended = jax.vmap(
+    lambda r: populations.ascend(keys[0], logits_fn, x, label, r, steps)
+  )(radii)
+  found = boundary.nearest_point(
+    logits_fn,
+    x,
+    label,
+    bounds=(0.0, 1.0),
+    method='projection',
+    max_gradients=max_gradients,
+    with_normal=False,
+  )
+  like = functools.partial(codes.matched_noise, bounds=(0.0, 1.0))
+  signs = jax.vmap(lambda v: like(keys[1], x, v))(ascended)
+  other = like(keys[2], x, found.point, norm=2)
+  logits = jnp.sort(logits_fn(x))
+  return {
+    'moved': jnp.concatenate([ascended, found.point[None]]),
+    'noise': jnp.concatenate([signs, other[None]]),
+    'distance': found.distance,
+    'margin': logits[-1] - logits[-2],
+  }
 
 
-@functools.cache
-def both_of(forward):
-  """Of an image: logits and codes of one network of many."""
-  return lambda x, params, stats: forward(params, stats, x, None, False)[0]
+def logits_and_codes(x, params, stats, *, forward):
+  """Logits and codes of one image and one network of many."""
+  return forward(params, stats, x, None, False)[0]
 
 
 def encode(forward, network, sets, tried, pooling, layers, batch_size) -> Seen:
   """Codes of all images under one pooling."""
-  look = functools.partial(
+  encode_all = functools.partial(
     codes.of_network,
-    both_of(forward),
+    programs.bind(logits_and_codes, forward=forward),
     shared=network,
     pooling=pooling,
     layers=layers,
     batch_size=batch_size,
   )
-  plain = [look(sets[split][0]) for split in ('train', 'test')]
+  plain = [encode_all(sets[split][0]) for split in ('train', 'test')]
   found = []
   for kind in ('moved', 'noise'):
     images = np.moveaxis(tried[kind], 1, 0)
-    rows = look(images.reshape(-1, *images.shape[2:]))
+    rows = encode_all(images.reshape(-1, *images.shape[2:]))
     shape = images.shape[:2]
     found.append({k: v.reshape(*shape, -1) for k, v in rows.items()})
   return Seen(*plain, *found)
 
 
-@functools.cache
-def _fitter(grid, num_epochs, topology, periodic):
-  """Of a seed: a map of codes."""
-
-  def fit(seed, given):
-    return som.fit(
-      jax.random.key(seed),
-      given,
-      grid=grid,
-      num_epochs=num_epochs,
-      topology=topology,
-      periodic=periodic,
-      divide=False,
-    )
-
-  return fit
+def _fit_map(seed, given, **options):
+  """A map of codes, of one seed."""
+  return som.fit(jax.random.key(seed), given, divide=False, **options)
 
 
 def fit_maps(config, given) -> list[som.Map]:
   """Maps of codes, one for each seed; the devices share the seeds."""
-  fit = _fitter(
-    (config.side,) * 2, config.num_epochs, config.topology, config.periodic
+  fit = programs.bind(
+    _fit_map,
+    grid=(config.side,) * 2,
+    num_epochs=config.num_epochs,
+    topology=config.topology,
+    periodic=config.periodic,
   )
   stack = parallel.map_examples(
     fit, (np.arange(config.num_maps),), shared=(np.asarray(given),)
@@ -397,20 +383,18 @@ def facts_of(sets, seen: Seen) -> dict:
   }
 
 
-@functools.cache
-def _synthesizer(forward, layer, pooling):
-  """Of a unit: an input whose code is the unit's."""
+def _synthesize(
+  number, target, start, shift, slope, params, stats, *, forward, layer, pooling
+):
+  """An input whose code is that of a unit."""
 
-  def draw(number, target, start, shift, slope, params, stats):
-    def code(x):
-      found = both_of(forward)(x, params, stats)[1][layer]
-      return shift + slope * codes.pool(found, pooling)
+  def code(x):
+    _, hidden = logits_and_codes(x, params, stats, forward=forward)
+    return shift + slope * codes.pool(hidden[layer], pooling)
 
-    return codes.synthesize(
-      jax.random.key(number), code, target, start, roughness=0.01
-    )
-
-  return draw
+  return codes.synthesize(
+    jax.random.key(number), code, target, start, roughness=0.01
+  )
 
 
 def features(laid, seen, layer, pooling, xs, forward, network, num=12):
@@ -426,12 +410,16 @@ def features(laid, seen, layer, pooling, xs, forward, network, num=12):
   # The scale as a function of one code, for gradients.
   shift, unit = laid.scale(np.stack([0 * raw[0], 0 * raw[0] + 1]))
   drawn = parallel.map_examples(
-    _synthesizer(forward, layer, pooling),
+    programs.bind(_synthesize, forward=forward, layer=layer, pooling=pooling),
     (chosen, np.asarray(trained.units)[chosen]),
     shared=(np.full_like(xs[0], 0.5), shift, unit - shift, *network),
   )
   again = codes.of_network(
-    both_of(forward), drawn, shared=network, pooling=pooling, layers=(layer,)
+    programs.bind(logits_and_codes, forward=forward),
+    drawn,
+    shared=network,
+    pooling=pooling,
+    layers=(layer,),
   )[layer]
   place = np.stack(np.unravel_index(chosen, trained.grid), axis=1)
   nearest = codes.top_inputs(trained, laid.train, 1)

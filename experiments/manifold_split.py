@@ -66,6 +66,7 @@ from dmm_jax import data
 from dmm_jax import manifold
 from dmm_jax import parallel
 from dmm_jax import plots
+from dmm_jax import programs
 from dmm_jax import records
 from dmm_jax import statistics
 from experiments import common
@@ -251,18 +252,11 @@ def collect(config, run_dir, sets):
   xs, labels = (column[: config.num_examples] for column in sets['test'])
   codes, decoded = subspaces.through(nets.autoencoder, xs)
   starts = {'image': xs, 'decoded': decoded}
-  module, variables = nets.classifier
-  # One function a side: compiled once for all subspaces of one dimension.
-  search = functools.partial(
-    subspaces.solver,
-    module,
+  options = dict(
     bounds=(0.0, 1.0) if config.box else None,
     method=config.method,
     max_gradients=config.max_gradients,
-  )
-  solvers = {side: search(side) for side in ('free', *SIDES)}
-  spread = functools.partial(
-    parallel.map_examples, batch_size=config.batch_size
+    batch_size=config.batch_size,
   )
   plan = units(config, codes.shape[1])
 
@@ -276,15 +270,22 @@ def collect(config, run_dir, sets):
   def compute(done):
     for unit in plan[done:]:
       start = starts[unit.base]
-      rows, more = (), {}
-      if unit.kind != 'free':
+      bases, fields, more = None, [*FIELDS, 'point'], {}
+      if unit.kind == 'free':
+        fields.append('normal')
+      else:
         known = records.load_chunk(run_dir, free_of(unit).name)
         step = known['point'] - start
-        rows = (frames(unit.base, unit.kind, unit.k),)
-        more = spread(subspaces.fractions, (known['normal'], step, *rows))
-      columns = (start, labels, *rows)
-      found = spread(solvers[unit.side], columns, shared=(variables,))
-      yield found | more
+        bases = frames(unit.base, unit.kind, unit.k)
+        more = parallel.map_examples(
+          programs.bind(subspaces.fractions),
+          (known['normal'], step, bases),
+          batch_size=config.batch_size,
+        )
+      found = subspaces.measure(
+        nets.classifier, start, labels, unit.side, bases, **options
+      )
+      yield {name: getattr(found, name) for name in fields} | more
 
   found = records.resume(run_dir, [unit.name for unit in plan], compute)
   rows, points = [], []
@@ -340,8 +341,8 @@ def summarize(config, run_dir):
       {
         'base': base,
         'n': len(right),
-        'misclassified': statistics.share(~right),
-        'distance': statistics.middle(free['distance'][right]),
+        'misclassified': statistics.proportion(~right),
+        'distance': statistics.median(free['distance'][right]),
       }
     )
     pairs = sorted({*zip(part['kind'], part['k'], strict=True)} - {('free', 0)})
@@ -384,17 +385,17 @@ def compare(free, on, off, k, d):
   by_normal = statistics.estimate(mean_a, square[:, None])
   return {
     'n': len(a),
-    'on_over_free': statistics.middle(b / a),
-    'off_over_free': statistics.middle(c / a),
+    'on_over_free': statistics.median(b / a),
+    'off_over_free': statistics.median(c / a),
     'random_on_over_free': manifold.random_ratio(k, d),
     'random_off_over_free': manifold.random_ratio(d - k, d),
     'enrichment_by_distance': by_distance,
     'enrichment_by_normal': by_normal,
-    'fraction': statistics.middle(on['normal_fraction'][usable]),
+    'fraction': statistics.median(on['normal_fraction'][usable]),
     'random_fraction': float(manifold.fraction_null(k, d).median() ** 0.5),
-    'flatness': statistics.middle(a / manifold.unconstrained(b, c)),
-    'on_not_found': statistics.share(np.isinf(b)),
-    'off_not_found': statistics.share(np.isinf(c)),
+    'flatness': statistics.median(a / manifold.unconstrained(b, c)),
+    'on_not_found': statistics.proportion(np.isinf(b)),
+    'off_not_found': statistics.proportion(np.isinf(c)),
   }
 
 

@@ -51,14 +51,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dmm_jax import adversarial
 from dmm_jax import data
 from dmm_jax import manifold
 from dmm_jax import parallel
 from dmm_jax import plots
+from dmm_jax import programs
 from dmm_jax import records
 from dmm_jax import statistics
 from dmm_jax import train
+from dmm_jax.train import adversarial
 from experiments import common
 from experiments import networks
 from experiments import training
@@ -147,8 +148,8 @@ def about(config, sets):
   return networks.describe('classifier', config.model, num_classes=classes)
 
 
-def recipe(config):
-  return train.Recipe(
+def train_config(config):
+  return train.TrainConfig(
     num_epochs=config.epochs, learning_rate=config.learning_rate
   )
 
@@ -159,21 +160,17 @@ def wrong_labels(key, labels, classes):
   return ((labels + np.asarray(shift)) % classes).astype(np.int32)
 
 
-def attack(config, module):
-  """Returns the function of one example that moves it to a target."""
-
-  def move(x, target, number, radius, variables):
-    loss = lambda v: (
-      -optax.losses.softmax_cross_entropy_with_integer_labels(
-        module.apply(variables, v)[0], target
-      )
+def move_to_target(x, target, number, radius, variables, *, config, module):
+  """Moves one example to a class; also whether it gets there."""
+  loss = lambda v: (
+    -optax.losses.softmax_cross_entropy_with_integer_labels(
+      module.apply(variables, v)[0], target
     )
-    key = jax.random.fold_in(jax.random.key(config.seed), number)
-    adversary = adversarial.Adversary(radius, 2, config.attack_steps)
-    moved = adversarial.perturb(key, loss, x, adversary)
-    return moved, jnp.argmax(module.apply(variables, moved)[0]) == target
-
-  return move
+  )
+  key = jax.random.fold_in(jax.random.key(config.seed), number)
+  adversary = adversarial.Adversary(radius, 2, config.attack_steps)
+  moved = adversarial.perturb(key, loss, x, adversary)
+  return moved, jnp.argmax(module.apply(variables, moved)[0]) == target
 
 
 def in_part(config, xs, moved, arm):
@@ -198,19 +195,19 @@ def noisy(key, xs, moved):
 def mistakes(config, sets):
   """What a briefly trained network gets wrong, and the labels that it gives."""
   xs, labels = sets['train']
-  module, plan = networks.build(about(config, sets)), recipe(config)
+  module, plan = networks.build(about(config, sets)), train_config(config)
   optimizer = train.make_optimizer(plan, len(xs))
   weights, order = jax.random.split(jax.random.key(config.seed + 3))
   forward = train.flax_forward(module)
-  state = train.start(weights, module, xs[0], optimizer)
+  state = train.init_state(weights, module, xs[0], optimizer)
   pauses = train.fit(
     order,
     forward,
     state,
     xs,
     labels,
-    recipe=plan,
-    stops=(config.brief_steps,),
+    config=plan,
+    pause_steps=(config.brief_steps,),
   )
   logits = train.outputs(forward, next(pauses).state, xs)
   given = np.argmax(logits, axis=1).astype(np.int32)
@@ -227,19 +224,18 @@ def collect(config, run_dir, sets):
   classes = int(labels.max()) + 1
   key = jax.random.key(config.seed)
   module, variables = training.fit_once(
-    run_dir, key, about(config, sets), xs, labels, recipe(config)
+    run_dir, key, about(config, sets), xs, labels, train_config(config)
   )
-  move = attack(config, module)
   draws, noise = jax.random.split(jax.random.fold_in(key, 1))
   targets = {
     'random': wrong_labels(draws, labels, classes),
     'next': ((labels + 1) % classes).astype(np.int32),
   }
 
-  @functools.lru_cache(maxsize=2)
+  @functools.lru_cache(maxsize=2)  # By plain values, for this run alone.
   def moved(arm, radius):
     return parallel.map_examples(
-      move,
+      programs.bind(move_to_target, config=config, module=module),
       (xs, targets[arm], np.arange(len(xs))),
       shared=(np.float32(radius), variables),
     )
@@ -285,14 +281,14 @@ def train_anew(config, sets, xs, labels):
   """Accuracies on the clean test set of new networks `[seeds]`."""
   if not len(xs):  # A network without mistakes.
     return np.full(config.num_seeds, np.nan)
-  module, plan = networks.build(about(config, sets)), recipe(config)
+  module, plan = networks.build(about(config, sets)), train_config(config)
   optimizer = train.make_optimizer(plan, len(xs))
   forward = train.flax_forward(module)
   keys = jax.random.split(jax.random.key(config.seed + 2), config.num_seeds)
   states = jax.vmap(
-    lambda key: train.start(key, module, jnp.asarray(xs[0]), optimizer)
+    lambda key: train.init_state(key, module, jnp.asarray(xs[0]), optimizer)
   )(keys)
-  *_, last = train.fit(keys, forward, states, xs, labels, recipe=plan)
+  *_, last = train.fit(keys, forward, states, xs, labels, config=plan)
   each = [
     jax.tree.map(operator.itemgetter(i), last.state)
     for i in range(config.num_seeds)
@@ -320,7 +316,7 @@ def summarize(config, run_dir, sets):
         'n': len(part['accuracy']),
         'examples': int(part['examples'][0]),
         'reached': float(part['reached'][0]),
-        'accuracy': statistics.student(part['accuracy']),
+        'accuracy': statistics.t_mean(part['accuracy']),
       }
     )
   for row in rows:

@@ -12,11 +12,11 @@ import optax
 from sklearn import datasets
 import tqdm
 
-from dmm_jax import adversarial
 from dmm_jax import data
 from dmm_jax import models
 from dmm_jax import records
 from dmm_jax import train
+from dmm_jax.train import adversarial
 from experiments import common
 from experiments import networks
 
@@ -216,10 +216,10 @@ def _train(config, run_dir, sets, name, sizes, adversary):
     )
   )
   attacked = condition == 'adversarial'
-  plan = _recipe(config, rows.shape[1], adversary if attacked else None)
-  transform = train.make_optimizer(plan, rows.shape[1])
+  plan = _train_config(config, rows.shape[1], adversary if attacked else None)
+  optimizer = train.make_optimizer(plan, rows.shape[1])
   begin = jax.vmap(
-    lambda key: train.start(key, module, jnp.asarray(xs[0]), transform)
+    lambda key: train.init_state(key, module, jnp.asarray(xs[0]), optimizer)
   )
   keys = jax.random.split(weights, many)
   forward = train.flax_forward(module)
@@ -277,9 +277,9 @@ def _share_of(condition):
   return int(condition[len('labels') :])
 
 
-def _recipe(config, num, adversary):
+def _train_config(config, num, adversary):
   size = min(config.batch_size, num)
-  return train.Recipe(
+  return train.TrainConfig(
     optimizer='momentum',
     learning_rate=config.learning_rate,
     schedule='constant',
@@ -289,7 +289,7 @@ def _recipe(config, num, adversary):
   )
 
 
-def stops(config) -> list[int]:
+def pause_steps(config) -> list[int]:
   """Steps of the snapshots."""
   early = range(min(config.early, config.num_steps) + 1)
   return sorted({*train.log_spaced(config.num_steps), *early, config.num_steps})
@@ -332,16 +332,16 @@ def _fit(config, forward, plan, part, orders, states, columns, axes):
     forward,
     state,
     *own,
-    recipe=plan,
+    config=plan,
     data_axes=(None, None, None) if single else axes,
-    stops=tuple(stops(config)),
+    pause_steps=tuple(pause_steps(config)),
     each_epoch=False,
   )
   flat = lambda tree: flatten_util.ravel_pytree(tree)[0]
   flat = (lambda tree, f=flat: f(tree)[None]) if single else jax.vmap(flat)
   steps, rows = [], []
   for pause in history:
-    if pause.step in stops(config):
+    if pause.step in pause_steps(config):
       steps.append(pause.step)
       rows.append(np.asarray(flat((pause.state.params, pause.state.stats))))
     if pause.step == config.num_steps:  # The rest of the epoch is left.
@@ -374,9 +374,15 @@ def task(key, condition, labels, many):
   return given, rows
 
 
+def logits(forward: train.Forward, network: tuple, x):
+  """Returns the logits of one network, `(params, stats)`, at one input."""
+  params, stats = network
+  return forward(params, stats, x, None, False)[0][0]
+
+
 def logits_of(forward: train.Forward, params, stats):
-  """One network as a function of one input."""
-  return lambda x: forward(params, stats, x, None, False)[0][0]
+  """Returns one network as a function of one input."""
+  return lambda x: logits(forward, (params, stats), x)
 
 
 def classes(population: Population, network: tuple, xs, **options):
@@ -389,19 +395,11 @@ def classes(population: Population, network: tuple, xs, **options):
   return train.outputs(population.forward, state, xs, **options).argmax(1)
 
 
-def ascend(forward: train.Forward, steps: int):
-  """Returns the function that moves an image by projected gradient, linf.
-
-  It is `(key, x, label, radius, params, stats) -> x`, away from the label.
-  """
-
-  def move(key, x, label, radius, params, stats):
-    logits_fn = logits_of(forward, params, stats)
-    loss = lambda v: optax.losses.softmax_cross_entropy_with_integer_labels(
-      logits_fn(v), label
-    )
-    # Steps of a fifth of the radius, as is usual for twenty.
-    ball = adversarial.Adversary(radius, np.inf, steps, step_size=0.2)
-    return adversarial.perturb(key, loss, x, ball)
-
-  return move
+def ascend(key, logits_fn, x, label, radius, steps: int):
+  """Returns an image moved away from a label by projected gradient, linf."""
+  loss = lambda v: optax.losses.softmax_cross_entropy_with_integer_labels(
+    logits_fn(v), label
+  )
+  # Steps of a fifth of the radius, as is usual for twenty.
+  ball = adversarial.Adversary(radius, np.inf, steps, step_size=0.2)
+  return adversarial.perturb(key, loss, x, ball)

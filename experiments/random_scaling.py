@@ -236,7 +236,7 @@ def measure_chunks(config, name, size, bar, done):
     shared=(pool,),
     batch_size=config.batch_size,
     # Every network has its own weights: nothing is gained by batching on CPU.
-    lanes=1 if jax.default_backend() == 'cpu' else None,
+    vmap_size=1 if jax.default_backend() == 'cpu' else None,
   )
   for start, found in zip(starts, batches, strict=True):
     yield to_rows(config, name, size, start, found)

@@ -102,12 +102,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmm_jax import adversarial
 from dmm_jax import parallel
 from dmm_jax import plots
+from dmm_jax import programs
 from dmm_jax import records
 from dmm_jax import som
 from dmm_jax import statistics
+from dmm_jax.train import adversarial
 from experiments import common
 from experiments import layer_codes
 from experiments import populations
@@ -231,7 +232,7 @@ def run(config: Config) -> dict:
     raise common.FlagError('--models=linear has no hidden layers')
   if 'plain' not in config.conditions:
     raise common.FlagError('--conditions: without plain nothing is compared')
-  known = set(populations.stops(config))
+  known = set(populations.pause_steps(config))
   if extra := set(config.steps) - known:
     raise common.FlagError(
       f'--steps={sorted(extra)}: snapshots are of steps {sorted(known)}'
@@ -269,8 +270,12 @@ def looked_at(config, found):
 def layers_of(config, population, image) -> dict[str, bool]:
   """Layers from the input to the logits, and whether they have pixels."""
   network = population.network(int(population.steps[-1]), 0)
-  both = layer_codes.both_of(population.forward)
-  codes_of = jax.eval_shape(lambda x: both(x, *network)[1], image)
+  _, codes_of = jax.eval_shape(
+    lambda x: layer_codes.logits_and_codes(
+      x, *network, forward=population.forward
+    ),
+    image,
+  )
   hidden = {name: code.ndim > 1 for name, code in codes_of.items()}
   if config.layers != ('all',):
     hidden = {k: v for k, v in hidden.items() if k in config.layers}
@@ -337,7 +342,12 @@ def look(config, folder, sets, inputs, population, number, step):
   batch = int(np.clip(2**18 // xs[0].size, 32, 512))
   said = populations.classes(population, network, xs, batch_size=batch)
   tried = parallel.map_examples(
-    layer_codes.attacks(forward, config.attack_steps, config.max_gradients),
+    programs.bind(
+      layer_codes.attack_image,
+      forward=forward,
+      steps=config.attack_steps,
+      max_gradients=config.max_gradients,
+    ),
     (xs, said, np.arange(len(xs))),
     shared=(np.array(config.radii, np.float32), *network),
     batch_size=batch,
@@ -464,10 +474,10 @@ def summarize(config, run_dir):
     'networks': {
       name: {
         'n': len(group['test_accuracy']),
-        'accuracy': statistics.student(group['test_accuracy']),
-        'distance': statistics.student(np.median(group['distance'], axis=1)),
-        'not_found': statistics.student(np.isinf(group['distance']).mean(1)),
-        'fooled': [statistics.student(v) for v in group['fooled'].T],
+        'accuracy': statistics.t_mean(group['test_accuracy']),
+        'distance': statistics.t_mean(np.median(group['distance'], axis=1)),
+        'not_found': statistics.t_mean(np.isinf(group['distance']).mean(1)),
+        'fooled': [statistics.t_mean(v) for v in group['fooled'].T],
       }
       for name, group in first.items()
     },
@@ -488,7 +498,7 @@ def summarize(config, run_dir):
   }
   features = sorted((run_dir / 'features').glob('*.npz'))
   summary['features'] = {
-    path.stem: statistics.share(records.load_columns(path)['reencoded'])
+    path.stem: statistics.proportion(records.load_columns(path)['reencoded'])
     for path in features
   }
   return summary
@@ -541,7 +551,7 @@ def links(room, target):
 
 def of_layer(group, place):
   """Entries of one layer, over networks."""
-  entry = lambda v: statistics.student(v[:, place])
+  entry = lambda v: statistics.t_mean(v[:, place])
   names = [*ONE_EACH, *OF_MAPS, 'link_unit_room', 'link_room']
   found = {'layer': group['layers'][place]}
   found |= {name: entry(group[name]) for name in names}
@@ -574,7 +584,7 @@ def ratio(group, attack):
 
 def relative(values):
   """Of logarithms: their exponential mean, as an entry."""
-  found = statistics.student(values)
+  found = statistics.t_mean(values)
   return {
     'value': float(np.exp(found['value'])),
     'interval': np.exp(found['interval']).tolist(),
@@ -617,7 +627,7 @@ def judge(config, groups):
   _, rise_fresh = rise_of(fresh)
   step = lambda group, name: group[name][:, -2] - group[name][:, 1]
   text = lambda entry: common.with_interval(entry, '.3g')
-  student = statistics.student
+  t_mean = statistics.t_mean
   # Claim -> entries, each with the number it has to lie above.
   claims = {
     'telescope': {
@@ -628,21 +638,19 @@ def judge(config, groups):
       'that rise over the untrained one': (relative(rise - rise_fresh), 1)
     },
     'codes become diverse': {
-      'rise of cosine distance': (student(step(plain, 'diversity_units')), 0),
+      'rise of cosine distance': (t_mean(step(plain, 'diversity_units')), 0),
       'more than untrained by': (
-        student(
-          step(plain, 'diversity_units') - step(fresh, 'diversity_units')
-        ),
+        t_mean(step(plain, 'diversity_units') - step(fresh, 'diversity_units')),
         0,
       ),
     },
     'classes gather': {
       'fall of dispersion': (
-        student(-step(plain, 'dispersion_train_train')),
+        t_mean(-step(plain, 'dispersion_train_train')),
         0,
       ),
       'in the last layer below untrained by': (
-        student(
+        t_mean(
           (fresh['dispersion_train_train'] - plain['dispersion_train_train'])[
             :, -2
           ]
@@ -651,7 +659,7 @@ def judge(config, groups):
       ),
     },
     'units are for predictions': {
-      'rise of agreement': (student(step(plain, 'agreement')), 0)
+      'rise of agreement': (t_mean(step(plain, 'agreement')), 0)
     },
     'attacks grow in deep layers': {
       'ratio in the last over the first': (
@@ -660,14 +668,14 @@ def judge(config, groups):
       )
     },
     'crowded shallow codes are vulnerable': {
-      'partial correlation': (student(plain['link_unit_room'][:, 1]), 0),
+      'partial correlation': (t_mean(plain['link_unit_room'][:, 1]), 0),
       'above that with the untrained layer by': (
-        student((plain['link_unit_room'] - fresh['link_unit_room'])[:, 1]),
+        t_mean((plain['link_unit_room'] - fresh['link_unit_room'])[:, 1]),
         0,
       ),
     },
     "not the map's doing": {
-      f'rise of NMI, {name}': (student(step(plain, f'nmi_{key}')), 0)
+      f'rise of NMI, {name}': (t_mean(step(plain, f'nmi_{key}')), 0)
       for name, key in (('k-means', 'kmeans'), ('random bits', 'bits'))
     },
   }
@@ -689,8 +697,8 @@ def judge(config, groups):
   }
   # A network that did not learn is no robust one.
   if robust and not common.below(
-    statistics.student(fresh['test_accuracy']),
-    statistics.student(robust['test_accuracy']),
+    statistics.t_mean(fresh['test_accuracy']),
+    statistics.t_mean(robust['test_accuracy']),
   ):
     entry = found['robust networks have diverse codes']
     entry['verdict'] = 'undecided'

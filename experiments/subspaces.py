@@ -81,30 +81,27 @@ def bases(kind, k, key, autoencoder, codes, xs, train_xs):
   return found
 
 
-def solver(module, side, *, bounds, method, max_gradients):
-  """Returns the function of one example that `parallel` spreads.
+def measure(classifier, xs, labels, side, bases, **options):
+  """Returns the nearest boundary points of images, on or off their subspaces.
 
-  `(x, label, basis, variables)`, or without a basis for the side 'free'. What
-  it returns has the `FIELDS` and the point of `boundary.BoundaryPoint`, and of
-  a free search its normal.
+  Args:
+    classifier: `(module, variables)`.
+    xs, labels: images `[n, ...]` and their classes `[n]`.
+    side: of `SIDES`; or 'free', everywhere.
+    bases: a subspace for each image `[n, k, d]`; not used if free.
+    **options: further ones of `boundary.measure`.
   """
-
-  def solve(x, label, *rest):
-    *basis, variables = rest
-    project = (lambda v: SIDES[side](v, *basis)) if basis else None
-    found = boundary.nearest_point(
-      lambda v: module.apply(variables, v)[0],
-      x,
-      label,
-      bounds=bounds,
-      project=project,
-      method=method,
-      max_gradients=max_gradients,
-    )
-    fields = [*FIELDS, 'point'] + ['normal'] * (side == 'free')
-    return {name: getattr(found, name) for name in fields}
-
-  return solve
+  module, variables = classifier
+  free = side == 'free'
+  return boundary.measure(
+    lambda variables, x: module.apply(variables, x)[0],
+    xs,
+    labels,
+    params=variables,
+    project=None if free else SIDES[side],
+    project_rows=() if free else (bases,),
+    **options,
+  )
 
 
 def fractions(normal, step, basis):

@@ -116,7 +116,7 @@ def collect(config, run_dir, sets):
     images = train.outputs(forward, state, sets['test'])
     return {'test_error': float(np.mean(squared(images, sets['test'])))}
 
-  plan = training.recipe(config, loss)
+  plan = training.train_config(config, loss)
   xs = sets['train']
   state, curves = training.run(config, run_dir, about, plan, xs, xs, evaluate)
   forward = train.flax_forward(networks.build(about))
@@ -154,7 +154,7 @@ def summarize(config, run_dir):
     'test_error': statistics.mean(errors),
     'pca_error': statistics.mean(pca),
     'difference': difference,
-    'l2_error': statistics.estimate(statistics.median, lengths[:, None]),
+    'l2_error': statistics.estimate(statistics.sample_median, lengths[:, None]),
     'boundary_distance': distances_of(config.distances),
     'verdict': 'better than PCA' if better else 'not better than PCA',
   }
@@ -183,7 +183,7 @@ def distances_of(run_dir):
   if not first.any():
     raise common.FlagError(f'--distances={run_dir} has no l2 distances')
   values = table['distance'][first]
-  return statistics.estimate(statistics.median, values[:, None])
+  return statistics.estimate(statistics.sample_median, values[:, None])
 
 
 def report(summary):

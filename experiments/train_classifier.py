@@ -28,13 +28,13 @@ import dataclasses
 import jax
 import numpy as np
 
-from dmm_jax import adversarial
 from dmm_jax import data
 from dmm_jax import models
 from dmm_jax import plots
 from dmm_jax import records
 from dmm_jax import statistics
 from dmm_jax import train
+from dmm_jax.train import adversarial
 from experiments import common
 from experiments import networks
 from experiments import training
@@ -186,7 +186,7 @@ def collect(config, run_dir, sets):
       for name, pair in shown.items()
     }
 
-  plan = training.recipe(config, config.loss, adversary(config))
+  plan = training.train_config(config, config.loss, adversary(config))
   about = description(config, sets)
   pair = sets['train']
   _, curves = training.run(config, run_dir, about, plan, *pair, evaluate)

@@ -71,7 +71,6 @@ give one class alone, says nothing.
 """
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -83,6 +82,7 @@ from dmm_jax import models
 from dmm_jax import norms
 from dmm_jax import parallel
 from dmm_jax import plots
+from dmm_jax import programs
 from dmm_jax import records
 from dmm_jax import scaling
 from dmm_jax import statistics
@@ -192,7 +192,6 @@ def resized(config, xs, content, size):
   return data.resize(xs, size, channels)
 
 
-@functools.cache
 def module(name, num_classes):
   if name == 'mlp':
     return models.MLP((128, 128), num_classes=num_classes)
@@ -203,13 +202,15 @@ def fit(config, net, key, xs, labels):
   """Trains --num_networks networks: `(states before, after)`, stacked."""
   keys = jax.random.split(key, config.num_networks)
   weights, orders = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-  plan = train.Recipe(learning_rate=2e-3, num_epochs=config.epochs)
+  plan = train.TrainConfig(learning_rate=2e-3, num_epochs=config.epochs)
   optimizer = train.make_optimizer(plan, len(xs))
-  before = jax.vmap(lambda k: train.start(k, net, xs[0], optimizer))(weights)
+  before = jax.vmap(lambda k: train.init_state(k, net, xs[0], optimizer))(
+    weights
+  )
   forward = train.flax_forward(net)
 
   def last(key, state):
-    for pause in train.fit(key, forward, state, xs, labels, recipe=plan):
+    for pause in train.fit(key, forward, state, xs, labels, config=plan):
       after = pause.state
     return after
 
@@ -225,29 +226,27 @@ def fit(config, net, key, xs, labels):
   return jax.device_get((before, after))
 
 
-@functools.cache
-def solver(net, method, max_gradients):
-  """Returns the function of one example that `parallel` spreads."""
+def measure_image(x, params, norm, *, net, method, max_gradients):
+  """Distance of one input from the boundary of its own prediction.
 
-  def solve(x, params, norm):
-    logits_fn = lambda v: net.apply({'params': params}, v)[0]
-    found = boundary.nearest_point(
-      logits_fn,
-      x,
-      jnp.argmax(logits_fn(x)),
-      norm=norm,
-      bounds=(0.0, 1.0),
-      method=method,
-      max_gradients=max_gradients,
-      with_normal=False,
-    )
-    return {
-      'distance': found.distance,
-      'input_norm': norms.norm(x, norm),
-      'status': found.status,
-    }
-
-  return solve
+  The norm is an argument, so that all norms share what is compiled.
+  """
+  logits_fn = lambda v: net.apply({'params': params}, v)[0]
+  found = boundary.nearest_point(
+    logits_fn,
+    x,
+    jnp.argmax(logits_fn(x)),
+    norm=norm,
+    bounds=(0.0, 1.0),
+    method=method,
+    max_gradients=max_gradients,
+    with_normal=False,
+  )
+  return {
+    'distance': found.distance,
+    'input_norm': norms.norm(x, norm),
+    'status': found.status,
+  }
 
 
 # --- Measuring -------------------------------------------------------------
@@ -275,7 +274,12 @@ def unit(config, sets, name, content, size):
     config, test[: config.num_examples], jax.random.fold_in(key, 1)
   )
   kinds = np.repeat(INPUTS, len(probes) // 2)
-  solve = solver(net, config.method, config.max_gradients)
+  measure = programs.bind(
+    measure_image,
+    net=net,
+    method=config.method,
+    max_gradients=config.max_gradients,
+  )
   parts = []
   for trained, state in enumerate(states):
     for i in range(config.num_networks):
@@ -283,7 +287,7 @@ def unit(config, sets, name, content, size):
       right = train.accuracy(train.flax_forward(net), one, test, truth)
       for norm in NORMS:
         found = parallel.map_examples(
-          solve, (probes,), shared=(one.params, np.float32(norm))
+          measure, (probes,), shared=(one.params, np.float32(norm))
         )
         same = dict(
           model=name,
@@ -380,7 +384,7 @@ def row_of(config, table, content):
   difference = statistics.estimate(slope_difference(n), *pairs)
   trained = records.select(table, trained=True)
   accuracy = [
-    statistics.student(
+    statistics.t_mean(
       by_network(config, records.select(trained, n=v), 'accuracy').mean(1)
     )
     for v in n
@@ -391,7 +395,7 @@ def row_of(config, table, content):
     'n': [int(v) for v in n],
     'law': law,
     'accuracy': accuracy,
-    'not_found': statistics.share(np.isinf(table['distance'])),
+    'not_found': statistics.proportion(np.isinf(table['distance'])),
     'series': series,
     'trained_less_untrained': difference,
     'verdicts': [
@@ -404,11 +408,11 @@ def row_of(config, table, content):
 
 def described(config, n, parts, samples):
   """The slope of one kind of network and input, and its medians."""
-  middle = lambda values: statistics.estimate(statistics.median, values)
+  median = lambda values: statistics.estimate(statistics.sample_median, values)
   return {
     'slope': statistics.estimate(scaling.median_slope(n), *samples),
-    'relative': [middle(sample) for sample in samples],
-    'distance': [middle(by_network(config, p, 'distance')) for p in parts],
+    'relative': [median(sample) for sample in samples],
+    'distance': [median(by_network(config, p, 'distance')) for p in parts],
   }
 
 

@@ -97,6 +97,7 @@ from dmm_jax import nngp
 from dmm_jax import parallel
 from dmm_jax import plots
 from dmm_jax import predictions
+from dmm_jax import programs
 from dmm_jax import random_nets
 from dmm_jax import records
 from dmm_jax import statistics
@@ -273,15 +274,14 @@ def modules(config, num_classes):
   }
 
 
-@functools.cache
 def forward_of(module):
-  """As `train.fit` takes it."""
+  """The network as a function of one input, as `train.fit` takes it."""
+  return programs.bind(_forward, module=module)
 
-  def forward(params, stats, x, key, train):
-    del key, train
-    return module.apply({'params': params}, x), stats
 
-  return forward
+def _forward(params, stats, x, key, train, *, module):
+  del key, train
+  return module.apply({'params': params}, x), stats
 
 
 def images_of(config, sets, network):
@@ -304,7 +304,7 @@ def fit(config, name, module, sets, first, last):
     Two arrays `[networks, parameters]`.
   """
   xs, labels = sets['train']
-  plan = train.Recipe(
+  plan = train.TrainConfig(
     loss=config.loss,
     learning_rate=config.learning_rate,
     schedule='constant',
@@ -319,13 +319,13 @@ def fit(config, name, module, sets, first, last):
   keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(
     jnp.arange(first, last)
   )
-  state = jax.vmap(lambda k: train.start(k, module, xs[0], optimizer))(
+  state = jax.vmap(lambda k: train.init_state(k, module, xs[0], optimizer))(
     keys[:, 0]
   )
   flat = jax.vmap(lambda params: flatten_util.ravel_pytree(params)[0])
   before = np.asarray(flat(state.params))
   history = train.fit(
-    keys[:, 1], forward_of(module), state, xs, labels, recipe=plan
+    keys[:, 1], forward_of(module), state, xs, labels, config=plan
   )
   with tqdm.tqdm(
     history, desc='training', total=config.epochs, unit='epoch', leave=False
@@ -338,44 +338,51 @@ def fit(config, name, module, sets, first, last):
 # --- Measuring -------------------------------------------------------------
 
 
-@functools.cache
-def searcher(norms, method, max_gradients):
-  """`(logits_fn, x) -> random_nets.Distances`, one object for equal options."""
-  return functools.partial(
-    random_nets.distances,
-    exponents=norms,
+def search_options(config):
+  """The options of `random_nets.distances`."""
+  return dict(
+    exponents=config.norms,
     bounds=BOUNDS,
-    method=method,
-    max_gradients=max_gradients,
+    method=config.method,
+    max_gradients=config.max_gradients,
   )
 
 
-def searcher_of(config):
-  return searcher(config.norms, config.method, config.max_gradients)
-
-
-@functools.cache
-def finite(module, shape, search):
-  """Functions of one network's weights: its distances, its share right."""
+def logits_of(flat, module, shape):
+  """A network, given its weights as a vector, as a function of one input."""
   x = jax.ShapeDtypeStruct(shape, np.float32)
   example = jax.eval_shape(module.init, jax.random.key(0), x)['params']
   blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), example)
   _, unravel = flatten_util.ravel_pytree(blank)
+  params = unravel(flat)
+  return lambda v: module.apply({'params': params}, v)[0]
 
-  def network(flat):
-    params = unravel(flat)
-    return lambda v: module.apply({'params': params}, v)[0]
 
-  def measure(flat, images):
-    return jax.vmap(functools.partial(search, network(flat)))(images)
+def measure_network(flat, images, *, module, **options):
+  """Returns `random_nets.Distances` of one network's images."""
+  logits_fn = logits_of(flat, module, images.shape[1:])
+  return jax.vmap(lambda x: random_nets.distances(logits_fn, x, **options))(
+    images
+  )
 
-  def right(flat, xs, labels):
-    found = jax.lax.map(
-      lambda v: jnp.argmax(network(flat)(v)), xs, batch_size=100
-    )
-    return jnp.mean(found == labels)
 
-  return measure, right
+def accuracy(flat, xs, labels, *, module):
+  """Returns the proportion of examples that one network classifies right."""
+  logits_fn = logits_of(flat, module, xs.shape[1:])
+  found = jax.lax.map(lambda v: jnp.argmax(logits_fn(v)), xs, batch_size=100)
+  return jnp.mean(found == labels)
+
+
+def infinite_logits(x, *fitted, name, kind):
+  """Logits of a trained infinitely wide network at one input."""
+  kernel_fn, fitted = predictions.kernel(name), nngp.Regression(*fitted)
+  return nngp.posterior_mean(kernel_fn, fitted, x, kind=kind)
+
+
+def measure_infinite_image(x, *fitted, name, kind, **options):
+  """Returns `random_nets.Distances` of one input of such a network."""
+  logits_fn = lambda v: infinite_logits(v, *fitted, name=name, kind=kind)
+  return random_nets.distances(logits_fn, x, **options)
 
 
 def collect(config, run_dir, sets):
@@ -390,12 +397,10 @@ def collect(config, run_dir, sets):
   limits = [
     (n, k) for n in config.infinite for k in config.kinds if n != 'none'
   ]
-  search, shape = searcher_of(config), sets['train'][0].shape[1:]
 
   def compute(done):
     for name, first in groups[done:]:
-      network = name, known[name], *finite(known[name], shape, search)
-      yield measure_group(config, sets, first, *network)
+      yield measure_group(config, sets, first, name, known[name])
     for name, kind in limits[max(done - len(groups), 0) :]:
       yield measure_infinite(config, name, kind, sets)
 
@@ -404,7 +409,7 @@ def collect(config, run_dir, sets):
   common.gather(run_dir, names, compute, 'part')
 
 
-def measure_group(config, sets, first, name, module, measure, right):
+def measure_group(config, sets, first, name, module):
   """Rows of some networks of one architecture, before and after training."""
   last = min(first + config.together, config.num_networks)
   images = np.stack([images_of(config, sets, i) for i in range(first, last)])
@@ -414,8 +419,12 @@ def measure_group(config, sets, first, name, module, measure, right):
   spread = functools.partial(
     parallel.map_examples,
     batch_size=last - first,
-    lanes=1 if jax.default_backend() == 'cpu' else None,
+    vmap_size=1 if jax.default_backend() == 'cpu' else None,
   )
+  measure = programs.bind(
+    measure_network, module=module, **search_options(config)
+  )
+  right = programs.bind(accuracy, module=module)
   parts = []
   for state, flat in (('untrained', before), ('trained', after)):
     found = spread(measure, (flat, images))
@@ -429,22 +438,17 @@ def measure_infinite(config, name, kind, sets):
   num = -(-config.num_infinite // config.num_images)
   num = min(num, config.num_networks)
   images = np.stack([images_of(config, sets, i) for i in range(num)])
-  kernel_fn = predictions.kernel(name)
   fitted = nngp.fit_regression(
-    kernel_fn, *sets['train'], kind=kind, ridge=config.ridge
+    predictions.kernel(name),
+    *sets['train'],
+    kind=kind,
+    ridge=config.ridge,
+    num_classes=int(sets['train'][1].max()) + 1,
   )
-  search = searcher_of(config)
-
-  def logits(x, *fitted):
-    return nngp.posterior_mean(
-      kernel_fn, nngp.Regression(*fitted), x, kind=kind
-    )
-
-  def measure(x, *fitted):
-    return search(lambda v: logits(v, *fitted), x)
-
   found = parallel.map_examples(
-    measure,
+    programs.bind(
+      measure_infinite_image, name=name, kind=kind, **search_options(config)
+    ),
     (images.reshape(-1, *images.shape[2:]),),
     shared=tuple(fitted),
     batch_size=100,
@@ -453,6 +457,7 @@ def measure_infinite(config, name, kind, sets):
   found = jax.tree.map(
     lambda v: v.reshape(*images.shape[:2], *v.shape[1:]), found
   )
+  logits = programs.bind(infinite_logits, name=name, kind=kind)
   rates = []
   for split in ('train', 'test'):
     xs, labels = sets[split]
@@ -622,7 +627,7 @@ def right_share(rates, single):
   value = float(rates[0])
   if single:
     return {'value': value, 'interval': [value, value]}
-  return statistics.student(rates)
+  return statistics.t_mean(rates)
 
 
 def start(values):

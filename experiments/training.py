@@ -55,11 +55,13 @@ class Config:
   snapshots: bool = common.flag(True, 'Keep checkpoints of chosen steps.')
 
 
-def recipe(config: Config, loss: str, adversary=None) -> train.Recipe:
-  """The recipe of the flags."""
+def train_config(
+  config: Config, loss: str, adversary=None
+) -> train.TrainConfig:
+  """Returns how to train, as the flags say."""
   other = {'adversary', 'num_epochs', 'loss'}
-  same = {n: getattr(config, n) for n in set(train.Recipe._fields) - other}
-  return train.Recipe(
+  same = {n: getattr(config, n) for n in set(train.TrainConfig._fields) - other}
+  return train.TrainConfig(
     **same, loss=loss, num_epochs=config.epochs, adversary=adversary
   )
 
@@ -75,7 +77,7 @@ def run(
   config: Config,
   run_dir,
   description: dict,
-  plan: train.Recipe,
+  plan: train.TrainConfig,
   xs,
   targets,
   evaluate: Callable[[train.Forward, train.State], dict],
@@ -100,13 +102,13 @@ def run(
   module = networks.build(description)
   optimizer = train.make_optimizer(plan, len(xs))
   weights, order = jax.random.split(jax.random.key(config.seed))
-  state = train.start(weights, module, xs[0], optimizer)
+  state = train.init_state(weights, module, xs[0], optimizer)
   forward = train.flax_forward(module)
   per_epoch = train.steps_per_epoch(plan, len(xs))
-  stops = tuple(train.log_spaced(config.epochs * per_epoch))
+  pauses = tuple(train.log_spaced(config.epochs * per_epoch))
   state, first, rows = _resume(run_dir, state)
   done = first // per_epoch
-  keep = stops if config.snapshots else ()
+  keep = pauses if config.snapshots else ()
   folder = run_dir / 'checkpoints'
   with (
     tqdm.tqdm(total=config.epochs, initial=done, unit='epoch') as bar,
@@ -118,9 +120,9 @@ def run(
       state,
       xs,
       targets,
-      recipe=plan,
+      config=plan,
       first_step=first,
-      stops=stops,
+      pause_steps=pauses,
     ):
       row = dict(step=pause.step, epoch=pause.epoch, loss=float(pause.loss))
       if pause.step and pause.step == pause.epoch * per_epoch:
@@ -170,7 +172,7 @@ def classifier(
     found = networks.read_for(directory, xs.shape[1:], num_classes)
     return found.module, networks.variables(found.state)
   about = networks.describe('classifier', 'mlp', num_classes=num_classes)
-  plan = train.Recipe(
+  plan = train.TrainConfig(
     num_epochs=epochs, learning_rate=3e-3, adversary=adversary
   )
   return fit_once(run_dir, key, about, xs, labels, plan)
@@ -188,7 +190,7 @@ def autoencoder(run_dir, key, directory, xs, latent, epochs) -> tuple:
     widths=(16, 32),
     shape=xs.shape[1:],
   )
-  plan = train.Recipe(
+  plan = train.TrainConfig(
     num_epochs=epochs, learning_rate=3e-3, loss='reconstruction'
   )
   return fit_once(run_dir, key, about, xs, xs, plan)
@@ -212,12 +214,12 @@ def fit_once(run_dir, key, description, xs, targets, plan) -> tuple:
   module = networks.build(description)
   optimizer = train.make_optimizer(plan, len(xs))
   weights, order = jax.random.split(key)
-  state = train.start(weights, module, xs[0], optimizer)
+  state = train.init_state(weights, module, xs[0], optimizer)
   flat, unravel = flatten_util.ravel_pytree((state.params, state.stats))
   path = run_dir / f'{kind}.npz'
   if not records.agree(path.exists()):
     forward = train.flax_forward(module)
-    history = train.fit(order, forward, state, xs, targets, recipe=plan)
+    history = train.fit(order, forward, state, xs, targets, config=plan)
     with tqdm.tqdm(
       history, desc=f'training {kind}', total=plan.num_epochs, unit='epoch'
     ) as bar:

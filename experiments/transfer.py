@@ -76,6 +76,7 @@ from dmm_jax import manifold
 from dmm_jax import norms
 from dmm_jax import parallel
 from dmm_jax import plots
+from dmm_jax import programs
 from dmm_jax import records
 from dmm_jax import statistics
 from dmm_jax import train
@@ -207,83 +208,73 @@ def middle(config):
   return config.radii[len(config.radii) // 2]
 
 
-@functools.cache
-def fooled_at(forward, steps):
-  """Of an image: whether projected gradient changes its class."""
-  move = populations.ascend(forward, steps)
-
-  def look(x, label, number, radius, params, stats):
-    moved = move(jax.random.key(number), x, label, radius, params, stats)
-    logits = populations.logits_of(forward, params, stats)(moved)
-    return logits.argmax() != label
-
-  return look
+def is_fooled(x, label, number, radius, params, stats, *, forward, steps):
+  """Whether projected gradient changes the class of an image."""
+  logits_fn = populations.logits_of(forward, params, stats)
+  key = jax.random.key(number)
+  moved = populations.ascend(key, logits_fn, x, label, radius, steps)
+  return logits_fn(moved).argmax() != label
 
 
-@functools.cache
-def climb(forward, steps):
-  """Of an image: one attack, and noise, as of `attacks`."""
-  move = populations.ascend(forward, steps)
-
-  def look(x, label, number, radii, basis, params, stats):
-    del basis
-    moved = move(jax.random.key(number), x, label, radii[0], params, stats)
-    noise = jnp.clip(x + radii[0] * signs_of(x, number), 0.0, 1.0)
-    return moved[None], noise[None]
-
-  return look
+def attack_once(
+  x, label, number, radii, basis, params, stats, *, forward, steps
+):
+  """One attack on an image, and noise, as of `attack_image`."""
+  del basis
+  logits_fn = populations.logits_of(forward, params, stats)
+  key = jax.random.key(number)
+  moved = populations.ascend(key, logits_fn, x, label, radii[0], steps)
+  noise = jnp.clip(x + radii[0] * signs_of(x, number), 0.0, 1.0)
+  return moved[None], noise[None]
 
 
 def signs_of(x, number):
   return jax.random.rademacher(jax.random.key(number + 1), x.shape, x.dtype)
 
 
-@functools.cache
-def attacks(forward, steps, factors):
-  """Of an image: all attacks `[a, ...]`, and noise of their sizes likewise."""
-  move = populations.ascend(forward, steps)
-
-  def look(x, label, number, radii, basis, params, stats):
-    logits_fn = populations.logits_of(forward, params, stats)
-    climbed = jax.vmap(
-      lambda radius: move(
-        jax.random.key(number), x, label, radius, params, stats
-      )
-    )(radii)
-    found = boundary.nearest_point(
-      logits_fn,
-      x,
-      label,
-      bounds=(0.0, 1.0),
-      method='projection',
-      max_gradients=40,
+def attack_image(
+  x, label, number, radii, basis, params, stats, *, forward, steps, factors
+):
+  """All attacks on an image `[a, ...]`, and noise of their sizes likewise."""
+  logits_fn = populations.logits_of(forward, params, stats)
+  ascended = jax.vmap(
+    lambda radius: populations.ascend(
+      jax.random.key(number), logits_fn, x, label, radius, steps
     )
-    step = found.point - x
-    longest = factors[-1] * norms.norm(step, 2)
-    scaled = lambda v: v * longest / jnp.maximum(norms.norm(v, 2), 1e-12)
-    on, off = manifold.split(step, basis)
-    steps = jnp.stack([f * step for f in factors] + [scaled(on), scaled(off)])
-    sign = signs_of(x, number)
-    noise = jax.random.normal(jax.random.key(number + 2), x.shape)
-    sizes = jax.vmap(lambda v: norms.norm(v, 2))(steps)
-    spread = lambda v, by: v[None] * by.reshape(-1, *[1] * x.ndim)
-    same = jnp.concatenate(
-      [spread(sign, radii), spread(noise / norms.norm(noise, 2), sizes)]
-    )
-    moved = jnp.concatenate([climbed, x[None] + steps])
-    return jnp.clip(moved, 0.0, 1.0), jnp.clip(x[None] + same, 0.0, 1.0)
-
-  return look
+  )(radii)
+  found = boundary.nearest_point(
+    logits_fn,
+    x,
+    label,
+    bounds=(0.0, 1.0),
+    method='projection',
+    max_gradients=40,
+  )
+  step = found.point - x
+  longest = factors[-1] * norms.norm(step, 2)
+  scaled = lambda v: v * longest / jnp.maximum(norms.norm(v, 2), 1e-12)
+  on, off = manifold.split(step, basis)
+  moves = jnp.stack([f * step for f in factors] + [scaled(on), scaled(off)])
+  sign = signs_of(x, number)
+  noise = jax.random.normal(jax.random.key(number + 2), x.shape)
+  sizes = jax.vmap(lambda v: norms.norm(v, 2))(moves)
+  spread = lambda v, by: v[None] * by.reshape(-1, *[1] * x.ndim)
+  same = jnp.concatenate(
+    [spread(sign, radii), spread(noise / norms.norm(noise, 2), sizes)]
+  )
+  moved = jnp.concatenate([ascended, x[None] + moves])
+  return jnp.clip(moved, 0.0, 1.0), jnp.clip(x[None] + same, 0.0, 1.0)
 
 
 def matched_radius(config, forward, network, images, own):
   """The least linf radius of the wanted success, to 2 %; 1 if there is none."""
   low, high = 0.0, 1.0
   numbers = np.arange(len(images))
+  fooled = programs.bind(is_fooled, forward=forward, steps=config.attack_steps)
   while high - low > 0.02 * high and high > 1e-3:
     radius = np.sqrt(max(low, high / 64) * high)
     hits = parallel.map_examples(
-      fooled_at(forward, config.attack_steps),
+      fooled,
       (images, own, numbers),
       shared=(np.float32(radius), *network),
     )
@@ -295,22 +286,16 @@ def matched_radius(config, forward, network, images, own):
 # --- Measuring -------------------------------------------------------------
 
 
-@functools.cache
-def crossing(forward):
-  """Of a segment: its first crossing."""
-  return lambda start, end, labels, params, stats: (
-    halfway.crossings(
-      populations.logits_of(forward, params, stats), start, end, *labels
-    ).fraction
-  )
+def crossing_fraction(start, end, labels, params, stats, *, forward):
+  """The first crossing of a segment, as a fraction of the way."""
+  logits_fn = populations.logits_of(forward, params, stats)
+  return halfway.crossings(logits_fn, start, end, *labels).fraction
 
 
-@functools.cache
-def direction(forward):
-  """Of an image: its adversarial direction."""
-  return lambda x, label, params, stats: halfway.loss_direction(
-    populations.logits_of(forward, params, stats), x, label
-  )
+def loss_direction(x, label, params, stats, *, forward):
+  """The adversarial direction of an image."""
+  logits_fn = populations.logits_of(forward, params, stats)
+  return halfway.loss_direction(logits_fn, x, label)
 
 
 def everyone(found, step=None):
@@ -377,9 +362,8 @@ def describe_networks(config, sets, finished, right, each):
   rows, directions = [], []
   for (population, number, network), hits in zip(finished, right, strict=True):
     labels = segments.labels(pairs, sets, population.labels[number])
-    directions.append(
-      each(direction(population.forward), (images, truth), shared=network)
-    )
+    direction = programs.bind(loss_direction, forward=population.forward)
+    directions.append(each(direction, (images, truth), shared=network))
     rows.append(
       {
         'population': population.name,
@@ -387,7 +371,7 @@ def describe_networks(config, sets, finished, right, each):
         'samples': len(population.rows[number]),
         'accuracy': hits.mean(),
         'fraction': each(
-          crossing(population.forward),
+          programs.bind(crossing_fraction, forward=population.forward),
           (*(v[drawn] for v in ends), labels[drawn]),
           shared=network,
         ),
@@ -400,11 +384,11 @@ def describe_networks(config, sets, finished, right, each):
 def alignment(sets, population, images, truth, each):
   """Columns of one population along training, one row a network and step."""
   rows = []
+  direction = programs.bind(loss_direction, forward=population.forward)
   for step in population.steps.tolist():
     networks = [net for _, _, net in everyone([population], step)]
     directions = [
-      each(direction(population.forward), (images, truth), shared=net)
-      for net in networks
+      each(direction, (images, truth), shared=net) for net in networks
     ]
     cosines = halfway.cosines(np.stack(directions))
     for number, net in enumerate(networks):
@@ -423,22 +407,23 @@ def attack(config, source, finished, given, each, *, unfinished):
   population, number, step, network = source
   images, seen, basis = given
   forward = population.forward
-  look_at = functools.partial(populations.classes, **each.keywords)
-  own = look_at(population, network, images)
+  classify = functools.partial(populations.classes, **each.keywords)
+  own = classify(population, network, images)
   radii, names = [middle(config)], [f'linf {middle(config):g}']
-  look = climb(forward, config.attack_steps)
+  options = dict(forward=forward, steps=config.attack_steps)
+  run_attacks = programs.bind(attack_once, **options)
   if not unfinished:
     matched = matched_radius(config, forward, network, images, own)
     radii, names = [*config.radii, matched], names_of(config)
-    look = attacks(forward, config.attack_steps, config.factors)
+    run_attacks = programs.bind(attack_image, **options, factors=config.factors)
   tried = each(
-    look,
+    run_attacks,
     (images, own, np.arange(len(images))),
     shared=(np.array(radii, np.float32), basis, *network),
   )
   moved, noise = (np.moveaxis(v, 1, 0) for v in tried)
   flat = np.concatenate([moved, noise]).reshape(-1, *images.shape[1:])
-  given_to = lambda population, net: look_at(population, net, flat).reshape(
+  given_to = lambda population, net: classify(population, net, flat).reshape(
     2, len(names), len(images)
   )
   fooled = given_to(population, network)[0] != own
@@ -498,10 +483,10 @@ def summarize(config, run_dir, sets):
     'networks': {
       name: {
         'n': int(np.sum(networks['population'] == name)),
-        'accuracy': statistics.student(
+        'accuracy': statistics.t_mean(
           networks['accuracy'][networks['population'] == name]
         ),
-        'radius': statistics.student(
+        'radius': statistics.t_mean(
           records.select(matched, population=name)['linf']
         ),
         'fooled': {
@@ -539,7 +524,7 @@ def block(config, networks, part, source, target):
   rows, columns = ends_of(config, networks, source, target)
   same = np.array_equal(rows, columns)
   return {
-    name: statistics.pairs(part[name][np.ix_(rows, columns)], same=same)
+    name: statistics.pair_mean(part[name][np.ix_(rows, columns)], same=same)
     for name in ('transfer', 'noise')
   }
 
@@ -556,7 +541,7 @@ def unfinished(config, table, networks, first):
         'step': step,
         'fooled': float(part['fooled'].mean()),
         **{
-          kind: statistics.pairs(part[kind][:, place], same=True)
+          kind: statistics.pair_mean(part[kind][:, place], same=True)
           for kind in ('transfer', 'noise')
         },
       }
@@ -572,12 +557,14 @@ def parts(config, networks, part):
     name = f'{config.models[0]}-part{num}'
     ends = ends_of(config, networks, name, name)
     of = networks['population'] == name
-    pick = lambda m, ends=ends: statistics.pairs(m[np.ix_(*ends)], same=False)
+    pick = lambda m, ends=ends: statistics.pair_mean(
+      m[np.ix_(*ends)], same=False
+    )
     rows.append(
       {
         'samples': num,
-        'accuracy': statistics.student(networks['accuracy'][of]),
-        'spread': statistics.student(
+        'accuracy': statistics.t_mean(networks['accuracy'][of]),
+        'spread': statistics.t_mean(
           np.nanstd(networks['fraction'][of], axis=1)
         ),
         'concordance': pick(agree),
@@ -598,8 +585,8 @@ def aligned(run_dir, sets):
     rows.append(
       {
         'step': step,
-        'accuracy': statistics.student(part['accuracy']),
-        'cosine': statistics.pairs(part['cosine'], same=True),
+        'accuracy': statistics.t_mean(part['accuracy']),
+        'cosine': statistics.pair_mean(part['cosine'], same=True),
       }
     )
   labels = sets['test'][1]

@@ -1,8 +1,24 @@
 """Independent implementations that the tests hold the library to."""
 
+import contextlib
+
 import jax
 import numpy as np
 from scipy import optimize
+
+
+@contextlib.contextmanager
+def compilations():
+  """Yields a list that grows by an entry whenever XLA compiles a program."""
+  compiled, counting = [], True
+
+  def listen(event, duration, **_):
+    if counting and event == '/jax/core/compile/backend_compile_duration':
+      compiled.append(duration)
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  yield compiled
+  counting = False
 
 
 def optimized(fn):

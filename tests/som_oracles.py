@@ -107,6 +107,38 @@ def u_matrix(weights, topology):
   return out
 
 
+def all_distances(xs, units, distance):
+  """Distances of all codes from all units in float64, `[n, k]`."""
+  xs, units = xs.astype(float), units.astype(float)
+  away = xs[:, None] - units[None]
+  if distance == 'euclidean':
+    return np.linalg.norm(away, axis=-1)
+  if distance == 'l1':
+    return np.abs(away).sum(-1)
+  if distance == 'linf':
+    return np.abs(away).max(-1)
+  if distance == 'correlation':
+    xs, units = (v - v.mean(-1, keepdims=True) for v in (xs, units))
+  lengths = [np.linalg.norm(v, axis=-1, keepdims=True) for v in (xs, units)]
+  xs, units = (
+    v / np.maximum(size, 1e-99)
+    for v, size in zip((xs, units), lengths, strict=True)
+  )
+  away = np.sum((xs[:, None] - units[None]) ** 2, axis=-1) / 2
+  return np.where((lengths[0] > 0) & (lengths[1].T > 0), away, 1)
+
+
+def distortion(weights, xs, sigma):
+  """Mean over codes of squared distances by influence, euclidean."""
+  total = 0
+  for x in xs:
+    h = influence(
+      weights.shape[:2], winner(x, weights), sigma, 'rectangular', 'gaussian'
+    )
+    total += np.sum(h * np.sum((x - weights) ** 2, -1))
+  return total / len(xs)
+
+
 def torus_distances(grid, topology):
   """Least distance over the nine nearest copies, `[units, units]`."""
   rows, cols = grid

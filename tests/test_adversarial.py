@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dmm_jax import adversarial
-from dmm_jax import losses
+from dmm_jax.train import adversarial
+from dmm_jax.train import losses
 
 KEY = jax.random.key(0)
 W = jnp.asarray(np.random.default_rng(0).normal(size=(3, 6)), jnp.float32)
@@ -36,9 +36,53 @@ def test_a_flat_loss_moves_nothing_but_the_start():
   assert np.all(np.isfinite(got)) and np.linalg.norm(got - X) <= 0.1 + 1e-6
 
 
-def test_other_norms_are_refused():
-  with pytest.raises(ValueError, match='norm 2 or inf'):
-    adversarial.perturb(KEY, jnp.sum, X, adversarial.Adversary(0.1, 1))
+@pytest.mark.parametrize(
+  'change, words',
+  [
+    ({'norm': 1}, 'norm of an adversary must be 2 or inf, got 1'),
+    ({'norm': np.nan}, 'norm .* 2 or inf, got nan'),
+    ({'radius': np.nan}, 'radius .* finite and not negative, got nan'),
+    ({'radius': -0.1}, 'radius .* finite and not negative, got -0.1'),
+    ({'radius': np.inf}, 'radius .* finite'),
+    ({'num_steps': 0}, 'num_steps .* at least 1, got 0'),
+    ({'step_size': np.nan}, 'step_size .* finite and not negative'),
+    ({'trades': -1.0}, 'trades .* finite and not negative'),
+    ({'low': 1.0, 'high': 0.0}, 'low .* below high, got 1.0 and 0.0'),
+    ({'low': np.nan}, 'low .* below high, got nan'),
+  ],
+)
+def test_values_that_are_none_are_named(change, words):
+  adversary = adversarial.Adversary(0.1)._replace(**change)
+  with pytest.raises(ValueError, match=words):
+    adversarial.perturb(KEY, jnp.sum, X, adversary)
+  # Also where inputs are traced.
+  with pytest.raises(ValueError, match=words):
+    jax.jit(lambda x: adversarial.perturb(KEY, jnp.sum, x, adversary))(X)
+
+
+def test_the_radius_may_be_traced():
+  perturb = lambda radius: adversarial.perturb(
+    KEY, lambda v: W[0] @ v, X, adversarial.Adversary(radius, np.inf)
+  )
+  np.testing.assert_allclose(jax.jit(perturb)(0.1), perturb(0.1), atol=1e-6)
+
+
+@pytest.mark.parametrize('norm', [2, np.inf])
+@pytest.mark.parametrize('low, high', [(0.0, 1.0), (-np.inf, np.inf), (9, 10)])
+def test_steps_stay_in_the_ball_wherever_inputs_are(norm, low, high):
+  xs = jnp.asarray(np.random.default_rng(1).normal(0, 2, (40, 6)), jnp.float32)
+  adversary = adversarial.Adversary(0.1, norm, low=low, high=high)
+  one = lambda key, x: adversarial.perturb(
+    key, lambda v: jnp.sum(jnp.sin(7 * v)), x, adversary
+  )
+  moved = np.asarray(jax.vmap(one)(jax.random.split(KEY, 40), xs))
+  step = moved - xs
+  assert np.linalg.norm(step, norm, axis=1).max() <= 0.1 * (1 + 1e-5)
+  # Outside of the range numbers move towards it alone.
+  assert np.all(moved <= np.maximum(xs, high) + 1e-6)
+  assert np.all(moved >= np.minimum(xs, low) - 1e-6)
+  if low == 9:
+    assert np.all(step >= 0) and np.any(step > 0.01)
 
 
 def value(adversary, weights=W):

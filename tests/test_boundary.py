@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import problems
 import pytest
 from scipy import optimize
 
@@ -12,6 +13,7 @@ from dmm_jax import margins
 from dmm_jax import norms
 from dmm_jax.boundary import bundle
 from dmm_jax.boundary import portfolio
+from dmm_jax.boundary import problem as problem_lib
 from dmm_jax.boundary import projection
 from dmm_jax.boundary import rays
 from dmm_jax.boundary.point import Segment
@@ -288,21 +290,6 @@ def test_measure_keeps_order_and_counts():
   assert empty.distance.shape == (0,) and empty.point.shape == (0, 5)
 
 
-def test_measure_compiles_once_for_one_network():
-  traces = []
-
-  def logits_fn(x):
-    traces.append(x)
-    return jnp.stack([x[0], x[1]])
-
-  xs = np.random.default_rng(0).normal(size=(16, 2)).astype(np.float32)
-  boundary.measure(logits_fn, xs, method='fast', batch_size=8)
-  first = len(traces)
-  boundary.measure(logits_fn, xs, method='fast', batch_size=8)
-  # What is traced again is the shape check alone, not the search.
-  assert len(traces) - first <= 1 < first
-
-
 def test_measure_refuses_bad_input():
   logits_fn, *_ = linear_network()
   xs = np.zeros((3, 5), np.float32)
@@ -344,22 +331,22 @@ def test_thousand_classes():
 def unit_segment(margin_fn):
   """The segment from 0 to 1, for a network whose class 0 has this margin."""
   logits_fn = lambda p: jnp.stack([margin_fn(p), jnp.zeros(())])
+  problem = problems.create(logits_fn, jnp.zeros(1), 0)
   ends = jnp.zeros(1), jnp.ones(1)
-  start, end = (margins.lead(logits_fn(p), 0) for p in ends)
-  return logits_fn, Segment(*ends, start, end, 1, Status.FOUND, 0, 0)
+  start, end = (problem_lib.margin_at(problem, p).value for p in ends)
+  return problem, Segment(*ends, start, end, 1, Status.FOUND, 0, 0)
 
 
 @pytest.mark.parametrize('tolerance', [1e-2, 1e-4, 1e-6])
-def test_pull_back_brackets_the_root(tolerance):
+def test_refined_crossing_brackets_the_root(tolerance):
   for margin_fn, root in (
     (lambda p: 0.3 - p[0], 0.3),
     (lambda p: jnp.where(p[0] < 0.7, 1.0, -1e-3), 0.7),
     (lambda p: jnp.cos(p[0] * jnp.pi) ** 3, 0.5),
     (lambda p: jnp.exp(-20 * p[0]) - 1e-6, 6 * np.log(10) / 20),
   ):
-    logits_fn, segment = unit_segment(margin_fn)
-    outer, margin, target, forwards = rays.pull_back(
-      logits_fn, 0, segment, tolerance=tolerance
+    outer, margin, target, forwards = rays.refine_crossing(
+      *unit_segment(margin_fn), tolerance=tolerance
     )
     assert margin < 0 and target == 1
     np.testing.assert_allclose(margin, margin_fn(outer), rtol=1e-5)
@@ -367,9 +354,10 @@ def test_pull_back_brackets_the_root(tolerance):
     assert forwards <= 40
 
 
-def test_pull_back_on_a_linear_piece_takes_two_evaluations():
-  logits_fn, segment = unit_segment(lambda p: 0.2 - p[0])
-  *_, forwards = rays.pull_back(logits_fn, 0, segment, tolerance=1e-4)
+def test_refinement_on_a_linear_piece_takes_two_evaluations():
+  *_, forwards = rays.refine_crossing(
+    *unit_segment(lambda p: 0.2 - p[0]), tolerance=1e-4
+  )
   assert forwards == 2
 
 
@@ -403,35 +391,36 @@ def test_margins():
   chex.assert_shape(margins.margin(logits, 0), ())
   # 4 units of rounding are no lead of another class, 16 are.
   near = lambda units: jnp.array([1.0, 1 + units * 2.0**-23])
-  assert margins.lead(near(4), 0) > 0 > margins.lead(near(16), 0)
+  with_tolerance = margins.margin_with_tolerance
+  assert with_tolerance(near(4), 0) > 0 > with_tolerance(near(16), 0)
+  # The rounding of the two that meet counts, not of a class far away.
+  for mask in (-1e9, -jnp.inf):
+    masked = jnp.append(near(16), mask)
+    assert with_tolerance(masked, 0) == with_tolerance(near(16), 0)
 
 
 def test_a_bundle_finds_the_bottom_of_a_kink():
   cuts = jnp.array([[2.0, -1.0], [-1.0, 2.0]])
   logits_fn = lambda x: jnp.stack([1.0, jnp.min(cuts @ x)])
   x, start = jnp.zeros(2), jnp.array([1.25, 1.5])  # On the first piece.
-  state = projection.blank(x, jnp.float32(1))._replace(
-    here=start,
-    base=start,
+  problem = problems.create(logits_fn, x, 0)
+  state = projection.blank(problem)._replace(
+    point=start,
+    iterate=start,
     best=start,
     distance=jnp.linalg.norm(start),
     target=jnp.int32(1),
     status=jnp.int32(Status.FOUND),
   )
-  polish = functools.partial(
-    bundle.polish, logits_fn, norm=2, low=-jnp.inf, high=jnp.inf
-  )
-  end = jax.jit(functools.partial(polish, max_gradients=30))(
-    x, 0, jnp.float32(1), state
-  )
+  end = jax.jit(lambda state: bundle.polish(problem, state, rounds=30))(state)
   np.testing.assert_allclose(end.distance, 2**0.5, rtol=3e-3)
   assert end.distance >= 2**0.5 * (1 - 1e-5)
 
 
-def test_budget_of_a_contest_is_what_its_jobs_take():
+def test_budget_is_what_all_tasks_take():
   for budget, num_classes in ((40, 10), (200, 10), (2000, 2), (2000, 10)):
-    looked_at, heats = portfolio.plan(budget, num_classes)
-    jobs = portfolio._jobs(heats)
-    rounds = int(np.sum(jobs.rounds + jobs.polish))
-    assert rounds == sum(heat.cost for heat in heats)
-    assert 0.9 * budget <= looked_at + rounds <= budget
+    expanded, stages = portfolio.plan(budget, num_classes)
+    tasks = portfolio._tasks(stages, jnp.float32)
+    rounds = int(np.sum(tasks.rounds + tasks.polish))
+    assert rounds == sum(stage.cost for stage in stages)
+    assert 0.9 * budget <= expanded + rounds <= budget

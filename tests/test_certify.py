@@ -1,5 +1,4 @@
 import fractions
-import functools
 import itertools
 
 import jax
@@ -149,8 +148,8 @@ def check_random_network(seed, p, bounds):
     assert proven <= distance <= proven * (1 + 2e-5)
     np.testing.assert_allclose(np.linalg.norm(point - x, p), distance)
     values = logits(layers, point)
-    lead = values[label] - np.delete(values, label).max()
-    assert lead <= 1e-6
+    margin = values[label] - np.delete(values, label).max()
+    assert margin <= 1e-6
     # What is searched at random is never nearer.
     reach = proven * (1 - 1e-9)
   else:
@@ -223,14 +222,14 @@ def test_neuron_bounds_hold_and_are_tighter_than_intervals(p):
   assert np.mean(found[1][0] - interval) > 0.05
 
 
-def test_lines_around_a_relu_by_hand():
+def test_relaxation_of_a_relu_by_hand():
   # Unstable either way, active, inactive; below it the smaller area.
   low, high = jnp.array([[-1.0, -2, 1, -3], [2, 1, 3, -1]])
-  line = relaxation.relax(low, high)
-  assert line.unstable.tolist() == [True, True, False, False]
-  assert line.lower.tolist() == [1, 0, 1, 0]
-  np.testing.assert_allclose(line.upper, [2 / 3, 1 / 3, 1, 0], rtol=1e-6)
-  np.testing.assert_allclose(line.gap, [2 / 3, 2 / 3, 0, 0], rtol=1e-6)
+  relu = relaxation.relax(low, high)
+  assert relu.unstable.tolist() == [True, True, False, False]
+  assert relu.lower.tolist() == [1, 0, 1, 0]
+  np.testing.assert_allclose(relu.upper, [2 / 3, 1 / 3, 1, 0], rtol=1e-6)
+  np.testing.assert_allclose(relu.intercept, [2 / 3, 2 / 3, 0, 0], rtol=1e-6)
 
 
 @pytest.mark.parametrize('p', NORMS)
@@ -257,7 +256,7 @@ def test_least_values_stay_below_exact_ones_by_rounding_alone(p):
   free = np.full(40, np.inf)
   with jax.enable_x64(True):
     region = regions.Region(*map(jnp.asarray, (x, free, free, 0.3)))
-    found = regions.least(jnp.asarray(rows), jnp.ones(3), region, p)
+    found = regions.minimize(jnp.asarray(rows), jnp.ones(3), region, p)
   exact = lambda values: [fractions.Fraction(float(v)) for v in values]
   for row, least in zip(rows, found, strict=True):
     size = exact(np.abs(row))
@@ -305,7 +304,7 @@ def test_misclassified_input_is_at_distance_zero():
   wrong = (predicted(layers, x) + 1) % 3
   assert certify.lower_bound(layers, x, wrong) == 0
   distance, lower, point = certify.exact_distance(layers, x, wrong, norm=2)
-  assert distance == lower == 0
+  assert distance == lower == 0 and point.dtype == np.float64
   np.testing.assert_array_equal(point, x)
 
 
@@ -340,15 +339,21 @@ def test_box_that_holds_no_boundary(p):
   assert np.isfinite(certify.exact_distance(layers, x, label, **options)[0])
 
 
-def test_without_time_the_bounds_still_hold():
+@pytest.mark.parametrize('p', NORMS)
+def test_without_time_the_bounds_still_hold(p):
   layers, x = network(WIDTHS, seed=10), np.zeros(3)
   label = predicted(layers, x)
-  best, *_ = certify.exact_distance(layers, x, label)
-  distance, lower, point = certify.exact_distance(
-    layers, x, label, time_limit=0.0
+  # No limit is a limit too.
+  best, proven, _ = certify.exact_distance(
+    layers, x, label, norm=p, time_limit=np.inf
   )
-  assert 0 < lower < best * 0.9 and best * 1.1 < distance < np.inf
-  np.testing.assert_allclose(np.max(np.abs(point - x)), distance)
+  assert proven >= best * (1 - 2e-5)
+  distance, lower, point = certify.exact_distance(
+    layers, x, label, norm=p, time_limit=0.0
+  )
+  # No program, which would close the gap, has run.
+  assert 0 < lower < best * 0.9 and best * (1 - 1e-9) <= distance < np.inf
+  np.testing.assert_allclose(np.linalg.norm(point - x, p), distance)
 
 
 def test_logits_in_jax_are_those_in_numpy():
@@ -374,18 +379,349 @@ def test_many_examples_agree_with_one():
   assert many[2] == 0 and np.all(np.delete(many, 2) > 0)
 
 
-def test_refuses_bad_input():
-  layers, x = network((3, 4, 2), seed=0), np.zeros(3)
-  bound = functools.partial(certify.lower_bound, layers)
-  with pytest.raises(ValueError, match='norm must be'):
-    bound(x, 0, norm=3)
-  with pytest.raises(ValueError, match='takes 3 inputs'):
-    bound(np.zeros(4), 0)
-  with pytest.raises(ValueError, match='outside bounds'):
-    bound(x, 0, bounds=(0.5, 1.0))
-  with pytest.raises(ValueError, match=r'\[0, 2\)'):
-    bound(x, 2)
-  with pytest.raises(ValueError, match='layer 1 must have'):
-    certify.lower_bound([layers[0], (np.zeros((5, 2)), np.zeros(2))], x, 0)
-  with pytest.raises(ValueError, match='not finite'):
-    certify.exact_distance([(np.full((3, 2), np.nan), np.zeros(2))], x, 0)
+def linear_examples(num=4):
+  """A linear network, inputs [num, 2, 3] and their classes."""
+  layers = network((6, 4), seed=0)
+  xs = np.random.default_rng(1).uniform(-0.9, 0.9, (num, 2, 3))
+  return layers, xs, predicted(layers, xs.reshape(num, 6))
+
+
+def test_default_norm_is_l2():
+  layers, xs, labels = linear_examples()
+  _, want = closed_form(layers, xs[0].ravel(), 2, None)
+  distance, lower, _ = certify.exact_distance(layers, xs[0], labels[0])
+  bound = certify.lower_bound(layers, xs[0], labels[0])
+  np.testing.assert_allclose([distance, lower, bound], want, rtol=2e-5)
+  assert want > 1.1 * closed_form(layers, xs[0].ravel(), np.inf, None)[1]
+
+
+LOW, HIGH = -np.linspace(0.9, 1.1, 6), np.linspace(0.9, 1.0, 6)
+ENDS = {
+  'no low end': (None, 0.95),
+  'no high end': (np.float32(-0.95), None),
+  'no end': (None, None),
+  'one input': (LOW.reshape(2, 3), HIGH.reshape(2, 3)),
+  'a list, in JAX': [jnp.full((2, 3), -1.0), jnp.array(1.0)],
+}
+
+
+@pytest.mark.parametrize('name', ENDS)
+@pytest.mark.parametrize('p', NORMS)
+def test_ends_of_bounds_on_a_linear_network(p, name):
+  layers, xs, labels = linear_examples()
+  low, high = ENDS[name]
+  lower = certify.lower_bounds(
+    layers, xs, labels, norm=p, bounds=ENDS[name], num_steps=0
+  )
+  box = tuple(
+    np.broadcast_to(np.float64(none if end is None else end), (2, 3)).ravel()
+    for end, none in ((low, -np.inf), (high, np.inf))
+  )
+  want = [closed_form(layers, x.ravel(), p, box)[1] for x in xs]
+  np.testing.assert_allclose(lower, want, rtol=1e-6)
+  distance, proven, point = certify.exact_distance(
+    layers, xs[0], labels[0], norm=p, bounds=ENDS[name]
+  )
+  np.testing.assert_allclose([distance, proven], want[0], rtol=2e-5)
+  assert np.all((point.ravel() >= box[0]) & (point.ravel() <= box[1]))
+
+
+@pytest.mark.parametrize('p', NORMS)
+def test_each_input_may_have_its_own_bounds(p):
+  layers, xs, labels = linear_examples()
+  rng = np.random.default_rng(2)
+  low, high = (xs + s * rng.uniform(0.0, 0.3, xs.shape) for s in (-1, 1))
+  lower = certify.lower_bounds(
+    layers, xs, labels, norm=p, bounds=(low, high), batch_size=3
+  )
+  want = [
+    closed_form(layers, x.ravel(), p, (a.ravel(), b.ravel()))[1]
+    for x, a, b in zip(xs, low, high, strict=True)
+  ]
+  np.testing.assert_allclose(lower, want, rtol=1e-6)
+  assert 2 <= np.isfinite(want).sum() < 4
+  # One end of each input's own, the other of all.
+  lower = certify.lower_bounds(layers, xs, labels, norm=p, bounds=(low, 1.0))
+  want = closed_form(layers, xs[3].ravel(), p, (low[3].ravel(), np.ones(6)))
+  np.testing.assert_allclose(lower[3], want[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize('dtype', (np.float64, np.float32, np.float16))
+@pytest.mark.parametrize('p', NORMS)
+def test_inputs_that_were_clipped_lie_within_bounds(p, dtype):
+  layers, raw, _ = linear_examples()
+  # Standardised pixels: bounds that no dtype represents.
+  low, high = (0 - 0.1307) / 0.3081, (1 - 0.1307) / 0.3081
+  xs = np.clip(3 * raw, low, high).astype(dtype)
+  double = xs.astype(np.float64).reshape(4, 6)
+  labels = predicted(layers, double)
+  box = np.full(6, low), np.full(6, high)
+  rtol = 1e-6 if dtype == np.float64 else 5 * np.finfo(dtype).eps
+  want = [closed_form(layers, np.clip(x, *box), p, box)[1] for x in double]
+  lower = certify.lower_bounds(layers, xs, labels, norm=p, bounds=(low, high))
+  np.testing.assert_allclose(lower, want, rtol=4 * rtol)
+  distance, _, point = certify.exact_distance(
+    layers, xs[0], labels[0], norm=p, bounds=(low, high)
+  )
+  np.testing.assert_allclose(distance, want[0], rtol=4 * rtol)
+  # Outside the bounds is the input's own rounding at most.
+  outside = np.maximum(low - point, point - high)
+  assert np.max(outside) <= high * np.finfo(dtype).eps
+
+
+def test_box_holds_its_inputs_and_is_widened_by_rounding_alone():
+  # In float32 0.7 is smaller and 0.8 is larger than the number.
+  xs = np.array([[0.7, 0.8], [0.75, 0.75]], np.float32)
+  low, high = layers_lib.check_bounds(xs, (0.7, 0.8))
+  double = xs.astype(np.float64)
+  assert low[0, 0] == double[0, 0] < 0.7 and high[0, 1] == double[0, 1] > 0.8
+  np.testing.assert_array_equal(low.ravel()[1:], 0.7)
+  np.testing.assert_array_equal(high.ravel()[[0, 2, 3]], 0.8)
+  # In float64 these inputs are outside.
+  with pytest.raises(ValueError, match='1 of 2 inputs lie outside bounds'):
+    layers_lib.check_bounds(double, (0.7, 0.8))
+  # Three units of rounding are accepted, three hundred are not.
+  xs = np.array([[-1.0, 1.0]], np.float32)
+  low, _ = layers_lib.check_bounds(xs, (3e-7 - 1, 1.0))
+  np.testing.assert_array_equal(low, [[-1.0, 3e-7 - 1]])
+  with pytest.raises(ValueError, match='1 of 1 inputs lie outside bounds'):
+    layers_lib.check_bounds(xs, (3e-5 - 1, 1.0))
+
+
+FUNCTIONS = {
+  'lower_bounds': lambda layers, x, label, **options: certify.lower_bounds(
+    layers, np.asarray(x)[None], np.asarray(label)[None], **options
+  ),
+  'lower_bound': certify.lower_bound,
+  'exact_distance': certify.exact_distance,
+}
+each_function = pytest.mark.parametrize('function', FUNCTIONS)
+
+
+@pytest.mark.parametrize(
+  'bounds, message',
+  (
+    (1.0, 'must be None or a pair'),
+    ((0.0, 0.5, 1.0), 'must be None or a pair'),
+    ('01', 'must be None or a pair'),
+    ({'low': 0.0, 'high': 1.0}, 'must be None or a pair'),
+    ((np.nan, 1.0), 'must not be NaN, got 1 in low'),
+    ((None, [1.0, np.nan, np.nan]), 'must not be NaN, got 2 in high'),
+    ((1.0, -1.0), 'low > high in 1 entries'),
+    ((np.array([-1.0, 2.0, 3.0]), 1.0), 'low > high in 2 entries'),
+    ((np.zeros(4), 1.0), r"one input's shape \(3,\).* shape \(4,\) for low"),
+    ((-1.0, np.ones((5, 3))), r'got shape \(5, 3\) for high'),
+    ((-1.0, np.ones((3, 1))), r'got shape \(3, 1\) for high'),
+    ((-1.0, np.ones(1)), r'got shape \(1,\) for high.* np.broadcast_to'),
+    (('low', 1.0), "numbers, arrays or None, got 'low' for low"),
+    ((-1.0, [1.0, [2.0]]), 'numbers, arrays or None, got .* for high'),
+    ((-1.0, 1j), 'numbers, arrays or None, got 1j for high'),
+    ((0.5, 1.0), '1 of 1 inputs lie outside bounds'),
+    ((None, -0.5), '1 of 1 inputs lie outside bounds'),
+  ),
+)
+@each_function
+def test_refuses_bad_bounds(function, bounds, message):
+  layers = network((3, 4, 2), seed=0)
+  with pytest.raises(ValueError, match=f'bounds.*{message}|{message}'):
+    FUNCTIONS[function](layers, np.zeros(3), 0, bounds=bounds)
+
+
+@pytest.mark.parametrize(
+  'label, error, message',
+  (
+    (np.array([1.0, 0.0]), TypeError, 'labels.argmax'),
+    (np.array([1, 0]), TypeError, 'labels.argmax'),
+    (1.0, TypeError, 'labels must be integers .* float64'),
+    (True, TypeError, 'labels must be integers .* bool'),
+    (None, TypeError, 'labels must be integers .* object'),
+    (np.array([1]), ValueError, r'need as many labels \[1\], got .*1, 1'),
+    (2, ValueError, r'labels must lie in \[0, 2\), got .* 2'),
+    (-1, ValueError, r'labels must lie in \[0, 2\), got .* -1'),
+  ),
+)
+@each_function
+def test_refuses_bad_labels(function, label, error, message):
+  layers = network((3, 4, 2), seed=0)
+  with pytest.raises(error, match=message):
+    FUNCTIONS[function](layers, np.zeros(3), label)
+
+
+@pytest.mark.parametrize(
+  'x, error, message',
+  (
+    (np.zeros(4), ValueError, r'takes 3 inputs an example, .* \(1, 4\)'),
+    (np.zeros(()), ValueError, r'takes 3 inputs an example, .* \(1,\)'),
+    (np.zeros(3, np.uint8), TypeError, 'inputs must be floating .* uint8'),
+    (np.zeros(3, bool), TypeError, 'inputs must be floating .* bool'),
+    (np.array([0, np.nan, 0]), ValueError, '1 of 1 inputs are not finite'),
+    (np.array([0, 0, np.inf]), ValueError, '1 of 1 inputs are not finite'),
+  ),
+)
+@each_function
+def test_refuses_bad_inputs(function, x, error, message):
+  layers = network((3, 4, 2), seed=0)
+  with pytest.raises(error, match=message):
+    FUNCTIONS[function](layers, x, 0)
+
+
+@pytest.mark.parametrize('count', (4, 6, 0))
+def test_refuses_too_many_or_too_few_labels(count):
+  layers = network((3, 4, 2), seed=0)
+  with pytest.raises(ValueError, match=rf'5 inputs .* \({count},\)'):
+    certify.lower_bounds(layers, np.zeros((5, 3)), np.zeros(count, np.int32))
+
+
+@pytest.mark.parametrize(
+  'option, functions, error, values',
+  (
+    ('norm', FUNCTIONS, ValueError, (3, 0, np.nan, '2', None, [2])),
+    ('batch_size', ('lower_bounds',), ValueError, (0, -1)),
+    ('batch_size', ('lower_bounds',), TypeError, (2.0, True, '8', None)),
+    ('num_steps', ('lower_bounds', 'lower_bound'), ValueError, (-1,)),
+    ('num_steps', ('lower_bounds', 'lower_bound'), TypeError, (1.0, False)),
+    ('time_limit', ('exact_distance',), ValueError, (np.nan, -1.0, -np.inf)),
+    ('time_limit', ('exact_distance',), TypeError, ('60', None, [1.0])),
+  ),
+)
+def test_refuses_bad_options(option, functions, error, values):
+  allowed = {
+    'norm': '1, 2 or inf',
+    'batch_size': 'an integer, 1 or more',
+    'num_steps': 'an integer, 0 or more',
+    'time_limit': 'a number of seconds, 0 or more',
+  }
+  layers = network((3, 4, 2), seed=0)
+  for function, value in itertools.product(functions, values):
+    with pytest.raises(error, match=f'{option} must be {allowed[option]}, got'):
+      FUNCTIONS[function](layers, np.zeros(3), 0, **{option: value})
+
+
+W, B = np.zeros((3, 2)), np.zeros(2)
+FORM = r'must be layers \[\(W \[in, out\], b \[out\]\), \.\.\.\]'
+
+
+@pytest.mark.parametrize(
+  'layers, error, message',
+  (
+    (lambda x: x @ W, TypeError, f'{FORM}.* got a function'),
+    ({'dense0': (W, B)}, TypeError, f'{FORM}.* got dict'),
+    (None, TypeError, f'{FORM}.* got NoneType'),
+    ('layers', TypeError, f'{FORM}.* got str'),
+    ([], ValueError, f'{FORM}.* got none'),
+    ((W, B), TypeError, f'{FORM}.* a ndarray as layer 0'),
+    ([W], TypeError, f'{FORM}.* a ndarray as layer 0'),
+    ([(W, B, B)], TypeError, f'{FORM}.* a tuple of 3 as layer 0'),
+    ([(W, B), {'kernel': W}], TypeError, f'{FORM}.* a dict as layer 1'),
+    ([(W.T, np.zeros(2))], ValueError, 'layer 0 must have .* pass W.T'),
+    ([(np.eye(3), np.zeros(3)), (W.T, B)], ValueError, 'layer 1 .* pass W.T'),
+    ([(np.eye(3), np.zeros(3)), (np.eye(4), np.zeros(4))], ValueError, 'layer'),
+    ([(W, np.zeros(3))], ValueError, r'layer 0 .* \(3, 2\) and \(3,\)'),
+    ([(W, 0.0)], ValueError, r'layer 0 .* \(3, 2\) and \(\)'),
+    ([(W[:, :0], B[:0])], ValueError, 'layer 0 must have'),
+    ([(W, None)], TypeError, 'b of layer 0 must be .* real numbers'),
+    ([(W + 1j, B)], TypeError, 'W of layer 0 must be .* complex128'),
+    ([([[1.0], [1.0, 2.0]], B)], TypeError, 'W of layer 0 must be'),
+    ([(W, np.array([0.0, np.nan]))], ValueError, 'layer 0 .* not finite'),
+    ([(W - np.inf, B)], ValueError, 'layer 0 .* not finite'),
+    ([(W[:, :1], B[:1])], ValueError, 'at least two classes, got 1'),
+  ),
+)
+@each_function
+def test_refuses_what_is_not_layers(function, layers, error, message):
+  with pytest.raises(error, match=message):
+    FUNCTIONS[function](layers, np.zeros(3), 0)
+
+
+@pytest.mark.parametrize('dtype', ('float16', 'bfloat16', 'float8_e4m3fn'))
+@pytest.mark.parametrize('which', ('W of layer 0', 'b of layer 1'))
+@each_function
+def test_refuses_weights_in_half_precision(function, which, dtype):
+  # Linear and exact in half precision: its values are not what is missing.
+  names = ('W of layer 0', 'b of layer 0'), ('W of layer 1', 'b of layer 1')
+  arrays = (np.eye(3), np.zeros(3)), (np.eye(3)[:, :2], np.zeros(2))
+  layers = [
+    tuple(
+      jnp.asarray(v, dtype if name == which else jnp.float32)
+      for name, v in zip(*pair, strict=True)
+    )
+    for pair in zip(names, arrays, strict=True)
+  ]
+  with pytest.raises(TypeError, match=f'{which} is {dtype}.* to float32'):
+    FUNCTIONS[function](layers, np.array([1.0, 0.0, 0.0], np.float32), 0)
+
+
+def test_inputs_in_half_precision_are_those_numbers():
+  layers, xs, _ = linear_examples()
+  xs = jnp.asarray(xs, jnp.bfloat16)
+  double = np.asarray(xs).astype(np.float64)
+  labels = predicted(layers, double.reshape(4, 6))
+  np.testing.assert_array_equal(
+    certify.lower_bounds(layers, xs, labels),
+    certify.lower_bounds(layers, double, labels),
+  )
+
+
+@pytest.mark.parametrize('size', (1e39, -1e39))
+@each_function
+def test_refuses_weights_beyond_float32(function, size):
+  layers = network((3, 4, 2), seed=0)
+  layers[1][1][0] = size
+  with pytest.raises(ValueError, match=r'layer 1 has .* size 1e\+39'):
+    FUNCTIONS[function](layers, np.zeros(3), 0)
+
+
+@each_function
+def test_refuses_inputs_that_overflow_float32_in_the_network(function):
+  # Logits of 1e40 and 2e40; a run in float32 has inf - inf.
+  scale = np.float32(1e20)
+  layers = [
+    (scale * np.eye(2, dtype=np.float32), np.zeros(2, np.float32)),
+    (scale * np.eye(2, dtype=np.float32), np.zeros(2, np.float32)),
+  ]
+  x = np.array([1.0, 2.0], np.float32)
+  run = layers_lib.logits(layers, jnp.asarray(x))
+  assert run.dtype == np.float32 and np.all(np.isinf(run))
+  with pytest.raises(ValueError, match='1 of 1 inputs overflow float32'):
+    FUNCTIONS[function](layers, x, 1)
+  with pytest.raises(ValueError, match='1 of 1 inputs overflow float32'):
+    FUNCTIONS[function](network((2, 2), 0), np.array([1e39, 0.0]), 1)
+  # Smaller ones do not overflow, though the weights would allow it.
+  small = np.float32(1e-4) * x
+  assert np.all(np.isfinite(layers_lib.logits(layers, jnp.asarray(small))))
+  found = certify.lower_bound(layers, small, 1)
+  np.testing.assert_allclose(found, 0.5**0.5 * 1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize('p', NORMS)
+def test_no_example_gives_no_bound(p):
+  layers, _, _ = linear_examples()
+  xs = np.zeros((0, 2, 3))
+  for labels, bounds in (([], None), (np.zeros(0, np.int32), (xs, 1.0))):
+    found = certify.lower_bounds(layers, xs, labels, norm=p, bounds=bounds)
+    assert found.shape == (0,) and found.dtype == np.float64
+
+
+@pytest.mark.parametrize(
+  'change, error, message',
+  (
+    (dict(stride=0), ValueError, 'stride must be an integer'),
+    (dict(stride=1.0), TypeError, 'stride must be an integer'),
+    (dict(kernel=np.zeros((3, 3, 4))), ValueError, 'kernel must be'),
+    (dict(bias=np.zeros(1)), ValueError, r'bias \[out\] .* \(1,\)'),
+    (dict(bias=np.zeros((6, 4))), ValueError, r'bias \[out\] .* \(6, 4\)'),
+    (dict(input_shape=(7, 6, 1)), ValueError, r'input_shape .*\(7, 6, 1\)'),
+    (dict(input_shape=(7, 6)), ValueError, r'input_shape .*\(7, 6\)'),
+    (
+      dict(kernel=np.zeros((3, 3, 2, 4), np.float16)),
+      TypeError,
+      'kernel is float16',
+    ),
+  ),
+)
+def test_refuses_what_is_no_convolution(change, error, message):
+  given = dict(
+    kernel=np.zeros((3, 3, 2, 4)), bias=np.zeros(4), input_shape=(7, 6, 2)
+  )
+  with pytest.raises(error, match=message):
+    certify.dense_from_convolution(**(given | change))

@@ -2,6 +2,8 @@ import itertools
 import os
 import pathlib
 import shutil
+import socket
+import subprocess
 import sys
 import types
 
@@ -20,6 +22,7 @@ TFDS = pathlib.Path(
   )
 )
 KEY = jax.random.key(3)
+ANSWERS = reading._answers
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +35,7 @@ def no_downloads(monkeypatch):
   )
   # What is prepared here writes no images, and does without.
   monkeypatch.setattr(reading, 'has_tensorflow', lambda: True)
+  monkeypatch.setattr(reading, '_answers', lambda url: True)
 
 
 class Records(list):
@@ -155,6 +159,89 @@ def test_nothing_is_downloaded_without_tensorflow(fake, monkeypatch):
     data.load('fake')
 
 
+def test_nothing_is_downloaded_unless_wanted(tmp_path):
+  for read in (
+    data.load,
+    lambda *args, **kwargs: next(data.stream(*args, **kwargs, batch_size=2)),
+  ):
+    with pytest.raises(FileNotFoundError, match='download is False; pass') as e:
+      read('mnist', 'test', str(tmp_path), download=False)
+    assert str(tmp_path) in str(e.value)
+  assert not list(tmp_path.iterdir())
+
+
+def test_hosts_that_do_not_answer_are_named_and_nothing_is_written(
+  tmp_path, monkeypatch
+):
+  asked = []
+  monkeypatch.setattr(reading, '_answers', lambda url: asked.append(url))
+  with pytest.raises(
+    FileNotFoundError, match=r'no answer from storage\.googleapis\.com'
+  ):
+    data.load('mnist', 'test', str(tmp_path))
+  assert len(asked) == 1 and not list(tmp_path.iterdir())
+  (tmp_path / 'downloads' / 'mnist').mkdir(parents=True)
+  with pytest.raises(FileNotFoundError, match='no answer from'):
+    data.load('mnist', 'test', str(tmp_path))
+  # Files that are there already may suffice.
+  (tmp_path / 'downloads' / 'mnist' / 'images.gz').touch()
+  with pytest.raises(FileNotFoundError, match='tests download nothing'):
+    data.load('mnist', 'test', str(tmp_path))
+  assert len(asked) == 2
+
+
+def test_a_host_that_refuses_does_not_answer():
+  with socket.socket() as free:
+    free.bind(('127.0.0.1', 0))
+    port = free.getsockname()[1]
+  assert not ANSWERS(f'http://127.0.0.1:{port}/images.gz')
+
+
+def test_a_download_that_is_cut_off_leaves_nothing(tmp_path, monkeypatch):
+  root = tmp_path / 'sets'
+
+  def cut_off(self, **_):
+    folder = root / 'downloads' / 'mnist'
+    (root / 'downloads' / 'extracted').mkdir(parents=True)
+    (folder / 'images.gz.tmp.0123').mkdir(parents=True)
+    (folder / 'images.gz.tmp.0123' / 'images.gz').write_bytes(b'half')
+    if kept:
+      (folder / 'labels.gz').write_bytes(b'whole')
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(
+    type(tfds.builder('mnist')), 'download_and_prepare', cut_off
+  )
+  root.mkdir()
+  for kept in (False, True):
+    with pytest.raises(KeyboardInterrupt):
+      data.load('mnist', 'test', str(root))
+    files = [p.name for p in root.rglob('*') if p.is_file()]
+    assert files == ['labels.gz'] * kept
+    assert bool(list(root.iterdir())) == kept
+  assert not (root / 'downloads' / 'extracted').exists()
+
+
+@pytest.mark.parametrize('data_dir', ['', '/no/such/place'])
+def test_absent_directories_ask_for_one(data_dir):
+  with pytest.raises(FileNotFoundError, match=r'no such directory.*; pass the'):
+    data.load('mnist', 'test', data_dir)
+
+
+def test_reading_says_nothing():
+  code = f"""
+from dmm_jax import data
+assert len(data.load('mnist', 'test[:3]', {need('mnist')!r})[0]) == 3
+try: data.load('mnist', 'test', '/', download=False)
+except FileNotFoundError as error: assert 'is not in /' in str(error)
+else: raise AssertionError
+"""
+  done = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, check=False
+  )
+  assert (done.returncode, done.stdout, done.stderr) == (0, '', '')
+
+
 def test_failed_preparation_leaves_no_set(tmp_path, monkeypatch):
   written = []
 
@@ -176,7 +263,7 @@ def test_failed_preparation_leaves_no_set(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match='tensorflow'):
       data.load('mnist', 'test', str(tmp_path))
     assert len(written) == times
-    assert not [p for p in tmp_path.rglob('*') if p.is_file()]
+    assert not list(tmp_path.iterdir())
 
 
 def test_set_is_prepared_on_first_use_only(fake):
@@ -458,6 +545,32 @@ def test_noisy_labels(fraction):
     np.testing.assert_array_equal(got, again)
     # Spread over the rows, not the first ones.
     np.testing.assert_allclose(wrong[:10000].mean(), 0.3, atol=0.03)
+
+
+@pytest.mark.parametrize(
+  'labels, error, words',
+  [
+    (np.array([0, -1, 2]), ValueError, r'in \[0, 3\), got labels from -1 to 2'),
+    (np.array([1, 2, 3]), ValueError, r'in \[0, 3\), got labels from 1 to 3'),
+    (np.array([[0], [1], [2]]), ValueError, r'got \(3, 1\); pass labels'),
+    (np.array([0, 1]), ValueError, r'shape \(3,\), got \(2,\)'),
+    (np.array([0.0, 1.0, np.nan]), TypeError, 'integers, got float64'),
+    (np.array([True, False, True]), TypeError, 'integers, got bool'),
+    (np.array(['0', '1', '2']), TypeError, 'labels must be integers'),
+  ],
+)
+@pytest.mark.parametrize('on_device', [False, True])
+def test_labels_that_are_no_classes(labels, error, words, on_device):
+  if on_device and labels.dtype.kind != 'U':
+    labels, words = jax.numpy.asarray(labels), words.replace('64', '32')
+  with pytest.raises(error, match=words):
+    data.check_labels(labels, (3,), 3)
+
+
+def test_labels_that_are_classes():
+  data.check_labels([0, 2, 1], (3,), 3)
+  data.check_labels(np.array([[7, 0]], np.uint8), (1, 2))
+  data.check_labels(jax.numpy.array([], int), (0,), 2)
 
 
 def test_noise_is_checked():

@@ -53,7 +53,7 @@ fn = lambda x, key, weights: {
   'steps': jax.lax.while_loop(lambda v: v > 1, lambda v: v / 2, x),
 }
 out = parallel.map_examples(fn, (xs,), shared=(key, again), batch_size=10)
-mean = jax.jit(lambda v: jnp.mean(parallel.share(v)))(np.arange(8.0))
+mean = jax.jit(lambda v: jnp.mean(parallel.constrain(v)))(np.arange(8.0))
 assert float(mean) == 3.5
 # Of images on disk each process reads its own rows alone, 8 a batch padded.
 asked = []

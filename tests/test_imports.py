@@ -1,13 +1,15 @@
-"""Arrows of import run downwards only."""
+"""Imports run downwards only; every public module is an attribute."""
 
 import ast
 import pathlib
+import subprocess
+import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
-# Each may import from the rooms to its left.
-ROOMS = (
+# Modules of each layer may import from the layers before it.
+LAYERS = (
   (
-    'convolutions',
+    'programs',
     'norms',
     'margins',
     'records',
@@ -17,7 +19,7 @@ ROOMS = (
     'pooled_kernel',
     '_neural_tangents',
   ),
-  ('parallel', 'decompositions', 'losses', 'adversarial', 'synthetic'),
+  ('_xla_cpu', 'parallel', 'decompositions', 'synthetic'),
   ('normals', 'som'),
   ('boundary', 'models', 'nngp', 'train'),
   (
@@ -58,8 +60,8 @@ def imported(path):
         yield alias.name
 
 
-def room(name):
-  return next(i for i, names in enumerate(ROOMS) if name in names)
+def layer(name):
+  return next(i for i, names in enumerate(LAYERS) if name in names)
 
 
 def test_library_imports_run_downwards():
@@ -79,7 +81,7 @@ def test_library_imports_run_downwards():
       ), where
       if name.startswith('dmm_jax.'):
         other = name.split('.')[1]
-        assert other == parts[0] or room(other) < room(parts[0]), where
+        assert other == parts[0] or layer(other) < layer(parts[0]), where
 
 
 def test_no_experiment_imports_another():
@@ -95,3 +97,32 @@ def test_private_names_of_jax_stay_in_the_shim():
     if path.name != '_neural_tangents.py' and '.venv' not in path.parts:
       for name in imported(path):
         assert not name.startswith(('jax._src', 'jax.interpreters')), path
+
+
+def public_modules():
+  for path in (ROOT / 'dmm_jax').iterdir():
+    if path.suffix == '.py' or (path / '__init__.py').exists():
+      if not path.stem.startswith('_'):
+        yield path.stem
+
+
+def test_every_public_module_is_an_attribute_and_none_is_imported_at_once():
+  names = sorted(public_modules())
+  assert {'boundary', 'manifold', 'halfway', 'bit_strings', 'train'} < {*names}
+  code = f"""
+import sys
+import dmm_jax
+names = {names}
+loaded = [n for n in sys.modules if n.startswith('dmm_jax.')]
+assert not loaded, loaded
+assert sorted(dmm_jax.__all__) == names, dmm_jax.__all__
+assert not {{*names}} - {{*dir(dmm_jax)}}
+assert not [n for n in sys.modules if n.startswith('dmm_jax.')]
+for name in names:
+  assert getattr(dmm_jax, name).__name__ == 'dmm_jax.' + name
+assert dmm_jax.train.adversarial.Adversary and dmm_jax.train.losses.LOSSES
+try: dmm_jax.recipes
+except AttributeError as error: assert 'recipes' in str(error)
+else: raise AssertionError
+"""
+  subprocess.run([sys.executable, '-c', code], check=True)

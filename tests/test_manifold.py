@@ -307,7 +307,7 @@ def test_training_leaves_weights_across_the_data_alone(decay):
   sample = synthetic.subspace(jax.random.key(0), num=64, k=5, dim=40)
   module = models.FullyConnected((30,), 2)
   rate, steps = 0.1, 24
-  recipe = train.Recipe(
+  config = train.TrainConfig(
     optimizer='sgd',
     schedule='constant',
     learning_rate=rate,
@@ -315,8 +315,8 @@ def test_training_leaves_weights_across_the_data_alone(decay):
     batch_size=16,
     num_epochs=6,
   )
-  optimizer = train.make_optimizer(recipe, 64)
-  first = train.start(jax.random.key(1), module, sample.xs[0], optimizer)
+  optimizer = train.make_optimizer(config, 64)
+  first = train.init_state(jax.random.key(1), module, sample.xs[0], optimizer)
 
   def forward(params, stats, x, key, train):
     del key, train
@@ -328,7 +328,7 @@ def test_training_leaves_weights_across_the_data_alone(decay):
     first,
     sample.xs,
     sample.labels,
-    recipe=recipe,
+    config=config,
   )
   before, after = (
     np.asarray(state.params['dense0']['kernel'])

@@ -6,21 +6,23 @@ import operator
 import jax
 import jax.numpy as jnp
 import numpy as np
+import problems
 import pytest
 from scipy import optimize
 
 from dmm_jax import boundary
 from dmm_jax import norms
-from dmm_jax.boundary import apgd
-from dmm_jax.boundary import ddn
-from dmm_jax.boundary import deepfool
-from dmm_jax.boundary import descent
-from dmm_jax.boundary import fab
-from dmm_jax.boundary import fmn
-from dmm_jax.boundary import point as point_lib
-from dmm_jax.boundary import primal_dual
+from dmm_jax.boundary import problem as problem_lib
 from dmm_jax.boundary import projection
-from dmm_jax.boundary import superdeepfool
+from dmm_jax.boundary import steps
+from dmm_jax.boundary.attacks import apgd
+from dmm_jax.boundary.attacks import ddn
+from dmm_jax.boundary.attacks import deepfool
+from dmm_jax.boundary.attacks import descent
+from dmm_jax.boundary.attacks import fab
+from dmm_jax.boundary.attacks import fmn
+from dmm_jax.boundary.attacks import primal_dual
+from dmm_jax.boundary.attacks import superdeepfool
 from dmm_jax.boundary.point import Status
 
 NORMS = (1, 2, np.inf)
@@ -56,14 +58,14 @@ def inputs(seed=1):
   return jnp.asarray(rng.uniform(0, 1, (NUM, SIZE)), jnp.float32)
 
 
-def refined(logits_fn, label, segment):
+def refined(problem, segment):
   """How far along the segment the class changes, by bisection."""
 
   def halve(_, bracket):
     near, far = bracket
     t = (near + far) / 2
     p = segment.inner + t * (segment.outer - segment.inner)
-    beyond = point_lib.leads(logits_fn(p), label)[0] < 0
+    beyond = problem_lib.margin_at(problem, p).value < 0
     return jnp.where(beyond, near, t), jnp.where(beyond, t, far)
 
   start = jnp.zeros(()), jnp.ones(())
@@ -78,20 +80,19 @@ def solver(method, p, together):
   """
 
   def solve(params, basis, budget, box, x, label, targets):
-    logits_fn = network(params)
-    segment = method.search(
-      logits_fn,
+    problem = problems.create(
+      network(params),
       x,
       label,
       norm=p,
-      low=jnp.full_like(x, box[0]),
-      high=jnp.full_like(x, box[1]),
+      low=box[0],
+      high=box[1],
       project=(lambda v: basis @ (basis.T @ v)) if together else None,
       targets=targets if together else targets[None],
-      max_gradients=budget,
     )
+    segment = method.search(problem, budget)
     length = norms.norm(segment.outer - x, p)
-    length = length * refined(logits_fn, label, segment)
+    length = length * refined(problem, segment)
     found = segment.status == Status.FOUND
     return segment, jnp.where(found, length, jnp.inf)
 
@@ -140,7 +141,7 @@ def test_linear_network_has_closed_form(method, p):
   assert np.all(got >= want[:, None] * (1 - 1e-4))
   assert np.all(segment.status == Status.FOUND)
   assert np.all(segment.gradients <= BUDGET)
-  assert np.all(segment.lead_outer < 0) and np.all(segment.lead_inner > 0)
+  assert np.all(segment.margin_outer < 0) and np.all(segment.margin_inner > 0)
   np.testing.assert_array_equal(segment.inner[:, 0], xs)
   logits = np.asarray(segment.outer) @ np.asarray(params[0]).T
   reached = np.argmax(logits + np.asarray(params[1]), 2)
@@ -223,16 +224,7 @@ def test_one_example_of_two_classes_under_jit_vmap_and_without(method):
   labels = jnp.argmax(jnp.stack([network(params)(x) for x in xs]), 1)
 
   def solve(x, label):
-    return method.search(
-      network(params),
-      x,
-      label,
-      norm=2,
-      low=jnp.full(SIZE, -jnp.inf),
-      high=jnp.full(SIZE, jnp.inf),
-      targets=1 - label[None],
-      max_gradients=60,
-    )
+    return method.search(problems.create(network(params), x, label), 60)
 
   jitted = jax.jit(solve)
   among = jax.jit(jax.vmap(solve))(xs, labels)
@@ -278,16 +270,7 @@ def test_budget_of_deepfool_holds():
   # The margin is least at 0, and above it: no far side.
   logits_fn = lambda x: jnp.stack([1 + x @ x, 0.0, -1.0])
   segment = jax.jit(
-    lambda x: deepfool.search(
-      logits_fn,
-      x,
-      0,
-      norm=2,
-      low=x - jnp.inf,
-      high=x + jnp.inf,
-      targets=jnp.array([1, 2]),
-      max_gradients=7,
-    )
+    lambda x: deepfool.search(problems.create(logits_fn, x, 0), 7)
   )(jnp.ones(3))
   assert segment.gradients == 6 and segment.status == Status.NOT_FOUND
 
@@ -295,16 +278,18 @@ def test_budget_of_deepfool_holds():
 def test_steps_to_the_nearest_plane_by_hand():
   gradients = jnp.array([[3.0, 4.0], [0.0, 2.0]])
   for norm, want in ((1, (0.25, 1.0)), (2, (0.2, 1.0)), (np.inf, (1 / 7, 1))):
-    got = descent.reaches(jnp.array([1.0, 2.0]), gradients, norm)
+    got = steps.plane_distances(jnp.array([1.0, 2.0]), gradients, norm)
     np.testing.assert_allclose(got, want, rtol=1e-6)
-  linear = point_lib.Linear(
-    jnp.float32(1), jnp.int32(1), jnp.array([1.0, 2.0]), gradients
-  )
-  edge = jnp.full(2, jnp.inf)
+  problem = problems.create(lambda x: x, jnp.zeros(2), 0)
   # A fifth more than the gap of 1, or than one of 10 that is not closed yet.
   for least, gap in ((0.5, 1.2), (10.0, 3.0)):
-    step, reach, index = deepfool.nearest_linear(
-      linear, -edge, edge, norm=2, overshoot=0.2, least_gap=least
+    step, reach, index = steps.nearest_linear(
+      problem,
+      problem.x,
+      jnp.array([1.0, 2.0]),
+      gradients,
+      overshoot=0.2,
+      least_gap=least,
     )
     np.testing.assert_allclose(step, -gap * gradients[0] / 25, rtol=1e-6)
     assert index == 0 and reach == pytest.approx(0.2)
@@ -321,24 +306,24 @@ def test_a_linear_estimate_takes_one_look_and_one_gradient():
   assert (found.gradients, found.forwards) == (1, 1)
 
 
-def test_strides_fall_as_a_cosine():
-  got = [float(descent.cosine(1.0, 0.2, t)) for t in (0, 1 / 3, 0.5, 1)]
+def test_step_sizes_fall_as_a_cosine():
+  got = [float(steps.cosine(1.0, 0.2, t)) for t in (0, 1 / 3, 0.5, 1)]
   np.testing.assert_allclose(got, [1, 0.8, 0.6, 0.2], rtol=1e-6)
 
 
-def seen_at(loss):
-  """A look at a point of R^2, its lead the loss."""
+def evaluated(loss):
+  """An evaluation at a point of R^2, its margin the loss."""
   value = jnp.float32(loss)
   gradient = jnp.array([3.0, 4.0])
-  return descent.Look(value, gradient, value, jnp.int32(1), jnp.bool_(True))
+  return descent.Evaluation(value, gradient, value, jnp.int32(1), jnp.bool_(True))
 
 
 def test_radii_of_fmn_by_hand():
   @jax.jit
   def radii():
-    before = descent.begin(jnp.zeros(2), seen_at(1.0))
+    before = descent.init(jnp.zeros(2), evaluated(1.0))
     point = jnp.array([3.0, 4.0])
-    after = descent.record(before, point, seen_at(-1.0), norm=2)
+    after = descent.update_best(before, point, evaluated(-1.0), norm=2)
     cases = (
       (after, 4.0, True),
       (after, 8.0, True),  # Beyond the point that was found.
@@ -351,31 +336,32 @@ def test_radii_of_fmn_by_hand():
       for segment, radius, beyond in cases
     ]
     # The first coordinate is at the bound that descent pushes against.
-    place, low = jnp.array([0.0, 0.5]), jnp.zeros(2)
-    ahead = fmn.to_boundary(place, seen_at(2.0), low, low + 1, 2)
+    place = jnp.array([0.0, 0.5])
+    problem = problems.create(lambda x: x, place, 0, low=0.0, high=1.0)
+    ahead = fmn.linear_distance(problem, place, evaluated(2.0))
     return jnp.stack([*following, ahead])
 
   np.testing.assert_allclose(radii(), [3.6, 5, 4.4, 7, 8.8, 0.5], rtol=1e-6)
 
 
-def test_strides_and_radii_of_apgd_by_hand():
+def test_step_sizes_and_radii_of_apgd_by_hand():
   @jax.jit
   def run():
     x, best = jnp.zeros(2), jnp.array([1.0, 0.0])
-    trial = apgd.enter(best + 1, seen_at(2.0), 2)._replace(
-      best=best, best_seen=seen_at(1.0), checked=jnp.float32(3)
+    attack = apgd.init(best + 1, evaluated(2.0), 2)._replace(
+      best=best, at_best=evaluated(1.0), checked=jnp.float32(3)
     )
-    falls = [trial._replace(falls=jnp.int32(n)) for n in (8, 7)]
-    checked = [apgd.check(one, x, 10, 2) for one in falls]
-    segment = descent.begin(x, seen_at(1.0))
+    both = [attack._replace(decreases=jnp.int32(n)) for n in (8, 7)]
+    checked = [apgd.check(one, x, 10, 2) for one in both]
+    segment = descent.init(x, evaluated(1.0))
     far = jnp.float32(jnp.inf)
-    state = apgd.Search(segment, trial, jnp.float32(3), jnp.float32(2), far)
-    grown = apgd.next_radius(state, seen_at(1.0), True, 99.0, 2)
-    segment = descent.record(segment, best + 3, seen_at(-1.0), norm=2)
+    state = apgd.Search(segment, attack, jnp.float32(3), jnp.float32(2), far)
+    grown = apgd.next_radius(state, evaluated(1.0), True, 99.0, 2)
+    segment = descent.update_best(segment, best + 3, evaluated(-1.0), norm=2)
     state = state._replace(segment=segment)
-    halved = apgd.next_radius(state, seen_at(-1.0), True, 99.0, 2)
+    halved = apgd.next_radius(state, evaluated(-1.0), True, 99.0, 2)
     sides = [(s.radius, s.below, s.above) for s in (grown, halved)]
-    return [(out.stride, out.checked, out.p) for out in checked], sides
+    return [(out.step_size, out.checked, out.p) for out in checked], sides
 
   (goes_on, goes_back), sides = run()
   # Of ten steps three quarters have to lower the loss.
@@ -438,20 +424,11 @@ def superdeepfool_by_hand(rounds):
 )
 def test_rounds_by_hand(method, by_hand):
   search = jax.jit(
-    lambda x, low, budget: method.search(
-      ellipse,
-      x,
-      0,
-      norm=2,
-      low=low,
-      high=-low,
-      targets=jnp.array([1]),
-      max_gradients=budget,
-    )
+    lambda x, budget: method.search(problems.create(ellipse, x, 0), budget)
   )
   found = 0
   for rounds in range(1, 7):
-    got = search(jnp.float32(INSIDE), jnp.full(2, -jnp.inf), rounds + 1)
+    got = search(jnp.float32(INSIDE), rounds + 1)
     beyond = [p for p in by_hand(rounds) if margin(p) < 0]
     assert (got.status == Status.FOUND) == bool(beyond)
     if beyond:
@@ -461,52 +438,37 @@ def test_rounds_by_hand(method, by_hand):
   assert found > 3
 
 
-def test_first_stride_of_projection_by_hand():
+def test_first_step_of_projection_by_hand():
   start = np.array([0.6, 0.4])  # On the ellipse.
   assert margin(start) == pytest.approx(0)
-  blank = projection.blank(jnp.float32(INSIDE), jnp.float32(margin(INSIDE)))
+  problem = problems.create(ellipse, jnp.float32(INSIDE), 0)
   at = jnp.float32(start)
-  state = blank._replace(
-    here=at, base=at, best=at, target=jnp.int32(1), status=jnp.int32(0)
+  state = projection.blank(problem)._replace(
+    point=at, iterate=at, best=at, target=jnp.int32(1), status=jnp.int32(0)
   )
-  edge = jnp.full(2, jnp.inf)
-  after = projection.advance(
-    ellipse,
-    jnp.float32(INSIDE),
-    0,
-    jnp.float32(margin(INSIDE)),
+  after = projection.run(
+    problem,
     state,
-    norm=2,
-    low=-edge,
-    high=edge,
-    project=None,
+    jax.random.key(0),
     rounds=1,
     total=3,
     smoothing=0.0,
-    stride=0.4,
+    step_size=0.4,
   )
   g = -2 * AXES * start
   onto = to_plane(g @ (INSIDE - start), g)
   step = 0.6 * (start - INSIDE) + 0.4 * onto
-  went = np.asarray(after.base) - INSIDE
+  went = np.asarray(after.iterate) - INSIDE
   assert went[0] * step[1] == pytest.approx(went[1] * step[0], rel=1e-4)
   # A ray ends within 1e-4 of its length, where the margin falls by 1.2 on it.
-  assert margin(np.asarray(after.base, float)) == pytest.approx(0, abs=1.2e-4)
+  assert margin(np.asarray(after.iterate, float)) == pytest.approx(0, abs=1.2e-4)
   assert after.gradients == 1
 
 
 def test_ddn_is_for_l2():
+  problem = problems.create(lambda x: x, jnp.ones(3), 0, norm=1)
   with pytest.raises(ValueError, match='norm must be 2'):
-    ddn.search(
-      None,
-      jnp.ones(3),
-      0,
-      norm=1,
-      low=-1,
-      high=1,
-      targets=jnp.arange(1),
-      max_gradients=9,
-    )
+    ddn.search(problem, 9)
 
 
 def quadratic_program(v, low, high, p, radius=None, weight=0.0):

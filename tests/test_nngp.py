@@ -357,7 +357,7 @@ def test_infinite_networks_follow_the_law_and_wide_finite_ones(norm):
   found = parallel.map_examples(
     lambda i: sample(jax.random.fold_in(jax.random.key(1), i), x[None]),
     (np.arange(800),),
-    lanes=1,
+    vmap_size=1,
     batch_size=800,
   )
   wide = found.distance.ravel()
@@ -371,3 +371,155 @@ def test_bad_arguments_are_named():
     nngp.fully_connected(activation='tanh')
   with pytest.raises(ValueError, match='7, 13, 19'):
     nngp.resnet(8)
+
+
+OF_INPUT = {
+  'output_variance': nngp.output_variance,
+  'gradient_covariance': nngp.gradient_covariance,
+  'gradient_variance': lambda k, x: nngp.gradient_variance(k, x, num_probes=1),
+  'distance_scale': lambda k, x: nngp.distance_scale(k, x, 2),
+  'flip_bound': lambda k, x: nngp.flip_bound(k, x, 0.1, 2),
+  'flip_bound of a variance': lambda k, x: nngp.flip_bound(
+    k, x, 0.1, 2, gain=1.0, variance=1.0
+  ),
+  'scale_of_gradient': lambda k, x: nngp.scale_of_gradient(
+    1.0, np.ones(6), x, 2
+  ),
+  'gradient_draws': lambda k, x: nngp.gradient_draws(
+    jax.random.key(0), k, x, 2
+  ),
+  'ray_draws': lambda k, x: nngp.ray_draws(
+    jax.random.key(0), k, x, np.ones(6), [0.1], 2
+  ),
+  'direction of ray_draws': lambda k, x: nngp.ray_draws(
+    jax.random.key(0), k, np.ones(6), x, [0.1], 2
+  ),
+  'distance_draws': lambda k, x: nngp.distance_draws(
+    jax.random.key(0), k, x, 2, 2, num_points=3
+  ),
+}
+
+
+@pytest.mark.parametrize('name', OF_INPUT)
+def test_inputs_that_are_not_finite_are_refused(name):
+  kernel_fn = nngp.fully_connected(1)[2]
+  for value, count in ((np.nan, 1), (np.inf, 2), (-np.inf, 1)):
+    x = np.arange(6.0)
+    x[:count] = value
+    words = rf'must be finite numbers, .* of which {count} of 6 are NaN or inf'
+    with pytest.raises(ValueError, match=words):
+      OF_INPUT[name](kernel_fn, x)
+  with pytest.raises(ValueError, match=r'at least one, got .* shape \(0,\)'):
+    OF_INPUT[name](kernel_fn, np.zeros(0))
+
+
+def test_norms_radii_and_bounds_are_checked():
+  kernel_fn, x = nngp.fully_connected(1)[2], np.full(6, 0.5)
+  for norm in (0, 0.5, -1, np.nan):
+    for call in (
+      lambda p: nngp.distance_scale(kernel_fn, x, p),
+      lambda p: nngp.scale_of_gradient(1.0, np.ones(6), x, p),
+      lambda p: nngp.flip_bound(kernel_fn, x, 0.1, p),
+      lambda p: nngp.distance_draws(jax.random.key(0), kernel_fn, x, p, 2),
+    ):
+      with pytest.raises(ValueError, match='norm must be a number p >= 1'):
+        call(norm)
+  for radius in (-0.1, np.nan, [0.1, np.nan]):
+    with pytest.raises(ValueError, match='radius must be 0 or larger'):
+      nngp.flip_bound(kernel_fn, x, radius, 2)
+    with pytest.raises(ValueError, match='radius must be 0 or larger'):
+      nngp.distance_cdf([1.0], radius)
+  for name in ('gain', 'variance'):
+    for value in (-1.0, np.nan):
+      with pytest.raises(ValueError, match=f'{name} must be finite and not'):
+        nngp.flip_bound(kernel_fn, x, 0.1, 2, **{name: value})
+  for bounds in ((0.6, 1.0), (0.0, 0.4), (1.0, 0.0), (0.0, np.nan)):
+    with pytest.raises(ValueError, match='x must lie within bounds'):
+      nngp.distance_scale(kernel_fn, x, 1, bounds=bounds)
+  with pytest.raises(ValueError, match='norm must be 1, 2 or inf'):
+    nngp.distance_scale(kernel_fn, x, 3, bounds=(0.0, 1.0))
+  # Rounding is no reason.
+  near = nngp.distance_scale(kernel_fn, x, 1, bounds=(0.5 + 1e-8, 1.0))
+  assert near == nngp.distance_scale(kernel_fn, x, 1, bounds=(0.5, 1.0))
+
+
+@pytest.mark.parametrize(
+  'make', [nngp.fully_connected, nngp.convolutional, nngp.resnet]
+)
+def test_a_blank_image_lies_on_the_boundary(make):
+  """Without biases its output is 0, whatever the weights are."""
+  kernel_fn = make(7)[2] if make is nngp.resnet else make()[2]
+  blank, radii = np.zeros((4, 4, 1)), np.array([0.0, 1e-6, 1.0])
+  for norm in (1, 2, np.inf):
+    assert nngp.distance_scale(kernel_fn, blank, norm) == 0
+    bound = nngp.flip_bound(kernel_fn, blank, radii, norm)
+    np.testing.assert_array_equal(bound, 1)
+  assert nngp.distance_scale(kernel_fn, blank, 1, bounds=(0.0, 1.0)) == 0
+  assert nngp.flip_bound(kernel_fn, blank, 0.1, 2).shape == ()
+  for found in nngp.distance_draws(jax.random.key(0), kernel_fn, blank, 2, 3):
+    np.testing.assert_array_equal(found, 0)
+
+
+def test_a_blank_image_with_biases_is_like_others():
+  kernel_fn, blank = nngp.fully_connected(sigma_b=0.5)[2], np.zeros(9)
+  assert 0 < nngp.distance_scale(kernel_fn, blank, 2) < np.inf
+  assert nngp.flip_bound(kernel_fn, blank, 0.0, 2) == 0
+
+
+@pytest.mark.parametrize('num_classes', [2, 3])
+def test_the_law_with_scales_of_zero(num_classes):
+  scales = [0.0, 1.0]
+  cdf = nngp.distance_cdf(scales, [0.0, 0.5], num_classes)
+  alone = nngp.distance_cdf([1.0], [0.0, 0.5], num_classes)
+  np.testing.assert_allclose(cdf, (1 + alone) / 2, atol=1e-6)
+  assert nngp.distance_quantile(scales, 0.3, num_classes) == 0
+  median = nngp.distance_quantile([1.0], 0.5, num_classes)
+  np.testing.assert_allclose(
+    nngp.distance_quantile(scales, 0.75, num_classes), median, rtol=1e-4
+  )
+  assert nngp.distance_slope(scales, num_classes) == 0
+
+
+def test_kernels_that_capture_an_array_are_those_of_the_call():
+  held, x = {}, np.arange(1.0, 6.0)
+  kernel_fn = lambda a, b, get: (
+    (a * held['w'][None]) @ (a if b is None else b).T
+  )
+  key = jax.random.key(0)
+  for seed in (1, 2):
+    held['w'] = np.random.default_rng(seed).uniform(1, 2, 5)
+    variance = np.sum(held['w'] * x**2)
+    np.testing.assert_allclose(nngp.output_variance(kernel_fn, x), variance)
+    np.testing.assert_allclose(
+      nngp.gradient_covariance(kernel_fn, x), np.diag(held['w']), atol=1e-12
+    )
+    np.testing.assert_allclose(
+      nngp.gradient_variance(kernel_fn, x, num_probes=2), held['w']
+    )
+    np.testing.assert_allclose(
+      nngp.distance_scale(kernel_fn, x, 2),
+      np.sqrt(variance / held['w'].sum()),
+    )
+    linear, straight = nngp.distance_draws(
+      key, kernel_fn, x, 2, 20, num_points=4
+    )
+    np.testing.assert_allclose(straight, linear, rtol=1e-5)
+
+
+def test_equal_kernels_compile_once():
+  weights = [np.random.default_rng(s).uniform(1, 2, 5) for s in range(2)]
+  x = np.arange(5.0)
+
+  def run(kernel_fn):
+    nngp.distance_scale(kernel_fn, x, 2)
+    nngp.distance_draws(jax.random.key(0), kernel_fn, x, 2, 3, num_points=3)
+
+  def linear(w):
+    return lambda a, b, get: (a * w[None]) @ (a if b is None else b).T
+
+  own = nngp.fully_connected(1)[2]
+  for first, again in ((own, own), (linear(weights[0]), linear(weights[1]))):
+    run(first)
+    with oracles.compilations() as compiled:
+      run(again)
+    assert not compiled

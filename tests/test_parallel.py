@@ -1,16 +1,17 @@
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracles
 import pytest
 
 from dmm_jax import data
 from dmm_jax import parallel
+from dmm_jax import programs
 
 
-@pytest.mark.parametrize('lanes', [None, 1, 3])
+@pytest.mark.parametrize('vmap_size', [None, 1, 3])
 @pytest.mark.parametrize('batch_size', [1, 8, 100])
-def test_map_keeps_order_for_any_batching(lanes, batch_size):
+def test_map_keeps_order_for_any_batching(vmap_size, batch_size):
   assert jax.device_count() == 2  # Odd numbers of rows are padded.
   xs = np.arange(37.0, dtype=np.float32)
   fn = lambda x, y, shift: {'sum': x + y + shift, 'row': jnp.stack([x, y])}
@@ -19,7 +20,7 @@ def test_map_keeps_order_for_any_batching(lanes, batch_size):
     (xs, 2 * xs),
     shared=(np.float32(1),),
     batch_size=batch_size,
-    lanes=lanes,
+    vmap_size=vmap_size,
   )
   np.testing.assert_allclose(out['sum'], 3 * xs + 1)
   np.testing.assert_allclose(out['row'], np.stack([xs, 2 * xs], 1))
@@ -37,11 +38,37 @@ def test_no_examples():
   assert out.shape == (0,)
 
 
-def test_one_function_is_traced_once_a_shape():
-  fn = chex.assert_max_traces(lambda x: x + 1, n=1)
-  xs = np.zeros(10, np.float32)
-  for _ in range(3):
-    parallel.map_examples(fn, (xs,), batch_size=4)
+def scale(x, factor):
+  return factor * x
+
+
+def test_equal_functions_compile_once():
+  xs = np.arange(10, dtype=np.float32)
+  weights = {'w': np.float32([1, 2])}
+  closure = lambda x: x * weights['w']
+  calls = [
+    lambda w: parallel.map_examples(programs.bind(scale, factor=3), (xs,)),
+    lambda w: parallel.map_examples(closure, (xs,), batch_size=4),
+    lambda w: parallel.map_examples(lambda x: x * w - 1, (xs,), batch_size=4),
+  ]
+  for call in calls:
+    call(weights['w'])
+    with oracles.compilations() as compiled:
+      for seed in range(3):
+        weights['w'] = np.float32([seed, 5])
+        out = call(weights['w'])
+    assert not compiled
+  np.testing.assert_array_equal(out, xs[:, None] * np.float32([2, 5]) - 1)
+
+
+@pytest.mark.parametrize('batch_size', [1, 4, 100])
+def test_captured_arrays_are_used_as_they_are(batch_size):
+  xs, weights = np.arange(10, dtype=np.float32), {}
+  closure = lambda x: x * weights['w']
+  for seed in range(3):
+    weights['w'] = np.float32([seed, 5])
+    out = parallel.map_examples(closure, (xs,), batch_size=batch_size)
+    np.testing.assert_array_equal(out, xs[:, None] * weights['w'])
 
 
 def test_batches_come_one_by_one():
@@ -67,9 +94,9 @@ def test_replicated_arrays_are_whole_on_every_device():
 
 def test_shares_of_all_devices_are_added():
   xs = np.arange(6, dtype=np.float32)
-  assert len(xs) % parallel.num_shares() == 0
+  assert len(xs) % parallel.num_shards() == 0
   total = jax.jit(
-    lambda x, w: parallel.sum_of_shares(lambda x, w: w * x.sum(), (x,), (w,))
+    lambda x, w: parallel.psum(lambda x, w: w * x.sum(), (x,), (w,))
   )
   assert total(xs, np.float32(2)) == 30
 

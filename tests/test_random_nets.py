@@ -88,7 +88,7 @@ def sample(name='fully_connected', networks=40, images=1, **options):
     return one(keys[0], jax.random.uniform(keys[1], shape))
 
   return parallel.map_examples(
-    draw, (np.arange(networks),), batch_size=networks, lanes=1
+    draw, (np.arange(networks),), batch_size=networks, vmap_size=1
   )
 
 

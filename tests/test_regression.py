@@ -98,6 +98,101 @@ def test_bad_kinds_are_named():
     nngp.fit_regression(kernel_fn, XS, LABELS, kind='cntk')
 
 
+@pytest.mark.parametrize(
+  'labels, error, words',
+  [
+    (0 * LABELS - 1, ValueError, r'labels must lie in \[0, k\), got .* -1'),
+    (LABELS + 1, ValueError, 'labels .* none of class 0 and some of class 3'),
+    (0 * LABELS + 99, ValueError, 'none of class 0 and some of class 99'),
+    (2 * LABELS, ValueError, 'labels .* none of class 1 .* pass num_classes'),
+    (LABELS[:, None], ValueError, r'labels .* got \(30, 1\); pass labels'),
+    (LABELS[:-1], ValueError, r'labels must have shape \(30,\), got \(29,\)'),
+    (LABELS.astype(float), TypeError, 'labels must be integers, got float'),
+    (LABELS * np.nan, TypeError, 'labels must be integers, got float'),
+  ],
+)
+def test_labels_that_are_no_classes_are_refused(labels, error, words):
+  kernel_fn = nngp.fully_connected(0)[2]
+  for fit in (nngp.fit_regression, nngp.regressor):
+    with pytest.raises(error, match=words):
+      fit(kernel_fn, XS, labels)
+
+
+def test_classes_without_examples_are_told_by_their_number():
+  kernel_fn = nngp.fully_connected(0)[2]
+  fitted = nngp.fit_regression(kernel_fn, XS, 2 * LABELS, num_classes=7)
+  assert fitted.weights.shape == (30, 7)
+  three = nngp.fit_regression(kernel_fn, XS, LABELS)
+  np.testing.assert_allclose(
+    np.diff(fitted.weights[:, [0, 2, 4]], axis=1),
+    np.diff(three.weights, axis=1),
+    rtol=1e-3,
+    atol=1e-3 * float(np.abs(three.weights).max()),
+  )
+  with pytest.raises(ValueError, match=r'labels must lie in \[0, 4\)'):
+    nngp.fit_regression(kernel_fn, XS, 2 * LABELS, num_classes=4)
+  with pytest.raises(ValueError, match='num_classes must be at least 2'):
+    nngp.regressor(kernel_fn, XS, 0 * LABELS, num_classes=1)
+
+
+@pytest.mark.parametrize('ridge', [-0.1, np.nan])
+def test_ridges_are_checked(ridge):
+  with pytest.raises(ValueError, match='ridge must be 0 or larger'):
+    nngp.fit_regression(nngp.fully_connected(0)[2], XS, LABELS, ridge=ridge)
+
+
+@pytest.mark.parametrize('kind', ['nngp', 'ntk'])
+@pytest.mark.parametrize('value', [np.nan, np.inf])
+def test_numbers_that_are_not_finite(kind, value):
+  kernel_fn = nngp.fully_connected(2)[2]
+  broken = np.where(np.arange(30) == 4, value, XS.T).T
+  with pytest.raises(ValueError, match=r'xs must be finite .* 6 of 180 are'):
+    nngp.fit_regression(kernel_fn, broken, LABELS, kind=kind)
+  with pytest.raises(ValueError, match='xs must be finite'):
+    nngp.kernel_matrix(kernel_fn, broken)
+  # One number of an input, within `jit`.
+  fitted = nngp.fit_regression(kernel_fn, XS, LABELS, kind=kind)
+  one = lambda x: nngp.posterior_mean(kernel_fn, fitted, x, kind=kind)
+  x = NEW[0].copy()
+  x[1, 1] = value
+  assert not np.isfinite(jax.jit(one)(x)).any()
+  if np.isnan(value):
+    assert np.isnan(jax.jit(one)(x)).all()
+    assert np.isnan(jax.jit(jax.grad(lambda x: one(x)[0]))(x)).any()
+
+
+@pytest.mark.parametrize('make', [nngp.convolutional, nngp.lenet, nngp.resnet])
+def test_nan_stays_nan_in_convolutional_kernels(make):
+  kernel_fn = make(7)[2] if make is nngp.resnet else make()[2]
+  x = np.random.default_rng(0).uniform(size=(1, 5, 6, 1)).astype(np.float32)
+  other = x.copy()
+  other[0, 0, 1] = np.nan
+  kernel = jax.jit(lambda a, b: kernel_fn(a, b, 'nngp'))
+  assert np.isfinite(kernel(x, x)).all()
+  assert np.isnan(kernel(x, other)).all() and np.isnan(kernel(other, x)).all()
+
+
+def test_kernels_that_capture_an_array_are_those_of_the_call():
+  held = {}
+  kernel_fn = lambda a, b, get: (
+    (a.reshape(len(a), -1) * held['scale']) @ b.reshape(len(b), -1).T
+  )
+  for factor in (1.0, 3.0):
+    held['scale'] = np.full((1, 6), factor)
+    flat = XS.reshape(30, -1).astype(float)
+    want = factor * flat @ flat.T
+    found = nngp.kernel_matrix(kernel_fn, XS)
+    np.testing.assert_allclose(found, want, rtol=1e-6)
+    fitted = nngp.fit_regression(kernel_fn, XS, LABELS, ridge=0.1)
+    penalty = 0.1 * np.mean(np.diag(want)) * np.eye(30)
+    new = factor * NEW.reshape(5, -1) @ flat.T
+    np.testing.assert_allclose(
+      [nngp.posterior_mean(kernel_fn, fitted, x) for x in NEW],
+      new @ np.linalg.solve(want + penalty, TARGETS),
+      atol=1e-4,
+    )
+
+
 @pytest.mark.parametrize('num', [2, 3, 10])
 def test_the_law_of_several_classes(num):
   draws = np.sort(np.random.default_rng(0).normal(size=(100000, num)))

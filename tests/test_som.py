@@ -1,4 +1,4 @@
-"""Maps beside plain numpy, without peers' bugs, on degenerate codes."""
+"""Maps against plain numpy and other libraries, on ordinary and hard codes."""
 
 import functools
 import warnings
@@ -10,7 +10,7 @@ import pytest
 import som_oracles as plain
 
 from dmm_jax import som
-from dmm_jax.som import searching
+from dmm_jax.som import chunks
 
 KEY = jax.random.key(0)
 
@@ -55,9 +55,9 @@ def test_batch_step_on_every_grid(double, topology, neighborhood):
 @pytest.mark.parametrize('num', [0, 1, 15, 100, 4000, 20_000])
 @pytest.mark.parametrize('limit', [None, 1, 4 * 400 * 7, 4 * 400 * 70])
 def test_chunks_are_even_and_within_memory(num, limit):
-  rows = searching.chunk_rows(num, 400, 64, 4, 'euclidean', limit)
-  chunks = -(-num // rows)
-  assert rows >= 1 and chunks * rows - num < max(16 * chunks, 2)
+  rows = chunks.chunk_rows(num, 400, 64, 4, 'euclidean', limit)
+  count = -(-num // rows)
+  assert rows >= 1 and count * rows - num < max(16 * count, 2)
   if limit:
     assert rows == 1 or 4 * 400 * rows <= limit
   # Of one multiple that products like, or all at once.
@@ -434,6 +434,165 @@ def test_large_offsets_do_not_cancel():
   np.testing.assert_allclose(far.codebook - 256, near.codebook, atol=1e-3)
 
 
+def with_sentinels(size, n=300, d=5):
+  xs = draw(n, d).astype(np.float32)
+  xs[0], xs[1, 0] = size, -size
+  return xs
+
+
+HARD_CODES = {
+  'outlier 1e3': with_sentinels(1e3),
+  'outlier 1e6': with_sentinels(1e6),
+  'outlier 1e20': with_sentinels(1e20),
+  'tiny': (draw(300) * 1e-25).astype(np.float32),
+  'offset': draw(300).astype(np.float32) + np.float32(1e4),
+  'sentinel column': draw(300).astype(np.float32)
+  + np.where(np.arange(300) % 2, 1e6, 0)[:, None] * np.eye(5)[0],
+  'two scales': draw(300) * np.where(np.arange(300) < 150, 1e-4, 1e4)[:, None],
+  'one dimension': with_sentinels(1e5, d=1),
+  'ties': np.repeat(draw(3), 100, axis=0),
+}
+
+
+@pytest.mark.parametrize('distance', som.DISTANCES)
+@pytest.mark.parametrize('name', list(HARD_CODES))
+def test_nearest_units_are_exact_for_any_codes(name, distance):
+  xs = HARD_CODES[name].astype(np.float32)
+  if distance == 'correlation' and xs.shape[1] == 1:
+    pytest.skip('A code of one entry is constant.')
+  # Units are codes and close neighbours of codes, so that many nearly tie.
+  near = (xs[:100] * np.float32(1 + 1e-3)).astype(np.float32)
+  units = np.concatenate([xs[:60], near, xs[:10]])
+  ours = make(units.reshape(17, 10, -1), distance=distance)
+  if name == 'offset':
+    xs = xs[:, ::-1].copy()
+  away = plain.all_distances(xs, units, distance)
+  pairs = np.asarray(som.flat(ours, som.two_best_units(ours, xs)))
+  known = pairs[:, 0] >= 0
+  pairs, away = pairs[known], away[known]
+  rounding = 1e-5 * away.min(axis=1) + np.finfo(np.float32).tiny
+  if distance in ('cosine', 'correlation'):
+    # Directions are rounded, and squared.
+    rounding = 4e-7 * (np.sqrt(away.min(axis=1)) + 1e-6)
+    if distance == 'correlation' and name == 'offset':
+      rounding *= 10
+  order = np.sort(away, axis=1)
+  found = np.take_along_axis(away, pairs, axis=1)
+  assert np.all(found[:, 0] <= order[:, 0] + rounding)
+  assert np.all(found[:, 1] <= order[:, 1] * (1 + 1e-5) + rounding)
+  assert known.sum() > 100 and np.all(pairs[:, 0] != pairs[:, 1])
+  one = np.asarray(som.flat(ours, som.best_matching_units(ours, xs)))[known]
+  found = np.take_along_axis(away, one[:, None], axis=1)[:, 0]
+  assert np.all(found <= order[:, 0] + rounding)
+  got = np.asarray(som.distances(ours, xs), float)[known]
+  assert np.all(np.abs(got - order[:, 0]) <= rounding)
+  np.testing.assert_allclose(
+    som.quantization_error(ours, xs), got.mean(), rtol=1e-5
+  )
+
+
+def test_the_first_of_equal_units_is_found():
+  xs = draw(40, 3).astype(np.float32)
+  # More than a few copies of each, far from the centre.
+  ours = make(np.tile(xs, (8, 1)).reshape(8, 40, 3) + np.float32(1e3))
+  units = som.two_best_units(ours, xs + np.float32(1e3))
+  np.testing.assert_array_equal(units[:, 0, 0], 0)
+  np.testing.assert_array_equal(units[:, 1, 0], 1)
+  np.testing.assert_array_equal(units[:, 0, 1], np.arange(40))
+  np.testing.assert_array_equal(units[:, 1, 1], np.arange(40))
+  assert som.hits(ours, xs + np.float32(1e3)).sum() == 40
+
+
+def test_more_units_than_codes():
+  xs = with_sentinels(1e4, n=7, d=3)
+  units = draw(1200, 3, 1).astype(np.float32)
+  units[:7] = xs
+  ours = make(units.reshape(30, 40, 3))
+  found = som.flat(ours, som.best_matching_units(ours, xs))
+  np.testing.assert_array_equal(found, np.arange(7))
+  fit = som.fit(KEY, xs, grid=(30, 40), num_epochs=3)
+  assert np.all(np.isfinite(fit.codebook))
+
+
+@pytest.mark.parametrize('size', [1e3, 1e4, 1e5, 1e6])
+def test_fit_with_an_outlier_is_the_closed_form(size):
+  xs = with_sentinels(size, n=200)
+  start = draw(12, seed=1).reshape(3, 4, 5).astype(np.float32)
+  got = som.fit(
+    KEY, xs, grid=(3, 4), num_epochs=4, sigma=(1.5, 0.5), init=start
+  )
+  weights = som.to_minisom(make(start)).astype(float)
+  history = []
+  for sigma in som.schedule('exponential', 1.5, 0.5, 4):
+    history.append(plain.quantization_error(weights, xs.astype(float)))
+    weights = plain.batch(
+      weights, xs.astype(float), float(sigma), 'rectangular', 'gaussian'
+    )
+  # Of a mean that holds the outlier, some float32 roundings of its weight.
+  scale = 1e-5 * (np.abs(weights).max(axis=-1, keepdims=True) + 1)
+  assert np.all(np.abs(som.to_minisom(got) - weights) <= scale)
+  np.testing.assert_allclose(got.history, history, rtol=1e-5)
+  many = jax.vmap(
+    lambda v: som.fit(
+      KEY, v, grid=(3, 4), num_epochs=4, sigma=(1.5, 0.5), init=start
+    )
+  )(np.stack([xs, draw(200).astype(np.float32)]))
+  np.testing.assert_allclose(many.codebook[0], got.codebook, rtol=1e-4)
+
+
+def test_history_is_the_mean_distance_of_near_codes():
+  # Codes next to their units, far from the centre: the expansion cancels.
+  xs = np.repeat(draw(20, 3).astype(np.float32) * 100, 5, axis=0)
+  xs = xs + 1e-3 * draw(100, 3, 1).astype(np.float32)
+  start = xs[::5].reshape(4, 5, 3)
+  got = som.fit(KEY, xs, grid=(4, 5), num_epochs=1, init=start)
+  away = plain.all_distances(xs, start.reshape(-1, 3), 'euclidean').min(axis=1)
+  np.testing.assert_allclose(got.history, [away.mean()], rtol=1e-5)
+
+
+def test_distortion_with_an_outlier():
+  xs, weights = with_sentinels(1e4, n=60), draw(20, seed=1).reshape(4, 5, 5)
+  ours = as_ours(weights.astype(np.float32))
+  near = xs.copy()
+  near[2:] = np.asarray(ours.units)[np.arange(58) % 20] + np.float32(1e-3)
+  for codes in (xs, near[2:] + np.float32(1e3)):
+    shifted = ours if codes is xs else make(ours.codebook + np.float32(1e3))
+    want = plain.distortion(
+      som.to_minisom(shifted).astype(float), codes.astype(float), 0.3
+    )
+    got = som.distortion(shifted, codes, 0.3)
+    np.testing.assert_allclose(got, want, rtol=1e-4)
+
+
+def test_codes_and_labels_of_any_kind_are_cast_or_refused():
+  ours = make(np.arange(6).reshape(1, 3, 2))
+  whole = np.array([[0, 1], [4, 5]])
+  np.testing.assert_array_equal(
+    som.best_matching_units(ours, whole), [[0, 0], [0, 2]]
+  )
+  trained = som.fit(jax.random.PRNGKey(0), whole.astype(np.uint8), grid=[1, 2])
+  assert trained.codebook.dtype == jnp.float32
+  assert som.best_matching_units(ours, whole[:0]).shape == (0, 2)
+  counts = functools.partial(som.label_counts, ours, whole)
+  for call, message in (
+    (lambda: som.best_matching_units(ours, np.zeros((2, 3))), r'codes .*n, 2'),
+    (lambda: som.quantization_error(ours, np.zeros(2)), 'codes must be'),
+    (lambda: som.distances(ours, whole * 1j), 'codes must be real'),
+    (lambda: som.fit(KEY, whole * 1j), 'codes must be real'),
+    (lambda: som.hits(make(np.zeros((2, 2))), whole), 'codebook must be'),
+    (lambda: counts(np.zeros(2), 3), 'labels must be integers'),
+    (lambda: counts(np.zeros(3, int), 3), 'labels must be'),
+    (lambda: counts(np.zeros(2, int), 0), 'num_classes must be'),
+    (lambda: counts(np.zeros(2, int), 1.5), 'num_classes must be'),
+    (lambda: som.u_matrix(ours, reduce='max'), 'reduce must be'),
+    (lambda: som.fit(0, whole), 'key must be'),
+    (lambda: som.fit(jax.random.split(KEY), whole), 'key must be'),
+    (lambda: som.pad([np.zeros((2, 1)), np.zeros((3, 1))]), 'layers must be'),
+  ):
+    with pytest.raises(ValueError, match=message):
+      call()
+
+
 @pytest.mark.parametrize(
   'options, message',
   [
@@ -447,20 +606,30 @@ def test_large_offsets_do_not_cancel():
     (dict(init=np.zeros((1, 1, 3))), 'init'),
     (dict(schedule='cosine'), 'schedule'),
     (dict(sigma=(1, 0)), 'sigma'),
-    (dict(grid=(0, 2)), 'grid'),
+    (dict(grid=(0, 2)), 'grid must be two positive integers'),
+    (dict(grid=(3.0, 2)), 'grid must be'),
+    (dict(grid=(-3, 2)), 'grid must be'),
+    (dict(grid=(3,)), 'grid must be'),
+    (dict(grid=4), 'grid must be'),
+    (dict(sigma=(1, 2, 3)), 'sigma must be two'),
+    (dict(sigma=2.0), 'sigma must be two'),
+    (dict(sigma=(np.inf, 1)), 'sigma'),
+    (dict(rate=(0.5,)), 'rate must be two'),
+    (dict(num_epochs=2.5), 'num_epochs'),
+    (dict(search_bytes=0), 'search_bytes'),
     (dict(num_epochs=-1), 'num_epochs'),
   ],
 )
-def test_what_does_not_exist_is_refused(options, message):
+def test_invalid_options_are_refused(options, message):
   options = dict(grid=(4, 4)) | options
   with pytest.raises(ValueError, match=message):
     som.fit(KEY, draw(9, 3), **options)
-  with pytest.raises(ValueError, match='codes'):
+  with pytest.raises(ValueError, match=r'non-empty \[n, d\] array'):
     som.fit(KEY, np.zeros((0, 3)))
 
 
 @pytest.mark.parametrize('topology', som.TOPOLOGIES)
-def test_beside_minisom_itself(topology):
+def test_agrees_with_minisom(topology):
   minisom = pytest.importorskip('minisom')
   xs = draw(100, 4)
   peer = minisom.MiniSom(6, 5, 4, sigma=2.0, topology=topology, random_seed=0)
@@ -486,7 +655,7 @@ def test_beside_minisom_itself(topology):
       np.testing.assert_allclose(ours / ours.max(), theirs, rtol=1e-6)
 
 
-def test_beside_xpysom_itself():
+def test_agrees_with_xpysom():
   with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     xpysom = pytest.importorskip('xpysom')

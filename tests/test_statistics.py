@@ -62,7 +62,7 @@ def test_wilson_is_scipys():
       np.testing.assert_allclose((low[k], high[k]), want, rtol=1e-12)
   hits = np.arange(50) < 3
   want = stats.binomtest(3, 50).proportion_ci(method='wilson')
-  entry = statistics.share(hits)
+  entry = statistics.proportion(hits)
   assert entry['value'] == 0.06
   np.testing.assert_allclose(entry['interval'], want, rtol=1e-12)
 
@@ -78,8 +78,8 @@ def test_excess_is_the_largest_gap():
 
 def test_entries_of_a_column():
   values = np.array([3.0, np.inf, 1.0, 2.0])
-  assert statistics.middle(values)['value'] == 2.0
-  assert statistics.middle(np.arange(99))['interval'][0] > 35
+  assert statistics.median(values)['value'] == 2.0
+  assert statistics.median(np.arange(99))['interval'][0] > 35
   entry = statistics.mean(np.arange(100))
   # Standard error 28.9 / sqrt(100).
   np.testing.assert_allclose(
@@ -88,7 +88,7 @@ def test_entries_of_a_column():
 
 
 def test_students_interval():
-  entry = statistics.student(np.array([0.1, 0.2, 0.3]))
+  entry = statistics.t_mean(np.array([0.1, 0.2, 0.3]))
   # t of 2 degrees of freedom: 4.303; standard error 0.1 / sqrt(3).
   np.testing.assert_allclose(
     entry['interval'], 0.2 + 4.303 * 0.1 / 3**0.5 * np.array([-1, 1]), rtol=1e-3
@@ -114,15 +114,15 @@ def test_means_over_pairs_have_their_level(same):
     rows, columns = rng.normal(size=(2, 5))
     # Sources and targets differ: the matrix is not symmetric.
     other = 0.5 * rows if same else columns
-    entry = statistics.pairs(rows[:, None] + other, same=same)
+    entry = statistics.pair_mean(rows[:, None] + other, same=same)
     hits += entry['interval'][0] <= 0 <= entry['interval'][1]
   assert 0.92 < hits / 400 < 0.99
 
 
 def test_pairs_of_sums_are_their_networks():
   rows = np.random.default_rng(0).normal(size=6)
-  entry = statistics.pairs(rows[:, None] + rows, same=True)
-  wanted = statistics.student(2 * rows)
+  entry = statistics.pair_mean(rows[:, None] + rows, same=True)
+  wanted = statistics.t_mean(2 * rows)
   assert entry['value'] == pytest.approx(wanted['value'])
   assert entry['interval'] == pytest.approx(wanted['interval'])
 
@@ -130,8 +130,8 @@ def test_pairs_of_sums_are_their_networks():
 def test_pairs_that_are_undefined_do_not_count():
   values = np.arange(9.0).reshape(3, 3)
   values[0, 1] = np.nan
-  assert statistics.pairs(values, same=True)['value'] == np.mean(
+  assert statistics.pair_mean(values, same=True)['value'] == np.mean(
     [2, 3, 5, 6, 7]
   )
-  nothing = statistics.pairs(np.full((2, 2), np.nan), same=False)
+  nothing = statistics.pair_mean(np.full((2, 2), np.nan), same=False)
   assert np.isnan(nothing['value'])

@@ -1,5 +1,6 @@
 """Distances of trained networks against dimension, at toy size."""
 
+import functools
 import json
 
 import broken
@@ -112,11 +113,13 @@ def test_distances_of_a_linear_network_are_exact():
   x = np.full((2, 2, 1), 0.5, np.float32)
   params = net.init(jax.random.key(0), x)['params']
   weights = np.asarray(jax.tree.leaves(params)[-1])
-  solve = jax.jit(trained_scaling.solver(net, 'linear', 20))
+  measure = functools.partial(
+    trained_scaling.measure_image, net=net, method='linear', max_gradients=20
+  )
   gap = weights[:, 0] - weights[:, 1]
   want = np.abs(x.ravel() @ gap) / np.linalg.norm(gap)
   assert want < 0.5  # The box is no bound.
-  found = solve(x, params, np.float32(2))
+  found = jax.jit(measure)(x, params, np.float32(2))
   np.testing.assert_allclose(found['distance'], want, rtol=1e-4)
   np.testing.assert_allclose(found['input_norm'], 1.0)
 

@@ -6,20 +6,20 @@ import jax
 import jax.numpy as jnp
 
 from dmm_jax import norms
-from dmm_jax.boundary import point as point_lib
+from dmm_jax.boundary import problem as problem_lib
 from dmm_jax.boundary import projection
 from dmm_jax.boundary import rays
 from dmm_jax.boundary.point import Status
 
 VALID = 1e-3  # How far the best point may violate a cut, of its l2 length.
-BEYOND = 1.0005  # How far beyond its model of the boundary a round looks.
-LEVEL = 0.05  # What a round hopes to gain, for linf, at tightness 1.
-LOOSEN = 1 / 1.5  # Of the tie to the best point, after a gain.
+OVERSHOOT = 1.0005  # Of a step to the model's boundary.
+LEVEL = 0.05  # Relative gain that a round aims at, for linf, at tightness 1.
+LOOSEN = 1 / 1.5  # Factor of the tie to the best point, after a gain.
 SWEEPS = 3  # Over all cuts; each round starts where the last one ended.
 
 
 class Model(NamedTuple):
-  """The boundary as the last linearisations show it: cuts . v + offsets <= 0.
+  """The boundary by its last linearisations: cuts . v + offsets <= 0.
 
   Attributes:
     cuts, offsets: unit gradients `[m, n]`, and offsets `[m]` at the input.
@@ -38,17 +38,10 @@ class Model(NamedTuple):
 
 
 def polish(
-  logits_fn: point_lib.LogitsFn,
-  x: jax.Array,
-  label: jax.Array,
-  lead: jax.Array,
+  problem: problem_lib.Problem,
   start: projection.State,
   *,
-  norm: float,
-  low: jax.Array,
-  high: jax.Array,
-  project: point_lib.Project = None,
-  max_gradients: int,
+  rounds: int | jax.Array,
   size: int = 8,
   tightness: float = 3.0,
 ) -> projection.State:
@@ -58,7 +51,7 @@ def polish(
   usually lies where several pieces meet, and one linearisation sees one piece.
   The last `size` linearisations together are a polyhedron; each round finds
   its nearest point to the input that is also close to the best point so far,
-  looks there, and adds the linearisation that it finds. Gains loosen the tie
+  evaluates the network there, and adds the linearisation. Gains loosen the tie
   to the best point, failures tighten it. Cuts that the best point violates
   belong to a non-convex kink and are dropped. It does not look for other local
   optima.
@@ -68,55 +61,48 @@ def polish(
   constraint, not the objective, is the nonsmooth one.
 
   Args:
-    logits_fn, x, label, norm, low, high, project: as for `deepfool.search`.
-    lead: the label's lead at `x`.
+    problem: what is searched.
     start: where a search stands; nothing happens unless FOUND.
-    max_gradients: rounds, of one gradient each.
+    rounds: of one gradient each.
     size: linearisations kept.
     tightness: of the first tie to the best point, relative to the objective.
 
   Returns:
     The state after it, at the best point.
   """
-  least, most = (low - x).ravel(), (high - x).ravel()
-  bounds = low, high
+  x, norm = problem.x, problem.norm
+  low, high = (v.ravel() for v in problem.step_bounds)
   found = start.status == Status.FOUND
 
   def advance(i, carry):
     s, model = carry
-    model = _add_cut(logits_fn, x, label, s, model, i, project)
+    model = _add_cut(problem, s, model, i)
     best = (s.best - x).ravel()
     step, weights = _nearest(
-      model, least, most, best, norm=norm, distance=s.distance
+      model, low, high, best, norm=norm, distance=s.distance
     )
     step = step.reshape(x.shape)
-    step = step if project is None else project(step)
-    seen = rays.meet(
-      logits_fn,
-      x,
-      BEYOND * step,
-      label,
-      lead=lead,
-      bounds=bounds,
-      straight=project is not None,
-    )
-    length = norms.norm(seen.point - x, norm)
-    gain = found & seen.found & (length < s.distance)
-    factor = jnp.where(gain, LOOSEN, jnp.where(seen.found, 1.5, 1.2))
+    step = step if problem.project is None else problem.project(step)
+    ray = rays.find_crossing(problem, OVERSHOOT * step)
+    length = norms.norm(ray.point - x, norm)
+    gain = found & ray.found & (length < s.distance)
+    factor = jnp.where(gain, LOOSEN, jnp.where(ray.found, 1.5, 1.2))
     model = model._replace(
       weights=weights,
       # A cut that holds the step stays; the others leave, oldest first.
       used=jnp.where(weights > 0, i, model.used),
-      tightness=jnp.clip(model.tightness * factor, 0.1, 1e5),
+      tightness=jnp.clip(
+        model.tightness * factor.astype(x.dtype), 0.1, 1e5
+      ),
     )
-    usable = jnp.isfinite(seen.lead)
+    usable = jnp.isfinite(ray.margin)
     s = s._replace(
-      here=jnp.where(usable, seen.point, s.here),
-      target=jnp.where(usable, seen.target, s.target),
-      best=jnp.where(gain, seen.point, s.best),
+      point=jnp.where(usable, ray.point, s.point),
+      target=jnp.where(usable, ray.runner_up, s.target),
+      best=jnp.where(gain, ray.point, s.best),
       distance=jnp.where(gain, length, s.distance),
       gradients=s.gradients + 1,
-      forwards=s.forwards + seen.forwards,
+      forwards=s.forwards + ray.forwards,
     )
     return s, model
 
@@ -124,26 +110,28 @@ def polish(
     cuts=jnp.zeros((size, x.size), x.dtype),
     offsets=jnp.zeros(size, x.dtype),
     on=jnp.zeros(size, bool),
-    used=jnp.full(size, -1),
+    used=jnp.full(size, -1, jnp.int32),
     weights=jnp.zeros(size, x.dtype),
     tightness=jnp.asarray(tightness, x.dtype),
   )
-  s = start._replace(here=start.best)
-  s, _ = jax.lax.fori_loop(0, max_gradients, advance, (s, model))
-  return s._replace(here=s.best, base=s.best)
+  s = start._replace(point=start.best)
+  rounds = jnp.asarray(rounds, jnp.int32)
+  s, _ = jax.lax.fori_loop(jnp.int32(0), rounds, advance, (s, model))
+  return s._replace(point=s.best, iterate=s.best)
 
 
-def _add_cut(logits_fn, x, label, s, model, i, project):
-  """Replaces the cut unused for longest by the linearisation at `s.here`."""
-  linear = point_lib.linearize(logits_fn, s.here, label, s.target[None])
-  g = linear.gradients[0]
-  g = (g if project is None else project(g)).ravel()
-  length = jnp.maximum(norms.norm(g, 2), jnp.finfo(g.dtype).tiny)
-  offset = linear.gaps[0] - g @ (s.here - x).ravel()
+def _add_cut(problem, s, model, i):
+  """Replaces the cut unused for longest by the linearisation at `s.point`."""
+  linear = problem_lib.linearize(problem, s.point, s.target[None])
+  gradient = linear.gradients[0].ravel()
+  length = jnp.maximum(
+    norms.norm(gradient, 2), jnp.finfo(gradient.dtype).tiny
+  )
+  offset = linear.gaps[0] - gradient @ (s.point - problem.x).ravel()
   row = jnp.argmin(jnp.where(model.on, model.used, -1))
-  cuts = model.cuts.at[row].set(g / length)
+  cuts = model.cuts.at[row].set(gradient / length)
   offsets = model.offsets.at[row].set(offset / length)
-  best = (s.best - x).ravel()
+  best = (s.best - problem.x).ravel()
   valid = cuts @ best + offsets <= VALID * norms.norm(best, 2)
   on = (model.on & valid).at[row].set(True)
   return model._replace(

@@ -1,293 +1,298 @@
-"""The public face: the nearest boundary point of one example or a data set."""
+"""The nearest boundary point of one example."""
 
-import functools
+import contextlib
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
-import numpy as np
 
 from dmm_jax import margins
-from dmm_jax import normals
 from dmm_jax import norms
-from dmm_jax import parallel
-from dmm_jax.boundary import methods
-from dmm_jax.boundary import point as point_lib
-from dmm_jax.boundary import triage
+from dmm_jax.boundary import inputs
+from dmm_jax.boundary import network as network_lib
+from dmm_jax.boundary import portfolio
+from dmm_jax.boundary import problem as problem_lib
+from dmm_jax.boundary import projection
+from dmm_jax.boundary import rays
+from dmm_jax.boundary import steps
+from dmm_jax.boundary.attacks import apgd
+from dmm_jax.boundary.attacks import ddn
+from dmm_jax.boundary.attacks import deepfool
+from dmm_jax.boundary.attacks import fab
+from dmm_jax.boundary.attacks import fmn
+from dmm_jax.boundary.attacks import primal_dual
+from dmm_jax.boundary.attacks import superdeepfool
 from dmm_jax.boundary.point import BoundaryPoint
 from dmm_jax.boundary.point import Status
 
+RTOL = 1e-5  # How far beyond the boundary, relative to the distance.
+# Of a ray, in units of its linear estimate; further is not "nearest".
+RAY_LENGTH = 10
+RAY_PROBES = 64
+
+SEARCHES = {
+  'portfolio': portfolio.search,
+  'fast': portfolio.search,
+  'projection': projection.search,
+  'deepfool': deepfool.search,
+  'superdeepfool': superdeepfool.search,
+  'fab': fab.search,
+  'ddn': ddn.search,
+  'fmn': fmn.search,
+  'apgd': apgd.search,
+  'primal_dual': primal_dual.search,
+}
+METHODS = (*SEARCHES, 'ray', 'linear')
+
 
 def nearest_point(
-  logits_fn: point_lib.LogitsFn,
+  logits_fn: network_lib.LogitsFn | network_lib.Network,
   x: jax.Array,
   label: jax.Array | int,
   *,
   norm: float = 2,
   bounds: tuple | None = None,
-  project: point_lib.Project = None,
+  project: problem_lib.Project = None,
   method: str = 'portfolio',
   max_gradients: int = 2000,
   seed: jax.Array | int = 0,
-  rtol: float = 1e-5,
+  rtol: float = RTOL,
   with_normal: bool = True,
 ) -> BoundaryPoint:
   """Returns the nearest point of the decision boundary that a search finds.
 
   The distance is that of a point where the class was seen to differ, so it is
   an upper bound of the true one (but for `method='linear'`). Works under
-  `jit` and `vmap`.
+  `jit` and `vmap`; as part of a program of yours, it sees what that program
+  sees: arrays that a jitted function captures are frozen by `jax.jit`.
+
+  Networks and inputs in float16 or bfloat16 are measured in float32: the
+  network is given each point rounded to its own dtype. What counts as beyond
+  the boundary is a margin of more than the rounding of the two logits that
+  meet (`margins.dtype_resolution`), so that distances have that resolution.
 
   Args:
-    logits_fn: one input -> logits `[k]`, k >= 2, of the dtype of the input.
+    logits_fn: one input -> logits `[k]`, k >= 2. A class at -inf, or masked by
+      a low logit, is never met.
     x: one input, any shape, floating point.
     label: its class; an input of another class is at distance 0.
-    norm: 1, 2 or inf; may be traced (see `norms`).
-    bounds: None, or `(low, high)`, numbers or arrays as `x`: the box that the
-      point has to stay in. `x` is taken to lie in it.
+    norm: 1, 2 or inf; may be traced (see `norms`), but for 'apgd' and 'ddn'.
+    bounds: None, or `(low, high)`, each a number, an array as `x` or None for
+      no end: the box that the point has to stay in. `x` is taken to lie in it.
     project: linear, symmetric, idempotent map `v -> v` onto the subspace that
       perturbations are restricted to, or None.
-    method: 'portfolio', a contest of the likely targets (the nine nearest to
-      first order where there are more): short projections at each, longer
-      ones of the nearest from several starts, then polish; 'fast', the same in
-      at most 40 gradients; 'projection', one search, of the class met first:
-      the input projected on the boundary seen from afar, again and again;
-      'deepfool', 'superdeepfool', 'fab', 'ddn' (l2), 'fmn', 'apgd',
-      'primal_dual', as published (see their modules); 'ray', the first
-      crossing straight ahead, along the step that is nearest to first order; or
-      'linear', that step itself, whose end need not lie on the boundary
-      (`Status.ESTIMATE`).
+    method: 'portfolio', short searches toward each likely class (the nine
+      nearest to first order where there are more), then longer ones toward the
+      nearest from several starts, then polish; 'fast', the same in at most 40
+      gradients; 'projection', one search, toward the class met first:
+      repeatedly projects the input onto the linearised boundary; 'deepfool',
+      'superdeepfool', 'fab', 'ddn' (l2), 'fmn', 'apgd', 'primal_dual', as
+      published (see their modules); 'ray', the first crossing along the step
+      that is nearest to first order; or 'linear', that step itself, whose end
+      need not lie on the boundary (`Status.ESTIMATE`).
     max_gradients: budget of value-and-gradient evaluations. One for `normal`
-      comes on top.
+      comes on top. Single methods need one for each class that they aim at.
     seed: of the random points near the boundary at which 'portfolio', 'fast'
-      and 'projection' take gradients; an integer, may be traced. The same seed
-      gives the same result, whatever else is in the batch.
+      and 'projection' take gradients; an integer, may be traced.
     rtol: how far beyond the boundary, relative to `distance`, the point may be.
     with_normal: False saves the gradient at the point; `normal` is then zeros.
 
   Returns:
-    A `BoundaryPoint`.
+    A `BoundaryPoint`, in the dtype of the input, at least float32.
 
   Raises:
-    ValueError, TypeError: while tracing, for a norm, method or input that is
-      not supported.
+    ValueError, TypeError: while tracing, for an argument that is not supported.
   """
-  _check(x, norm, method)
-  _num_classes(logits_fn, x)
-  low, high = _box(x, bounds)
-  label = jnp.asarray(label, jnp.int32)
-  best = methods.run(
-    logits_fn,
+  x = jnp.asarray(x)
+  inputs.check_options(norm, method, METHODS, max_gradients)
+  network = logits_fn
+  if not isinstance(network, network_lib.Network):
+    network = network_lib.trace(logits_fn, x)
+  x = x.astype(network.dtype)
+  low, high = inputs.check_box(bounds, x)
+  with plain_arithmetic():
+    problem = problem_lib.create(
+      network,
+      x,
+      jnp.asarray(label, jnp.int32),
+      norm=norm,
+      low=low,
+      high=high,
+      project=inputs.check_project(project, x),
+    )
+    key = jax.random.key(inputs.check_seed(seed))
+    found = _search(problem, method, max_gradients, key, rtol)
+    return _result(problem, found, with_normal)
+
+
+def unsearched_point(
+  network: network_lib.Network, x: jax.Array, label: jax.Array
+) -> tuple[BoundaryPoint, jax.Array]:
+  """Returns the result of an input that needs no search, and its logits.
+
+  NOT_FOUND, at inf, where it needs one.
+  """
+  far = jnp.full((), jnp.inf, network.dtype)
+  x = x.astype(network.dtype)
+  problem = problem_lib.create(
+    network,
     x,
     label,
-    method,
-    norm=norm,
-    low=low,
-    high=high,
-    project=project,
-    max_gradients=max_gradients,
-    rtol=rtol,
-    seed=seed,
+    norm=2,
+    low=jnp.broadcast_to(-far, x.shape),
+    high=jnp.broadcast_to(far, x.shape),
   )
-  best = _settle(best, x, logits_fn(x), label)
-  return _add_normal(best, logits_fn, label) if with_normal else best
+  none = _Found(far, x, far, -1, Status.NOT_FOUND, 0, 0)
+  return _result(problem, none, True), problem.logits
 
 
-def _check(x, norm, method):
-  norms.check(norm)
-  if method not in methods.METHODS:
-    raise ValueError(f'method must be one of {methods.METHODS}, got {method!r}')
-  if not jnp.issubdtype(x.dtype, jnp.floating):
-    raise TypeError(
-      f'inputs must be floating point, got {x.dtype}: '
-      'distances between integers are not defined; convert and rescale first'
-    )
+@contextlib.contextmanager
+def plain_arithmetic():
+  """Geometry in JAX's own rules, whatever is strict for the network.
 
-
-def _num_classes(logits_fn, x):
-  shape = jax.eval_shape(logits_fn, x).shape
-  if len(shape) != 1 or shape[0] < 2:
-    raise ValueError(
-      f'logits_fn must map one input {x.shape} to logits [k], k >= 2; '
-      f'it returned shape {shape}'
-    )
-  return shape[0]
-
-
-def _box(x, bounds):
-  low, high = (-np.inf, np.inf) if bounds is None else bounds
-  fill = lambda b: jnp.broadcast_to(jnp.asarray(b, x.dtype), x.shape)
-  return fill(low), fill(high)
-
-
-def _settle(best, x, logits, label):
-  """Gives inputs that need no search, or whose search failed, their values."""
-  predicted = jnp.argmax(logits).astype(jnp.int32)
-  finite = jnp.all(jnp.isfinite(logits))
-  wrong = finite & (predicted != label)
-  status = jnp.select(
-    [~finite, wrong], [Status.NON_FINITE, Status.MISCLASSIFIED], best.status
-  )
-  stays = wrong | ~finite | ~jnp.isfinite(best.distance)
-  distance = jnp.where(finite, best.distance, jnp.inf)
-  return best._replace(
-    distance=jnp.where(wrong, 0.0, distance).astype(x.dtype),
-    point=jnp.where(stays, x, best.point),
-    target=jnp.where(wrong, predicted, jnp.where(stays, -1, best.target)),
-    margin=jnp.where(stays, margins.margin(logits, label), best.margin),
-    status=status.astype(jnp.int32),
-    forwards=best.forwards + 1,
-  )
-
-
-def _add_normal(best, logits_fn, label):
-  normal = normals.normal(logits_fn, best.point, label)
-  return best._replace(
-    normal=jnp.where(jnp.isfinite(best.distance), normal, 0.0),
-    gradients=best.gradients + 1,
-  )
-
-
-def measure(
-  logits_fn: point_lib.LogitsFn,
-  xs: ArrayLike,
-  labels: ArrayLike | None = None,
-  *,
-  norm: float = 2,
-  bounds: tuple | None = None,
-  project: point_lib.Project = None,
-  project_rows: tuple = (),
-  method: str = 'portfolio',
-  max_gradients: int = 2000,
-  seed: int = 0,
-  batch_size: int = 256,
-  progress: bool = False,
-) -> BoundaryPoint:
-  """Measures the distance of every example of a data set from the boundary.
-
-  `nearest_point` over all devices. Calls with the same `logits_fn` and options,
-  but for bounds and seed, compile once. Given labels, all logits are evaluated
-  first, and only what is classified correctly is searched: the other examples
-  cost one forward evaluation each (and a gradient, for the normal).
-
-  Warns where the network returns probabilities instead of logits.
-
-  Args:
-    logits_fn: one input -> logits `[k]`.
-    xs: `[n, ...]`, floating point; every one within `bounds`.
-    labels: `[n]` integers, or None for the network's own predictions.
-    norm, bounds, project, method, max_gradients: as for `nearest_point`.
-    project_rows: arrays `[n, ...]` for a subspace of each example's own:
-      `project(v, *rows)` then takes the example's rows of them, as
-      `manifold.on` and `manifold.off` take a basis.
-    seed: as for `nearest_point`, one for all examples: results depend neither
-      on their order nor on their batch.
-    batch_size: examples a step; memory grows with it, results do not change.
-    progress: whether to show a progress bar.
-
-  Returns:
-    A `BoundaryPoint` of numpy columns `[n, ...]`, in order.
-
-  Raises:
-    ValueError: for an unsupported option, labels or rows of the wrong number,
-      labels outside `[0, k)`, or inputs outside the bounds.
-    TypeError: for integer inputs or labels that are not integers.
+  Searches mix Python numbers and integers with floats, and NaN is a signal.
   """
-  xs = np.asarray(xs)
-  example = jax.ShapeDtypeStruct(
-    xs.shape[1:], jax.dtypes.canonicalize_dtype(xs.dtype)
+  with (
+    jax.numpy_dtype_promotion('standard'),
+    jax.debug_nans(False),
+    jax.debug_infs(False),
+  ):
+    yield
+
+
+class _Found(NamedTuple):
+  """What a search found, for an input that is classified correctly."""
+
+  distance: jax.Array
+  point: jax.Array
+  margin: jax.Array
+  target: jax.Array | int
+  status: jax.Array | int
+  gradients: jax.Array | int
+  forwards: jax.Array | int
+
+
+def _search(problem, method, max_gradients, key, rtol):
+  """Runs one of `METHODS` and moves what it found onto the boundary."""
+  if method == 'linear':
+    return _linear_estimate(problem)
+  if method == 'ray':
+    return _first_crossing(problem, rtol)
+  budget = portfolio.FAST_GRADIENTS if method == 'fast' else max_gradients
+  segment = SEARCHES[method](problem, budget, key)
+  found = segment.status == Status.FOUND
+  length = norms.norm(segment.outer - segment.inner, problem.norm)
+  total = norms.norm(segment.outer - problem.x, problem.norm)
+  tolerance = rtol * total / jnp.where(length > 0, length, 1.0)
+  tolerance = jnp.where(found, tolerance, jnp.inf)
+  segment = segment._replace(
+    margin_inner=jnp.where(found, segment.margin_inner, 1.0),
+    margin_outer=jnp.where(found, segment.margin_outer, -1.0),
   )
-  _check(example, norm, method)
-  num_classes = _num_classes(logits_fn, example)
-  low, high = _check_bounds(xs, bounds, example.dtype)
-  own = labels is None
-  if labels is None:
-    labels = np.zeros(len(xs), np.int32)
-  labels = _check_labels(labels, xs, num_classes)
-  xs = xs.astype(example.dtype, copy=False)
-  rows = _check_rows(project, project_rows, xs)
-  # Own predictions are never wrong: the first batch is for the warning alone.
-  seen = slice(batch_size if own else None)
-  first = triage.look(logits_fn, xs[seen], labels[seen], batch_size=batch_size)
-  triage.warn_of_probabilities(first)
-  solve = functools.partial(
-    parallel.map_examples,
-    _solver(logits_fn, norm, project, method, max_gradients, own),
-    # Any integer is a seed, and none is compiled for.
-    shared=(low, high, np.int32(seed % 2**31)),
-    batch_size=batch_size,
-    progress='boundary distances' if progress else None,
+  point, margin, target, forwards = rays.refine_crossing(
+    problem, segment, tolerance=tolerance
   )
-  needs_search = first.finite & (first.predicted == labels[seen])
-  if own or needs_search.all():
-    return solve((xs, labels, *rows))
-  result = triage.settle(logits_fn, xs, labels, first, batch_size=batch_size)
-  triage.overwrite(
-    result, needs_search, solve, (xs, labels, *rows), batch_size=batch_size
+  distance = norms.norm(point - problem.x, problem.norm)
+  return _Found(
+    jnp.where(found, distance, jnp.inf),
+    point,
+    margin,
+    target,
+    segment.status,
+    segment.gradients,
+    segment.forwards + forwards,
   )
-  return result
 
 
-def _check_rows(project, rows, xs):
-  if rows and project is None:
-    raise ValueError('project_rows are arguments of project, which is None')
-  rows = tuple(map(np.asarray, rows))
-  for row in rows:
-    if len(row) != len(xs):
-      raise ValueError(
-        f'{len(xs)} inputs need as many rows, got {len(row)} rows'
-      )
-  return rows
+def _linear_step(problem):
+  linear = problem_lib.linearize(problem, problem.x, problem.targets)
+  step, distance, i = steps.nearest_linear(
+    problem, problem.x, linear.gaps, linear.gradients
+  )
+  useful = jnp.isfinite(distance)
+  distance = jnp.where(useful, norms.norm(step, problem.norm), jnp.inf)
+  return step, distance, problem.targets[i]
 
 
-def _check_bounds(xs, bounds, dtype):
-  box = (-np.inf, np.inf) if bounds is None else bounds
-  low, high = (np.asarray(b, dtype) for b in box)
-  outside = np.any((xs < low) | (xs > high), axis=tuple(range(1, xs.ndim)))
-  if outside.any():
-    raise ValueError(
-      f'{outside.sum()} of {len(xs)} inputs lie outside bounds (the first is '
-      f'number {outside.argmax()}); clip them, or widen the bounds'
-    )
-  return low, high
+def _linear_estimate(problem):
+  """The nearest step to first order; its end is not evaluated."""
+  step, distance, target = _linear_step(problem)
+  status = jnp.where(
+    jnp.isfinite(distance), Status.ESTIMATE, Status.ZERO_GRADIENT
+  )
+  unknown = jnp.full_like(distance, jnp.nan)
+  rows = len(problem.targets)
+  return _Found(distance, problem.x + step, unknown, target, status, rows, 0)
 
 
-def _check_labels(
-  labels: ArrayLike, xs: np.ndarray, num_classes: int
-) -> np.ndarray:
-  labels = np.asarray(labels)
-  if labels.shape != (len(xs),):
-    raise ValueError(
-      f'{len(xs)} inputs need as many labels, got {labels.shape}'
-    )
-  if not np.issubdtype(labels.dtype, np.integer):
-    raise TypeError(f'labels must be integers, got {labels.dtype}')
-  if labels.size and not 0 <= labels.min() <= labels.max() < num_classes:
-    raise ValueError(
-      f'labels must lie in [0, {num_classes}), got '
-      f'[{labels.min()}, {labels.max()}]'
-    )
-  return labels.astype(np.int32)
+def _first_crossing(problem, rtol):
+  """The first crossing along the nearest step to first order."""
+  step, distance, _ = _linear_step(problem)
+  useful = jnp.isfinite(distance)
+  crossing = rays.cross_ray(
+    problem,
+    step,
+    RAY_LENGTH * jnp.where(useful, distance, 0.0),
+    num_probes=RAY_PROBES,
+    rtol=rtol,
+  )
+  failed = jnp.where(useful, Status.NOT_FOUND, Status.ZERO_GRADIENT)
+  return _Found(
+    crossing.distance,
+    crossing.point,
+    crossing.margin,
+    crossing.target,
+    jnp.where(crossing.found, Status.FOUND, failed),
+    len(problem.targets),
+    crossing.forwards,
+  )
 
 
-@functools.lru_cache(maxsize=32)
-def _solver(logits_fn, norm, project, method, max_gradients, own):
-  """One function object for equal options, so that `jit` finds it again."""
+def _result(problem, found, with_normal):
+  """The one place that writes a `BoundaryPoint`.
 
-  def solve(x, label, *rest):
-    *rows, low, high, seed = rest
-    label = jnp.argmax(logits_fn(x)) if own else label
-    onto = (lambda v: project(v, *rows)) if rows else project
-    return nearest_point(
-      logits_fn,
-      x,
-      label,
-      norm=norm,
-      bounds=(low, high),
-      project=onto,
-      method=method,
-      max_gradients=max_gradients,
-      seed=seed,
-    )
+  Inputs of another class are at distance 0, those that are not finite at inf,
+  whatever a search has found.
+  """
+  x, logits = problem.x, problem.logits
+  predicted = jnp.argmax(logits).astype(jnp.int32)
+  finite = jnp.all(jnp.isfinite(x)) & ~jnp.any(
+    jnp.isnan(logits) | (logits == jnp.inf)
+  )
+  wrong = finite & (predicted != problem.label)
+  # Without a finite margin there is nothing to search.
+  finite &= wrong | jnp.isfinite(problem.margin)
+  status = jnp.select(
+    [~finite, wrong], [Status.NON_FINITE, Status.MISCLASSIFIED], found.status
+  )
+  stays = wrong | ~finite | ~jnp.isfinite(found.distance)
+  distance = jnp.where(finite, found.distance, jnp.inf)
+  distance = jnp.where(wrong, 0.0, distance).astype(x.dtype)
+  point = jnp.where(stays, x, found.point)
+  gradients = jnp.asarray(found.gradients, jnp.int32)
+  normal = jnp.zeros_like(x)
+  if with_normal:
+    normal = _normal(problem, point)
+    normal = jnp.where(jnp.isfinite(distance), normal, 0.0)
+    gradients = gradients + 1
+  margin = problem_lib.margin_of(problem, logits).plain
+  target = jnp.where(wrong, predicted, jnp.where(stays, -1, found.target))
+  return BoundaryPoint(
+    distance=distance,
+    point=point,
+    target=target.astype(jnp.int32),
+    normal=normal,
+    margin=jnp.where(stays, margin, found.margin).astype(x.dtype),
+    status=status.astype(jnp.int32),
+    gradients=gradients,
+    forwards=jnp.asarray(found.forwards + 1, jnp.int32),
+  )
 
-  return solve
+
+def _normal(problem, p):
+  """The unit l2 gradient of the label's margin; zeros where there is none."""
+  logits, pull = network_lib.logits_and_pull(problem.network, p)
+  gradient = pull(jax.grad(margins.margin)(logits, problem.label))
+  size = norms.norm(gradient, 2)
+  usable = jnp.isfinite(size) & (size > 0)
+  return jnp.where(usable, gradient / jnp.where(usable, size, 1.0), 0.0)

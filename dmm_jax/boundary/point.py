@@ -1,17 +1,9 @@
-"""What a boundary search starts from and what it returns."""
+"""What a boundary search returns."""
 
-from collections.abc import Callable
 import enum
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
-
-from dmm_jax import convolutions
-from dmm_jax import margins
-
-LogitsFn = Callable[[jax.Array], jax.Array]
-Project = Callable[[jax.Array], jax.Array] | None
 
 
 class Status(enum.IntEnum):
@@ -21,7 +13,7 @@ class Status(enum.IntEnum):
   MISCLASSIFIED = 1  # The input is already on the far side: distance 0.
   NOT_FOUND = 2  # The budget ran out, or the box was exhausted: inf.
   ZERO_GRADIENT = 3  # No direction changes the margin, to first order: inf.
-  NON_FINITE = 4  # NaN or infinite logits or gradients: inf.
+  NON_FINITE = 4  # NaN or infinite input, logits, margin or gradients: inf.
   ESTIMATE = 5  # A linear estimate, not verified by evaluating the network.
 
 
@@ -53,67 +45,22 @@ class BoundaryPoint(NamedTuple):
 
 
 class Segment(NamedTuple):
-  """A step that crosses the boundary: what a search hands over to be refined.
+  """Bracket returned by a search, for refinement: a step across the boundary.
 
   Attributes:
     inner, outer: its ends, on the label's side and beyond, as `x`.
-    lead_inner, lead_outer: the label's lead there (`margins.lead`).
-    target: the class that leads the label at the outer end.
+    margin_inner, margin_outer: the label's margin there, with tolerance
+      (`margins.margin_with_tolerance`).
+    target: the class that leads at the outer end.
     status: FOUND if `outer` is beyond the boundary, else why it is not.
     gradients, forwards: as in `BoundaryPoint`.
   """
 
   inner: jax.Array
   outer: jax.Array
-  lead_inner: jax.Array
-  lead_outer: jax.Array
+  margin_inner: jax.Array
+  margin_outer: jax.Array
   target: jax.Array
   status: jax.Array
   gradients: jax.Array
   forwards: jax.Array
-
-
-class Linear(NamedTuple):
-  """The network to first order: margins of a label over `t` targets.
-
-  Attributes:
-    lead: of the label over all other classes; < 0 beyond the boundary.
-    rival: the class of these with the largest logit.
-    gaps: logit of the label minus that of each target `[t]`.
-    gradients: of the gaps `[t, ...]`.
-  """
-
-  lead: jax.Array
-  rival: jax.Array
-  gaps: jax.Array
-  gradients: jax.Array
-
-
-def likely_targets(logits: jax.Array, label: jax.Array, num: int) -> jax.Array:
-  """Returns the `num` classes other than `label` with the largest logits."""
-  others = jnp.where(jnp.arange(logits.size) == label, -jnp.inf, logits)
-  return jax.lax.top_k(others, num)[1]
-
-
-def leads(logits: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns the lead, NaN unless all logits are finite, and the rival."""
-  finite = jnp.all(jnp.isfinite(logits))
-  lead = jnp.where(finite, margins.lead(logits, label), jnp.nan)
-  return lead, margins.runner_up(logits, label)
-
-
-def linearize(
-  logits_fn: LogitsFn, x: jax.Array, label: jax.Array, targets: jax.Array
-) -> Linear:
-  """Expands the margins of `label` over `targets` `[t]` around `x`."""
-  logits, pull_back = jax.vjp(logits_fn, x)
-  pull_back = convolutions.in_order(pull_back)
-  eye = jnp.eye(logits.size, dtype=logits.dtype)
-  rows = eye[label][None] - eye[targets]
-  # One row needs no batch axis, and runs faster without it.
-  if len(rows) == 1:
-    gradients = pull_back(rows[0])[0][None]
-  else:
-    gradients = jax.vmap(lambda row: pull_back(row)[0])(rows)
-  gaps = logits[label] - logits[targets]
-  return Linear(*leads(logits, label), gaps, gradients)

@@ -6,14 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmm_jax import margins
 from dmm_jax import norms
+from dmm_jax.boundary import network as network_lib
 from dmm_jax.boundary import point as point_lib
+from dmm_jax.boundary import problem as problem_lib
 from dmm_jax.boundary import subspace
 from dmm_jax.boundary.point import Status
 
-FORWARDS = 4  # Of `meet`; enough for steps that end close to the boundary.
-CLEARLY = 1e-6  # Of the first lead: seen beyond now, and when looked at again.
+FORWARDS = 4  # Of `find_crossing`; enough for steps that end close by.
+# Margin, relative to that at the input, at which a crossing survives
+# re-evaluation.
+RELIABLE = 1e-6
 
 
 class Crossing(NamedTuple):
@@ -36,9 +39,8 @@ class Crossing(NamedTuple):
   forwards: jax.Array
 
 
-def pull_back(
-  logits_fn: point_lib.LogitsFn,
-  label: jax.Array,
+def refine_crossing(
+  problem: problem_lib.Problem,
   segment: point_lib.Segment,
   *,
   tolerance: jax.Array | float,
@@ -57,16 +59,15 @@ def pull_back(
   a linear piece two evaluations then finish.
 
   Args:
-    logits_fn: one input -> logits `[k]`.
-    label: the class at the inner end.
-    segment: a `Segment`, crossing (`lead_inner` >= 0 > `lead_outer`).
+    problem: gives the network and the label.
+    segment: crossing (`margin_inner` >= 0 > `margin_outer`).
     tolerance: as a fraction of the segment's length; > 0.
     max_forwards: evaluations at most.
 
   Returns:
     `(outer, margin, target, forwards)`: a point with margin < 0, at most
-    `tolerance` segment lengths beyond a crossing, and the class that leads the
-    label there.
+    `tolerance` segment lengths beyond a crossing, and the class that leads
+    there.
   """
 
   def unfinished(s):
@@ -76,9 +77,8 @@ def pull_back(
   def step(s):
     t = s['a'] + s['t'] * (s['b'] - s['a'])
     p = segment.inner + t * (segment.outer - segment.inner)
-    logits = logits_fn(p)
-    f = margins.lead(logits, label)
-    beyond = f < 0
+    margin = problem_lib.margin_at(problem, p)
+    f, beyond = margin.value, margin.value < 0
     same = beyond == (s['fa'] < 0)
     c, fc = jnp.where(same, s['a'], s['b']), jnp.where(same, s['fa'], s['fb'])
     b, fb = jnp.where(same, s['b'], s['a']), jnp.where(same, s['fb'], s['fa'])
@@ -89,12 +89,12 @@ def pull_back(
       fb=fb,
       t=_next_fraction(t, b, c, f, fb, fc, tolerance),
       outer=jnp.where(beyond, p, s['outer']),
-      margin=jnp.where(beyond, margins.margin(logits, label), s['margin']),
-      target=jnp.where(beyond, margins.runner_up(logits, label), s['target']),
+      margin=jnp.where(beyond, margin.plain, s['margin']),
+      target=jnp.where(beyond, margin.runner_up, s['target']),
       forwards=s['forwards'] + 1,
     )
 
-  fa, fb = segment.lead_inner, segment.lead_outer
+  fa, fb = segment.margin_inner, segment.margin_outer
   secant = jnp.where(fa > fb, fa / jnp.where(fa > fb, fa - fb, 1.0), 0.5)
   zero = jnp.zeros_like(fa)
   start = dict(
@@ -113,7 +113,7 @@ def pull_back(
 
 
 def _next_fraction(a, b, c, fa, fb, fc, tolerance):
-  """Where to look next between a and b, as a fraction of the way to b."""
+  """The next evaluation between a and b, as a fraction of the way to b."""
   safe = lambda d: jnp.where(d == 0, 1.0, d)
   xi, phi = (a - b) / safe(c - b), (fa - fb) / safe(fc - fb)
   trusted = (phi**2 < xi) & ((1 - phi) ** 2 < 1 - xi)
@@ -124,80 +124,68 @@ def _next_fraction(a, b, c, fa, fb, fc, tolerance):
   return jnp.clip(jnp.where(jnp.isfinite(t), t, 0.5), least, 1 - least)
 
 
-class Meeting(NamedTuple):
-  """Where a ray was seen beyond the boundary.
+class RayPoint(NamedTuple):
+  """The point of a ray nearest to the boundary that was evaluated.
 
   Attributes:
     point: just beyond the boundary; the nearest to it if none was found.
     found: whether `point` lies beyond.
-    lead, target: the label's lead over the others, and the class of these that
-      comes nearest, at `point`.
+    margin, runner_up: as in `problem.Margin`, at `point`.
     forwards: forward evaluations used.
   """
 
   point: jax.Array
   found: jax.Array
-  lead: jax.Array
-  target: jax.Array
+  margin: jax.Array
+  runner_up: jax.Array
   forwards: int
 
 
-def meet(
-  logits_fn: point_lib.LogitsFn,
-  x: jax.Array,
-  step: jax.Array,
-  label: jax.Array,
-  *,
-  lead: jax.Array,
-  bounds: tuple,
-  straight: jax.Array | bool = False,
-  num_forwards: int = FORWARDS,
-) -> Meeting:
+def find_crossing(
+  problem: problem_lib.Problem, step: jax.Array, num_forwards: int = FORWARDS
+) -> RayPoint:
   """Follows the ray along a step to the boundary, inwards or outwards.
 
   For steps that end close to the boundary: regula falsi between the input and
   the step's end (the Illinois variant), once one of these lies beyond; else
   secants outwards, that grow where the margin does not fall. The path is the
-  ray's projection on the box, or the ray within it. Costs the same for every
-  example.
+  ray's projection on the box; in a subspace, which that path would leave, it is
+  the ray up to where it leaves the box. Costs the same for every example.
 
   Args:
-    logits_fn: one input -> logits `[k]`.
-    x, label, lead: the input, its class, and the class's lead there; > 0.
-    step: as `x`.
-    bounds: the box.
-    straight: whether the path ends where the ray leaves the box.
+    problem: whose input is the ray's start.
+    step: as the input.
     num_forwards: evaluations.
 
   Returns:
-    A `Meeting`. The point is the innermost that was seen beyond.
+    A `RayPoint`, the innermost that was beyond.
   """
-  low, high = bounds
-  # A path that follows the box leaves the subspace that a step lies in.
-  most = subspace.reach(step, low - x, high - x) if straight else jnp.inf
+  x, low, high, first = problem.x, problem.low, problem.high, problem.margin
+  straight = problem.project is not None
+  most = subspace.reach(step, *problem.step_bounds) if straight else jnp.inf
   along = lambda t: jnp.clip(x + jnp.minimum(t, most) * step, low, high)
   # Aims a little beyond: what ends on the label's side would not count.
-  aim = 10 * CLEARLY * lead
+  aim = 10 * RELIABLE * first
 
-  def look(k, s):
+  def evaluate(k, s):
     t = s['next']
-    ahead, target = point_lib.leads(logits_fn(along(t)), label)
-    beyond = ahead < -CLEARLY * lead
+    margin = problem_lib.margin_at(problem, along(t))
+    beyond = margin.value < -RELIABLE * first
     found = s['found'] | beyond
-    # A side that stays twice counts half: it would stay forever.
+    # Illinois rule: halve the value at the retained endpoint.
     again = s['found'] & (k > 0) & (beyond == s['beyond'])
-    half = jnp.where(again, 0.5, 1.0)
-    value = ahead + aim
+    half = jnp.where(again, 0.5, 1.0).astype(x.dtype)
+    value = margin.value + aim
     inner = jnp.where(beyond, s['inner'] * half, value)
     outer = jnp.where(beyond, value, s['outer'] * half)
     a, b = jnp.where(beyond, s['a'], t), jnp.where(beyond, t, s['b'])
-    share = inner / jnp.where(inner > outer, inner - outer, 1.0)
-    within = a + (b - a) * jnp.clip(share, 0.01, 0.99)
+    fraction = inner / jnp.where(inner > outer, inner - outer, 1.0)
+    between = a + (b - a) * jnp.clip(fraction, 0.01, 0.99)
     fall = s['inner'] - value
-    reach = 1.1 * value * (t - s['a']) / jnp.where(fall > 0, fall * t, 1.0)
-    widest = 0.5 + 0.5 * k
-    grown = t * (1 + jnp.where(fall > 0, jnp.clip(reach, 0.02, widest), widest))
-    nearer = beyond | (~s['found'] & ~(ahead >= s['lead']))
+    secant = 1.1 * value * (t - s['a']) / jnp.where(fall > 0, fall * t, 1.0)
+    widest = (0.5 + 0.5 * k).astype(x.dtype)
+    growth = jnp.where(fall > 0, jnp.clip(secant, 0.02, widest), widest)
+    nearer = beyond | (~s['found'] & ~(margin.value >= s['margin']))
     keep = lambda new, old: jnp.where(nearer, new, old)
     return dict(
       a=a,
@@ -205,33 +193,33 @@ def meet(
       inner=inner,
       outer=outer,
       beyond=beyond,
-      next=jnp.where(found, within, grown),
+      next=jnp.where(found, between, t * (1 + growth)),
       found=found,
-      seen=keep(t, s['seen']),
-      lead=keep(ahead, s['lead']),
-      target=keep(target, s['target']),
+      best=keep(t, s['best']),
+      margin=keep(margin.value, s['margin']),
+      runner_up=keep(margin.runner_up, s['runner_up']),
     )
 
-  one = jnp.ones_like(lead)
+  one = jnp.ones_like(first)
   start = dict(
     a=0 * one,
     b=one,
-    inner=lead + aim,
+    inner=first + aim,
     outer=-one,
     beyond=jnp.bool_(False),
     next=one,
     found=jnp.bool_(False),
-    seen=one,
-    lead=jnp.inf * one,
-    target=jnp.int32(0),
+    best=one,
+    margin=jnp.inf * one,
+    runner_up=jnp.zeros((), jnp.int32),
   )
-  s = jax.lax.fori_loop(0, num_forwards, look, start)
-  point = along(s['seen'])
-  return Meeting(point, s['found'], s['lead'], s['target'], num_forwards)
+  s = jax.lax.fori_loop(0, num_forwards, evaluate, start)
+  point = along(s['best'])
+  return RayPoint(point, s['found'], s['margin'], s['runner_up'], num_forwards)
 
 
 def first_crossing(
-  logits_fn: point_lib.LogitsFn,
+  logits_fn: network_lib.LogitsFn,
   x: jax.Array,
   direction: jax.Array,
   label: jax.Array,
@@ -263,33 +251,53 @@ def first_crossing(
     A `Crossing`; at distance 0 where the start has another class already, not
     found where the direction is zero or nothing changed within reach.
   """
+  network = network_lib.trace(logits_fn, x)
+  x = x.astype(network.dtype)
+  low, high = (jnp.broadcast_to(jnp.asarray(b, x.dtype), x.shape) for b in bounds)
+  problem = problem_lib.create(
+    network, x, label, norm=norm, low=low, high=high
+  )
+  return cross_ray(
+    problem, direction, max_distance, num_probes=num_probes, rtol=rtol
+  )
+
+
+def cross_ray(
+  problem: problem_lib.Problem,
+  direction: jax.Array,
+  max_distance: float | jax.Array,
+  *,
+  num_probes: int,
+  rtol: float,
+) -> Crossing:
+  """Returns `first_crossing` from the input of a problem."""
+  x, norm = problem.x, problem.norm
   size = norms.norm(direction, norm)
   unit = direction / jnp.where(size > 0, size, 1.0)
-  along = lambda t: jnp.clip(x + t * unit, *bounds)
-  spacing = max_distance / num_probes
-  reach = jnp.arange(num_probes + 1, dtype=x.dtype) * spacing
-  logits = jax.vmap(lambda t: logits_fn(along(t)))(reach)
-  seen = jax.vmap(lambda row: margins.lead(row, label))(logits)
-  i = jnp.argmax(seen < 0)
+  along = lambda t: jnp.clip(x + t * unit, problem.low, problem.high)
+  spacing = jnp.asarray(max_distance, x.dtype) / num_probes
+  radii = jnp.arange(num_probes + 1, dtype=x.dtype) * spacing
+  probes = jax.vmap(lambda t: problem_lib.margin_at(problem, along(t)))(radii)
+  i = jnp.argmax(probes.value < 0)
   before = jnp.maximum(i - 1, 0)
-  found = (seen[i] < 0) & (size > 0)
+  found = (probes.value[i] < 0) & (size > 0)
   segment = point_lib.Segment(
-    inner=along(reach[before]),
-    outer=along(reach[i]),
-    lead_inner=jnp.where(found, seen[before], 1.0),
-    lead_outer=jnp.where(found, seen[i], -1.0),
-    target=margins.runner_up(logits[i], label),
+    inner=along(radii[before]),
+    outer=along(radii[i]),
+    margin_inner=jnp.where(found, probes.value[before], 1.0),
+    margin_outer=jnp.where(found, probes.value[i], -1.0),
+    target=probes.runner_up[i],
     status=jnp.where(found, Status.FOUND, Status.NOT_FOUND),
     gradients=jnp.int32(0),
     forwards=jnp.int32(0),
   )
   # A search that is not needed ends at once: its tolerance is infinite.
   tolerance = jnp.where(found & (i > 0), rtol * jnp.maximum(i, 1), jnp.inf)
-  crossing, margin, target, forwards = pull_back(
-    logits_fn, label, segment, tolerance=tolerance
+  point, margin, target, forwards = refine_crossing(
+    problem, segment, tolerance=tolerance.astype(x.dtype)
   )
-  crossing = jnp.where(found, crossing, x)
-  distance = jnp.where(found, norms.norm(crossing - x, norm), jnp.inf)
+  point = jnp.where(found, point, x)
+  distance = jnp.where(found, norms.norm(point - x, norm), jnp.inf)
   return Crossing(
-    distance, crossing, found, target, margin, forwards + num_probes + 1
+    distance, point, found, target, margin, forwards + num_probes + 1
   )

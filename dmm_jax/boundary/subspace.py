@@ -8,31 +8,32 @@ import jax.numpy as jnp
 from dmm_jax import norms
 
 # Measured on random subspaces of up to 200 inputs with up to 30 of them at a
-# bound: fewer of either leave promises unkept that could be kept.
-ROUNDS = 8  # Guesses of which bounds hold the step, before it promises less.
+# bound: fewer of either give up decreases that are possible.
+ROUNDS = 8  # Guesses of the active bounds, before the decrease is halved.
 SOLVES = 6  # Conjugate gradients a guess.
-LEVELS = 3  # Promises: all, half, a quarter.
-ENOUGH = 0.999  # Of the promise.
+LEVELS = 3  # Predicted decreases: all, half, a quarter.
+ENOUGH = 0.999  # Of the predicted decrease.
 ROUNDING = 16  # Units of rounding of the largest entry.
 
 
-def confine(
+def project_feasible(
   project: Callable[[jax.Array], jax.Array],
   step: jax.Array,
   gradient: jax.Array,
   low: jax.Array,
   high: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-  """Replaces a step by one in a subspace and a box that promises as much.
+  """Projects a step on a subspace and a box, preserving the predicted decrease.
 
-  The promise is `gradient . step`. The step is projected on the subspace and
-  lengthened until it keeps the promise. If that leaves the box, the shortest
-  step (l2) of the subspace within the box that keeps the promise takes its
-  place, whatever the norm: a primal-dual active set method guesses which bounds
-  hold it, conjugate gradients solve for their multipliers, at up to
-  `LEVELS * ROUNDS * (SOLVES + 2)` calls of `project`. Where no step keeps the
-  promise it is halved. A fixed effort: what is out of reach only just may be
-  given up too early. For l1 and linf expect 1 to 1.8 times the least norm.
+  The predicted decrease is `gradient . step`. The step is projected on the
+  subspace and lengthened until its decrease is the same. If that leaves the
+  box, the shortest step (l2) of the subspace within the box with this decrease
+  takes its place, whatever the norm: a primal-dual active set method guesses
+  which bounds are active, conjugate gradients solve for their multipliers, at
+  up to `LEVELS * ROUNDS * (SOLVES + 2)` calls of `project`. Where no step has
+  the decrease it is halved. The effort is fixed: a decrease that is only just
+  possible may be given up too early. For l1 and linf expect 1 to 1.8 times the
+  least norm.
 
   Source: Hintermueller, Ito, Kunisch (2002), "The primal-dual active set
   strategy as a semismooth Newton method",
@@ -45,43 +46,45 @@ def confine(
     low, high: as `step` or scalars; the box holds 0.
 
   Returns:
-    `(step, kept)`: within the box exactly, within the subspace to
-    `ROUNDING` units of rounding of its largest entry; and the share of the
-    promise that it keeps, 0 to 1, also 1 where there was nothing to keep.
+    `(step, fraction)`: within the box exactly, within the subspace to
+    `ROUNDING` units of rounding of its largest entry; and the fraction of the
+    predicted decrease that is left, 0 to 1, also 1 where there was none.
   """
-  inside = project(step)
-  promise, left = jnp.sum(gradient * step), jnp.sum(gradient * inside)
-  inside = inside * jnp.where(
-    left > 0, promise / jnp.where(left > 0, left, 1), 0
+  projected = project(step)
+  decrease = jnp.sum(gradient * step)
+  left = jnp.sum(gradient * projected)
+  projected = projected * jnp.where(
+    left > 0, decrease / jnp.where(left > 0, left, 1), 0
   )
-  straight = fit(inside, low, high)
+  scaled = fit(projected, low, high)
   downhill = project(gradient)
-  steep = norms.norm(downhill, 2)
+  steepness = norms.norm(downhill, 2)
   # In units of the shortest step without a box, so that squares are harmless.
-  unit = downhill / jnp.where(steep > 0, steep, 1.0)
-  length = promise / jnp.where(steep > 0, steep, 1.0)
+  unit = downhill / jnp.where(steepness > 0, steepness, 1.0)
+  length = decrease / jnp.where(steepness > 0, steepness, 1.0)
   able = length > 0
   scale = jnp.where(able, length, 1.0)
-  kept = jnp.sum(unit * straight) / scale
+  fraction = jnp.sum(unit * scaled) / scale
   shortest, most = _shortest(
-    project, unit, jnp.where(able, kept, 1.0), low / scale, high / scale
+    project, unit, jnp.where(able, fraction, 1.0), low / scale, high / scale
   )
-  better = able & (most > kept)
-  share = jnp.where(promise > 0, jnp.where(better, most, kept), 1.0)
-  step = jnp.where(better, jnp.clip(scale * shortest, low, high), straight)
-  return step, jnp.clip(share, 0.0, 1.0)
+  better = able & (most > fraction)
+  step = jnp.where(better, jnp.clip(scale * shortest, low, high), scaled)
+  fraction = jnp.where(better, most, fraction)
+  fraction = jnp.where(decrease > 0, fraction, 1.0)
+  return step, jnp.clip(fraction, 0.0, 1.0)
 
 
 def reach(step: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
   """Returns the largest t with `t step` in the box, but for rounding; or inf.
 
-  Without the slack, noise where there is no room at all would make it 0.
+  Without the tolerance, rounding at a bound that is reached would make it 0.
   """
   size = jnp.abs(step)
-  slack = ROUNDING * jnp.finfo(step.dtype).eps * jnp.max(size)
-  room = jnp.where(step > 0, high, -low) + slack
+  tolerance = ROUNDING * jnp.finfo(step.dtype).eps * jnp.max(size)
+  slack = jnp.where(step > 0, high, -low) + tolerance
   return jnp.min(
-    jnp.where(size > 0, room / jnp.where(size > 0, size, 1.0), jnp.inf)
+    jnp.where(size > 0, slack / jnp.where(size > 0, size, 1.0), jnp.inf)
   )
 
 
@@ -90,10 +93,10 @@ def fit(step: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
   return jnp.clip(step * jnp.minimum(reach(step, low, high), 1.0), low, high)
 
 
-def _shortest(project, unit, kept, low, high):
-  """The shortest v in subspace and box with `unit . v = 1`, or as near as can.
+def _shortest(project, unit, fraction, low, high):
+  """The shortest v in subspace and box with `unit . v = 1`, or close to it.
 
-  Nothing happens if `kept`, what the caller has already, is enough.
+  Returns at once if `fraction`, that of the caller's step, suffices.
 
   Returns:
     `(v, unit . v)`.
@@ -101,60 +104,66 @@ def _shortest(project, unit, kept, low, high):
   across = lambda w: project(w) - unit * jnp.sum(unit * w)
 
   def unfinished(s):
-    going = s['number'] < LEVELS * ROUNDS
-    return going & (s['kept'] < ENOUGH * s['target'])
+    allowed = s['number'] < LEVELS * ROUNDS
+    return allowed & (s['fraction'] < ENOUGH * s['goal'])
 
   def advance(s):
-    anew = s['number'] % ROUNDS == 0
-    target = jnp.where(anew & (s['number'] > 0), s['target'] / 2, s['target'])
-    start = target * unit
-    push = jnp.where(anew, 0.0, s['push'])
-    # Bounds hold what would cross them, and what they push back.
-    wish = jnp.where(anew, start, s['v']) - push
-    held = (wish < low) | (wish > high)
-    push = jnp.where(held, push, 0.0)
-    v, push = _hold(
-      across, start + across(push), push, held, jnp.clip(wish, low, high)
+    restart = s['number'] % ROUNDS == 0
+    halve = restart & (s['number'] > 0)
+    goal = jnp.where(halve, s['goal'] / 2, s['goal'])
+    start = goal * unit
+    multipliers = jnp.where(restart, 0.0, s['multipliers'])
+    # Active are bounds that the step would cross, or that push it back.
+    free = jnp.where(restart, start, s['v']) - multipliers
+    active = (free < low) | (free > high)
+    multipliers = jnp.where(active, multipliers, 0.0)
+    v, multipliers = _solve_active(
+      across,
+      start + across(multipliers),
+      multipliers,
+      active,
+      jnp.clip(free, low, high),
     )
-    # Where guesses go wrong pushes grow, and rounding with them.
+    # Where guesses go wrong multipliers grow, and rounding with them.
     new = fit(project(v), low, high)
     gain = jnp.sum(unit * new)
     return dict(
       number=s['number'] + 1,
-      target=target,
+      goal=goal,
       v=v,
-      push=push,
-      best=jnp.where(gain > s['kept'], new, s['best']),
-      kept=jnp.maximum(gain, s['kept']),
+      multipliers=multipliers,
+      best=jnp.where(gain > s['fraction'], new, s['best']),
+      fraction=jnp.maximum(gain, s['fraction']),
     )
 
   start = dict(
-    number=0,
-    target=jnp.ones_like(kept),
+    number=jnp.zeros((), jnp.int32),
+    goal=jnp.ones_like(fraction),
     v=unit,
-    push=0 * unit,
+    multipliers=0 * unit,
     best=0 * unit,
-    kept=kept,
+    fraction=fraction,
   )
   end = jax.lax.while_loop(unfinished, advance, start)
-  return end['best'], end['kept']
+  return end['best'], end['fraction']
 
 
-def _hold(across, v, push, held, bound):
-  """Solves `v + across(push) = bound` where `held`, for pushes there."""
-  rest = jnp.where(held, bound - v, 0.0)
+def _solve_active(across, v, multipliers, active, bound):
+  """Solves `v + across(multipliers) = bound` where `active`."""
+  residual = jnp.where(active, bound - v, 0.0)
 
   def conjugate(_, s):
-    v, push, rest, way, size = s
-    turn = across(way)
-    bend = jnp.sum(way * turn)
-    # Directions that the subspace does not see would only amplify noise.
-    sees = bend > 1e-6 * jnp.sum(way**2)
-    t = jnp.where(sees, size / jnp.where(sees, bend, 1.0), 0.0)
-    rest = rest - t * jnp.where(held, turn, 0.0)
-    new = jnp.sum(rest**2)
-    ratio = jnp.where(sees, new / jnp.where(size > 0, size, 1.0), 0.0)
-    return v + t * turn, push + t * way, rest, rest + ratio * way, new
+    v, multipliers, residual, direction, square = s
+    image = across(direction)
+    curvature = jnp.sum(direction * image)
+    # Directions that the subspace does not contain would only amplify noise.
+    inside = curvature > 1e-6 * jnp.sum(direction**2)
+    t = jnp.where(inside, square / jnp.where(inside, curvature, 1.0), 0.0)
+    residual = residual - t * jnp.where(active, image, 0.0)
+    new = jnp.sum(residual**2)
+    ratio = jnp.where(inside, new / jnp.where(square > 0, square, 1.0), 0.0)
+    direction_new = residual + ratio * direction
+    return v + t * image, multipliers + t * direction, residual, direction_new, new
 
-  s = v, push, rest, rest, jnp.sum(rest**2)
+  s = v, multipliers, residual, residual, jnp.sum(residual**2)
   return jax.lax.fori_loop(0, SOLVES, conjugate, s)[:2]

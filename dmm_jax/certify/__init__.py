@@ -1,7 +1,8 @@
-"""What is provably so: certified bounds and exact distances of ReLU networks.
+"""Certified lower bounds and exact distances of dense ReLU networks.
 
 A network is a list of dense layers `[(W [in, out], b [out]), ...]` with a ReLU
-between each two; `dense_from_convolution` writes a convolution as one.
+between each two; `dense_from_convolution` writes a convolution as one. All is
+computed in float64, for the network with these weights in exact arithmetic.
 """
 
 from dmm_jax.certify.crown import lower_bound

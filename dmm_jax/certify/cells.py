@@ -9,13 +9,13 @@ from dmm_jax.certify import layers as layers_lib
 
 
 class Problem(NamedTuple):
-  """One input, and what it may become.
+  """One input and its perturbations.
 
   Attributes:
-    layers: as of `layers.check`.
-    x: flat input `[n]`.
+    layers: as `layers.check` returns them.
+    x: flat input `[n]`, float64.
     label: its class.
-    low, high: the box `[n]`.
+    low, high: the box `[n]`, which holds `x`; infinite for no end.
     norm: 1, 2 or inf.
   """
 
@@ -28,36 +28,41 @@ class Problem(NamedTuple):
 
 
 def distance(problem: Problem, point: np.ndarray) -> float:
-  """Returns how far `point` is from `x`, in the norm of the problem."""
+  """Return the distance of `point` from `x`, in the norm of the problem."""
   return float(np.linalg.norm(point - problem.x, problem.norm))
 
 
-def lead(problem: Problem, point: np.ndarray) -> float:
-  """Returns the label's logit minus the largest other one."""
+def margin(problem: Problem, point: np.ndarray) -> float:
+  """Return the label's logit minus the largest other one at `point`."""
   logits = layers_lib.preactivations(problem.layers, point)[-1]
   return float(logits[problem.label] - np.delete(logits, problem.label).max())
 
 
-def verified(problem: Problem, point: np.ndarray) -> np.ndarray | None:
-  """Returns a point at which the class was seen to change, or None.
+def verify(problem: Problem, point: np.ndarray) -> np.ndarray | None:
+  """Return a point at which the class was seen to change, or None.
 
   That is `point`, or one up to 1e-6 further along the step where rounding left
   it short of the boundary; or, where none of these is beyond, the first whose
-  lead is at most 1e-6 of that at `x`, and 1e-6.
+  margin is at most 1e-6 of that at `x`, and 1e-6.
   """
   steps = 1 + np.array([0.0, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6])
   points = problem.x + np.outer(steps, point - problem.x)
   points = np.clip(points, problem.low, problem.high)
-  leads = np.array([lead(problem, p) for p in points])
-  tolerance = 1e-6 * min(1.0, lead(problem, problem.x))
-  for enough in (0.0, tolerance):
-    if np.any(leads <= enough):
-      return points[np.argmax(leads <= enough)]
+  margins = np.array([margin(problem, p) for p in points])
+  tolerance = 1e-6 * min(1.0, margin(problem, problem.x))
+  for threshold in (0.0, tolerance):
+    if np.any(margins <= threshold):
+      return points[np.argmax(margins <= threshold)]
   return None
 
 
 def descend(problem: Problem, point: np.ndarray) -> np.ndarray:
-  """Goes from one region's nearest point to the next's, while it helps."""
+  """Repeat `nearest`, from one linear region to the next, while it helps.
+
+  Returns:
+    The last point `[n]`, a local minimum of the distance; at most as far as
+    `point`.
+  """
   for _ in range(20):
     new = nearest(problem, point)
     limit = distance(problem, point) * (1 - 1e-9)
@@ -68,10 +73,10 @@ def descend(problem: Problem, point: np.ndarray) -> np.ndarray:
 
 
 def nearest(problem: Problem, point: np.ndarray) -> np.ndarray | None:
-  """Returns the boundary point nearest to `x` in the linear region of `point`.
+  """Return the boundary point nearest to `x` in the linear region of `point`.
 
   A linear program, for l2 a least-distance problem. The target is the class
-  that leads the label at `point`.
+  with the largest logit at `point`, other than the label.
 
   Returns:
     A verified point `[n]`, or None where rounding leaves none.
@@ -80,11 +85,11 @@ def nearest(problem: Problem, point: np.ndarray) -> np.ndarray | None:
   if not unit > 0:
     return None
   rows, limits = _constraints(problem, point)
-  # A row of unit length, in units of the step at hand: all of order one.
-  size = np.linalg.norm(rows, axis=1)
-  keep = size > 0
-  rows, limits = rows[keep] / size[keep, None], limits[keep] / size[keep]
-  solve = _least_l2 if problem.norm == 2 else _least_linear
+  # Unit rows, and steps in units of the present one: all is of order one.
+  lengths = np.linalg.norm(rows, axis=1)
+  keep = lengths > 0
+  rows, limits = rows[keep] / lengths[keep, None], limits[keep] / lengths[keep]
+  solve = _solve_l2 if problem.norm == 2 else _solve_linear
   low, high = (
     (problem.low - problem.x) / unit,
     (problem.high - problem.x) / unit,
@@ -92,11 +97,11 @@ def nearest(problem: Problem, point: np.ndarray) -> np.ndarray | None:
   step = solve(rows, limits / unit, low, high, problem.norm)
   if step is None:
     return None
-  return verified(problem, problem.x + unit * step)
+  return verify(problem, problem.x + unit * step)
 
 
 def _constraints(problem, point):
-  """`rows v <= limits` for the steps v from x that stay in the region."""
+  """Return `rows v <= limits` for steps v from x that stay in the region."""
   slope, value = np.eye(point.size), problem.x
   rows, limits = [], []
   zs = layers_lib.preactivations(problem.layers, point)
@@ -114,8 +119,8 @@ def _constraints(problem, point):
   return np.concatenate(rows), np.concatenate(limits)
 
 
-def _least_linear(rows, limits, low, high, norm):
-  """min |v| for l1 (v = p - q) and linf (|v| <= t), by linear programming."""
+def _solve_linear(rows, limits, low, high, norm):
+  """Minimize |v| for l1 (v = p - q) or linf (|v| <= t), by a linear program."""
   m, n = rows.shape
   if norm == 1:
     cost, zero = np.ones(2 * n), np.zeros(n)
@@ -136,8 +141,8 @@ def _least_linear(rows, limits, low, high, norm):
   return found.x[:n] - found.x[n:] if norm == 1 else found.x[:n]
 
 
-def _least_l2(rows, limits, low, high, norm):
-  """min |v|_2, as non-negative least squares.
+def _solve_l2(rows, limits, low, high, norm):
+  """Minimize |v|_2, as non-negative least squares.
 
   Source: Lawson, Hanson (1974), "Solving least squares problems", chapter 23:
   least-distance programming.
@@ -148,10 +153,10 @@ def _least_l2(rows, limits, low, high, norm):
   rows = np.concatenate([rows, -eye[below], eye[above]])
   limits = np.concatenate([limits, -low[below], high[above]])
   matrix = -np.concatenate([rows.T, limits[None]])
-  goal = np.append(np.zeros(low.size), 1.0)
+  target = np.append(np.zeros(low.size), 1.0)
   try:
-    multipliers, _ = optimize.nnls(matrix, goal, maxiter=20 * len(rows))
+    multipliers, _ = optimize.nnls(matrix, target, maxiter=20 * len(rows))
   except RuntimeError:  # Too many iterations.
     return None
-  rest = matrix @ multipliers - goal
-  return -rest[:-1] / rest[-1] if rest[-1] < -1e-12 else None
+  residual = matrix @ multipliers - target
+  return -residual[:-1] / residual[-1] if residual[-1] < -1e-12 else None

@@ -1,6 +1,5 @@
 """Certified lower bounds of the distance, by linear relaxation (CROWN)."""
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -11,6 +10,7 @@ import optax
 
 from dmm_jax import norms
 from dmm_jax import parallel
+from dmm_jax import programs
 from dmm_jax.certify import layers as layers_lib
 from dmm_jax.certify import regions
 from dmm_jax.certify import relaxation
@@ -19,83 +19,93 @@ RTOL = 1e-7  # Width of the last bracket of a radius, relative to it.
 
 
 class Bracket(NamedTuple):
-  """A certified radius, one that is not, or not yet tried, and their leads."""
+  """The radius searched for lies in `[low, high]`, once `high` has failed.
+
+  Attributes:
+    low: a certified radius.
+    margin_low: lower bound of the margin there, > 0.
+    high: a radius that is not certified, or not yet tried.
+    margin_high: lower bound of the margin there.
+    failed: whether `high` was tried, and is not certified.
+    rounds: number of radii tried.
+  """
 
   low: jax.Array
-  lead_low: jax.Array
+  margin_low: jax.Array
   high: jax.Array
-  lead_high: jax.Array
-  closed: jax.Array  # Whether `high` was tried, and failed.
+  margin_high: jax.Array
+  failed: jax.Array
   rounds: jax.Array
 
 
-def _largest_radius(lead_fn, lead, start, cap):
-  """Returns the largest certified radius up to `cap`, within `RTOL`.
+def _largest_radius(margin_fn, margin, start, cap):
+  """Return the largest certified radius up to `cap`, within `RTOL`.
 
-  Regula falsi (the Illinois rule), with a bisection every third round. Every
-  radius returned was itself seen to be certified: that needs no monotony.
+  Regula falsi (the Illinois rule), with a bisection every third round. The
+  radius returned was itself seen to be certified, whether or not the bound
+  decreases with the radius.
 
   Args:
-    lead_fn: radius -> lower bound of the lead.
-    lead: its value at 0.
+    margin_fn: radius -> lower bound of the margin.
+    margin: its value at 0.
     start: the first radius tried.
     cap: no radius beyond it is tried.
   """
 
-  def searching(s):
+  def should_continue(s):
     wide = s.high - s.low > RTOL * s.high
-    going = (s.lead_low > 0) & (s.rounds < 100) & (s.low < cap)
-    return going & (wide | ~s.closed)
+    possible = (s.margin_low > 0) & (s.rounds < 100) & (s.low < cap)
+    return possible & (wide | ~s.failed)
 
   def step(s):
-    share = s.lead_low / (s.lead_low - s.lead_high)
-    usable = jnp.isfinite(share) & (s.rounds % 3 != 2)
-    share = jnp.where(usable, jnp.clip(share, 0.0, 1.0), 0.5)
-    inside = s.low + share * (s.high - s.low)
-    radius = jnp.where(s.closed, inside, s.high)
-    new = lead_fn(radius)
-    safe = new > 0
-    beyond = jnp.where(s.closed, s.high, jnp.minimum(8 * radius, cap))
-    # The end that stays counts half, so that it moves in its turn.
+    fraction = s.margin_low / (s.margin_low - s.margin_high)
+    usable = jnp.isfinite(fraction) & (s.rounds % 3 != 2)
+    fraction = jnp.where(usable, jnp.clip(fraction, 0.0, 1.0), 0.5)
+    between = s.low + fraction * (s.high - s.low)
+    radius = jnp.where(s.failed, between, s.high)
+    new = margin_fn(radius)
+    certified = new > 0
+    next_high = jnp.where(s.failed, s.high, jnp.minimum(8 * radius, cap))
+    # Illinois rule: halve the value at the retained endpoint.
     return Bracket(
-      jnp.where(safe, radius, s.low),
-      jnp.where(safe, new, s.lead_low / 2),
-      jnp.where(safe, beyond, radius),
-      jnp.where(safe, s.lead_high / 2, new),
-      s.closed | ~safe,
+      jnp.where(certified, radius, s.low),
+      jnp.where(certified, new, s.margin_low / 2),
+      jnp.where(certified, next_high, radius),
+      jnp.where(certified, s.margin_high / 2, new),
+      s.failed | ~certified,
       s.rounds + 1,
     )
 
   zero = jnp.zeros_like(start)
-  first = Bracket(zero, lead, jnp.minimum(start, cap), zero, zero > 0, zero)
-  return jax.lax.while_loop(searching, step, first).low
+  first = Bracket(zero, margin, jnp.minimum(start, cap), zero, zero > 0, zero)
+  return jax.lax.while_loop(should_continue, step, first).low
 
 
-def _ascend(leads_fn, radius, cap, slopes, num_steps):
-  """Improves the slopes, while the radius follows the bound's root.
+def _ascend(margins_fn, radius, cap, slopes, num_steps):
+  """Improve the slopes by Adam, while the radius follows the bound's root.
 
   Returns the slopes and the last radius, which need not be certified.
   """
   optimizer = optax.adam(optax.cosine_decay_schedule(0.3, num_steps))
 
   def loss(slopes, radius):
-    leads = leads_fn(radius, slopes)
-    finite = jnp.isfinite(leads)
-    # Every class near the nearest counts: else the steps alternate.
-    fixed = jax.lax.stop_gradient(leads)
+    margins = margins_fn(radius, slopes)
+    finite = jnp.isfinite(margins)
+    # All classes near the nearest count, or steps alternate between them.
+    fixed = jax.lax.stop_gradient(margins)
     spread = 0.1 * jnp.mean(jnp.abs(fixed), where=finite) + 1e-300
     weight = jax.nn.softmax(-fixed / spread)
-    mean = jnp.sum(jnp.where(finite, weight * leads, 0.0))
-    return -mean, jnp.min(leads)
+    mean = jnp.sum(jnp.where(finite, weight * margins, 0.0))
+    return -mean, jnp.min(margins)
 
   def step(_, state):
     slopes, moments, radius = state
     grad_fn = jax.grad(loss, argnums=(0, 1), has_aux=True)
-    (descent, rate), lead = grad_fn(slopes, radius)
+    (descent, rate), margin = grad_fn(slopes, radius)
     update, moments = optimizer.update(descent, moments)
     add = lambda s, u: jnp.clip(s + u, 0.0, 1.0)
     slopes = jax.tree.map(add, slopes, update)
-    newton = radius + lead / jnp.where(rate > 0, rate, jnp.inf)
+    newton = radius + margin / jnp.where(rate > 0, rate, jnp.inf)
     radius = jnp.clip(newton, 0.8 * radius, jnp.minimum(1.2 * radius, cap))
     return slopes, moments, radius
 
@@ -104,39 +114,32 @@ def _ascend(leads_fn, radius, cap, slopes, num_steps):
   return slopes, radius
 
 
-def _distance(x, label, classes, layers, low, high, norm, *, num_steps):
-  """The certified distance of one input from the `classes` (a mask `[k]`)."""
+def _distance(x, label, classes, low, high, layers, norm, *, num_steps):
+  """Return the certified distance of one input from `classes` (mask `[k]`)."""
   down, up = x - low, high - x
   cap = norms.norm(jnp.maximum(down, up), norm)  # The ball then holds the box.
   boxed = jnp.isfinite(cap)
   cap = jnp.where(boxed, cap, 1e60)
   region = lambda radius: regions.Region(x, down, up, radius)
   logits = layers_lib.logits(layers, x)
-  lead = jnp.min(jnp.where(classes, logits[label] - logits, jnp.inf))
+  margin = jnp.min(jnp.where(classes, logits[label] - logits, jnp.inf))
 
-  def leads(radius, slopes):
-    bound, _ = relaxation.leads(layers, label, region(radius), slopes, norm)
+  def margins(radius, slopes):
+    bound = relaxation.margins(layers, label, region(radius), slopes, norm)
     return jnp.where(classes, bound, jnp.inf)
 
   def search(slopes, start):
-    lead_fn = lambda radius: jnp.min(leads(radius, slopes))
-    return _largest_radius(lead_fn, lead, start, cap)
+    margin_fn = lambda radius: jnp.min(margins(radius, slopes))
+    return _largest_radius(margin_fn, margin, start, cap)
 
-  best = search(relaxation.adaptive(layers), 0.01 * (1.0 + jnp.max(jnp.abs(x))))
+  default = relaxation.default_slopes(layers)
+  best = search(default, 0.01 * (1.0 + jnp.max(jnp.abs(x))))
   if num_steps:
-    _, lines = relaxation.neurons(
-      layers, region(best), relaxation.adaptive(layers), norm
-    )
-    slopes = relaxation.free_slopes(layers, lines)
-    slopes, radius = _ascend(leads, best, cap, slopes, num_steps)
+    _, relaxed = relaxation.neurons(layers, region(best), default, norm)
+    slopes = relaxation.free_slopes(layers, relaxed)
+    slopes, radius = _ascend(margins, best, cap, slopes, num_steps)
     best = jnp.maximum(best, search(slopes, radius))
   return jnp.where(boxed & (best >= cap), jnp.inf, best)
-
-
-@functools.cache
-def _solver(num_steps):
-  """One function object for equal options, so that `jit` finds it again."""
-  return functools.partial(_distance, num_steps=num_steps)
 
 
 def lower_bounds(
@@ -150,37 +153,44 @@ def lower_bounds(
   batch_size: int = 64,
   progress: bool = False,
 ) -> np.ndarray:
-  """Returns certified lower bounds of examples' distances from the boundary.
+  """Return certified lower bounds of examples' distances from the boundary.
 
-  No input nearer than this has another class. The bound is that of the network
-  with these weights in exact arithmetic, computed in float64; it does not speak
-  of a network that is run in float32, whose logits move by their rounding.
+  No input nearer than this has another class. That holds for the network with
+  these weights in exact arithmetic: the bound is computed in float64, and less
+  1e-12 of the sum of absolute terms for rounding. A network that runs in
+  float32 has logits that differ by their rounding, and where a value overflows
+  float32 they are infinite; one that runs in half precision is another network,
+  and weights in half precision are refused. Frameworks may store weights in
+  float32 and compute in bfloat16: the bound is not one of that network.
 
   Each radius is tried by CROWN: the margin, and before it the input of every
   ReLU, is bounded by a linear function of the network's input, whose minimum
   over the ball within the box is known. The tightness falls with depth and
   width: expect 0.7 to 0.9 of the distance for three layers trained without
   regularisation, and little for deep networks. Memory and time grow with the
-  square of the widths: two layers' widths times 16 bytes is the largest array
-  of one example, that of convolutions included.
+  square of the widths: the largest array of one example takes two layers'
+  widths times 16 bytes, those of convolutions included.
 
   Sources: Zhang et al. (2018), "Efficient neural network robustness
   certification with general activation functions",
-  https://arxiv.org/abs/1811.00866; and for the ascent of slopes Xu et al.
-  (2021), https://arxiv.org/abs/2011.13824. Deviations: minima over ball and
-  box together; slopes of wide layers are shared by all their rows.
+  https://arxiv.org/abs/1811.00866; for the ascent of slopes Xu et al. (2021),
+  https://arxiv.org/abs/2011.13824. Deviations: minima are over ball and box
+  together; slopes of wide layers are shared by all their rows.
 
   Args:
-    layers: `[(W [in, out], b [out]), ...]`, a ReLU between each two; see
-      `dense_from_convolution`.
-    xs: inputs `[n, ...]`, flattened in C order.
+    layers: `[(W [in, out], b [out]), ...]` with a ReLU between each two, in
+      float32 or float64; see `dense_from_convolution`.
+    xs: inputs `[n, ...]`, floating point, flattened in C order; n may be 0.
     labels: `[n]` integers.
     norm: 1, 2 or inf.
-    bounds: None, or `(low, high)`, numbers or arrays as one input: the box that
-      perturbed inputs stay in.
-    num_steps: of gradient ascent on the slopes; 0 for plain CROWN, which is 3
-      to 10 times faster and about 1 % of the distance less.
-    batch_size: examples a step.
+    bounds: None, or `(low, high)`: the box that perturbed inputs stay in. Each
+      end is None for no end, a number, an array of one input's shape, or an
+      array `[n, ...]` of each input's own. Inputs are compared with it in their
+      own dtype; one that is outside by rounding, at most 8 units of it, widens
+      its box.
+    num_steps: number of steps of gradient ascent on the slopes; 0 for plain
+      CROWN, which is 3 to 10 times faster and about 1 % of the distance less.
+    batch_size: number of examples computed together, 1 or more.
     progress: whether to show a progress bar.
 
   Returns:
@@ -189,15 +199,22 @@ def lower_bounds(
     where there is no box.
 
   Raises:
-    ValueError: for an unsupported norm, layers or inputs that do not fit.
+    TypeError: for a network that is no list of layers, weights in half
+      precision, inputs that are not floating point, labels that are not
+      integers.
+    ValueError: for values out of range and shapes that do not fit, each with a
+      sentence that names the argument; for inputs outside the bounds; for
+      weights, or values at an input, that overflow float32.
   """
-  norms.check(norm)
+  layers_lib.check_norm(norm)
+  layers_lib.check_count('num_steps', num_steps, 0)
+  layers_lib.check_count('batch_size', batch_size, 1)
   layers = layers_lib.check(layers)
   xs, labels, low, high = layers_lib.check_examples(layers, xs, labels, bounds)
   classes = np.arange(len(layers[-1][1]))[None] != labels[:, None]
   return _run(
-    (xs, labels, classes),
-    (layers, low, high),
+    (xs, labels, classes, low, high),
+    layers,
     norm=norm,
     num_steps=num_steps,
     batch_size=batch_size,
@@ -205,25 +222,30 @@ def lower_bounds(
   )
 
 
-def _run(columns, shared, *, norm, num_steps, **options):
+def _run(columns, layers, *, norm, num_steps, **options):
+  # Without a ReLU there are no slopes.
+  num_steps = int(num_steps) if len(layers) > 1 else 0
   with jax.enable_x64(True):
-    solver = _solver(num_steps if len(shared[0]) > 1 else 0)
-    shared = (*shared, np.float64(norm))
-    return parallel.map_examples(solver, columns, shared=shared, **options)
+    return parallel.map_examples(
+      programs.bind(_distance, num_steps=num_steps),
+      columns,
+      shared=(layers, np.float64(norm)),
+      **options,
+    )
 
 
 def lower_bound(
   layers: layers_lib.Layers,
-  x: np.ndarray,
+  x: ArrayLike,
   label: int,
   *,
   norm: float = 2,
   bounds: tuple | None = None,
   num_steps: int = 20,
 ) -> float:
-  """Returns a certified lower bound of one input's distance; inf, 0 likewise.
+  """Return a certified lower bound of one input's distance from the boundary.
 
-  As `lower_bounds`, which see, for one input `x` and its class.
+  As `lower_bounds`, for one input `x` and its class; 0 and inf mean the same.
   """
   xs, labels = np.asarray(x)[None], np.asarray(label)[None]
   found = lower_bounds(
@@ -241,20 +263,22 @@ def class_bounds(
   *,
   norm: float,
 ) -> np.ndarray:
-  """Returns a certified distance from each class, `[k]`; inf for the label.
+  """Return certified distances from each class, `[k]`; inf for the label.
 
   Args:
     layers: as `layers.check` returns them.
-    x: flat input `[n]`.
+    x: flat input `[n]`, float64.
     label: its class.
-    low, high: the box `[n]`.
+    low, high: the box `[n]`, which holds `x`.
     norm: 1, 2 or inf.
   """
   num = len(layers[-1][1])
   others = np.delete(np.arange(num), label)
   classes = np.eye(num, dtype=bool)[others]
-  columns = np.tile(x, (num - 1, 1)), np.full(num - 1, label, np.int32), classes
-  found = _run(columns, (layers, low, high), norm=norm, num_steps=0)
+  labels = np.full(num - 1, label, np.int32)
+  repeat = lambda v: np.broadcast_to(v, (num - 1, len(v)))
+  columns = repeat(x), labels, classes, repeat(low), repeat(high)
+  found = _run(columns, layers, norm=norm, num_steps=0)
   return np.insert(found, label, np.inf)
 
 
@@ -267,10 +291,10 @@ def neuron_bounds(
   *,
   norm: float,
 ) -> list:
-  """Returns `[(low, high), ...]` of the values before every ReLU.
+  """Return `[(low, high), ...]` of the values before every ReLU.
 
-  For all inputs within `radius` of `x` and in the box; arguments as of
-  `class_bounds`.
+  They hold for all inputs within `radius` of `x` and in the box; arguments are
+  those of `class_bounds`.
   """
   with jax.enable_x64(True):
     box = map(jnp.asarray, (x, x - low, high - x, np.float64(radius)))
@@ -281,6 +305,5 @@ def neuron_bounds(
 
 @jax.jit
 def _jitted_neurons(layers, region, norm):
-  return relaxation.neurons(layers, region, relaxation.adaptive(layers), norm)[
-    0
-  ]
+  slopes = relaxation.default_slopes(layers)
+  return relaxation.neurons(layers, region, slopes, norm)[0]

@@ -7,17 +7,16 @@ from jax.typing import ArrayLike
 import numpy as np
 
 from dmm_jax import boundary
-from dmm_jax import norms
 from dmm_jax.certify import cells
 from dmm_jax.certify import crown
 from dmm_jax.certify import layers as layers_lib
 from dmm_jax.certify import programs
 
-# What is excluded is a point nearer by more than this, relative. l2 needs more
-# room for its tangents, and the solver's tolerance is 1e-6.
-CUT = {1: 1e-7, np.inf: 1e-7, 2: 1e-5}
-# First tangents of the squares, in units of the radius.
-GRID = np.array([0.02, 0.05, 0.1, 0.2, 0.4, 0.8])
+# Points nearer by more than this are excluded, relative to the distance. In l2
+# tangents approach the square, and the solver's tolerance is 1e-6.
+RTOL = {1: 1e-7, np.inf: 1e-7, 2: 1e-5}
+# First points of tangents to the squares, in units of the radius.
+TANGENT_POINTS = np.array([0.02, 0.05, 0.1, 0.2, 0.4, 0.8])
 
 
 def exact_distance(
@@ -25,11 +24,11 @@ def exact_distance(
   x: ArrayLike,
   label: int,
   *,
-  norm: float = np.inf,
+  norm: float = 2,
   bounds: tuple | None = None,
   time_limit: float = 60.0,
 ) -> tuple[float, float, np.ndarray]:
-  """Returns the exact distance of one input from the decision boundary.
+  """Return the exact distance of one input from the decision boundary.
 
   A search gives a point of the boundary. Then, class by class and the nearest
   by `crown` first, a mixed-integer program looks for a nearer one, until it is
@@ -38,6 +37,10 @@ def exact_distance(
   and tangents are added until the program's solution is on them. What programs
   find is improved within its linear region of the network (`cells`), and
   evaluated, before it counts.
+
+  Like `lower_bounds`, it describes the network in exact arithmetic: one that
+  runs in float32 has its boundary there up to the rounding of its logits, and
+  one that runs in half precision is another network.
 
   The cost is exponential in the number of ReLUs whose sign may change within
   the distance found: up to about 30 it takes seconds, l2 being the slowest.
@@ -50,16 +53,20 @@ def exact_distance(
   https://doi.org/10.1007/s12532-016-0113-y. The solver is HiGHS.
 
   Args:
-    layers: `[(W [in, out], b [out]), ...]`, a ReLU between each two.
-    x: one input, any shape, flattened in C order.
+    layers: `[(W [in, out], b [out]), ...]` with a ReLU between each two, in
+      float32 or float64.
+    x: one input, any shape, floating point, flattened in C order.
     label: its class.
     norm: 1, 2 or inf.
-    bounds: None, or `(low, high)`, numbers or arrays as `x`.
-    time_limit: seconds, for all but the compilation and the search.
+    bounds: None, or `(low, high)`, each None for no end, a number or an array
+      as `x`. `x` is compared with it in its own dtype; where it is outside by
+      rounding, at most 8 units of it, it widens the box.
+    time_limit: seconds, for all but the compilation and the search; inf for no
+      limit.
 
   Returns:
     `(distance, lower, point)`, input units. `point`, float64 of the shape of
-    `x`, has another class, or a lead of at most 1e-6 of that at `x` (and of
+    `x`, has another class, or a margin of at most 1e-6 of that at `x` (and of
     1e-6), and is at `distance`. `lower` is proven, up to the solver's tolerance
     (1e-6): where the search ended in time, `distance` times 1 - 1e-7, for l2
     1 - 1e-5, or more. Where none was found, `distance` is inf and `point` is
@@ -68,35 +75,41 @@ def exact_distance(
     is no region to search: `lower` is then that of `crown`.
 
   Raises:
-    ValueError: for an unsupported norm, layers or an input that do not fit.
+    TypeError, ValueError: as `lower_bounds`; for a `time_limit` that is not a
+      number of seconds.
   """
-  norms.check(norm)
+  layers_lib.check_norm(norm)
+  layers_lib.check_seconds('time_limit', time_limit)
   layers = layers_lib.check(layers)
-  x, labels = np.asarray(x), np.asarray(label)[None]
-  flat, _, low, high = layers_lib.check_examples(
-    layers, x[None], labels, bounds
+  x = np.asarray(x)
+  flat, labels, low, high = layers_lib.check_examples(
+    layers, x[None], np.asarray(label)[None], bounds
   )
-  problem = cells.Problem(layers, flat[0], int(label), low, high, norm)
-  if not cells.lead(problem, problem.x) > 0:
-    return 0.0, 0.0, x
+  problem = cells.Problem(
+    layers, flat[0], int(labels[0]), low[0], high[0], norm
+  )
+  if not cells.margin(problem, problem.x) > 0:
+    return 0.0, 0.0, flat[0].reshape(x.shape)
   point = _search(problem)
   lower = crown.class_bounds(
-    layers, problem.x, problem.label, low, high, norm=norm
+    layers, problem.x, problem.label, problem.low, problem.high, norm=norm
   )
-  point, lower = _prove(problem, point, lower, time.monotonic() + time_limit)
+  point, bound = _close_gap(
+    problem, point, lower, time.monotonic() + time_limit
+  )
   if point is None:
-    return np.inf, lower, x
+    return np.inf, bound, flat[0].reshape(x.shape)
   distance = cells.distance(problem, point)
-  return distance, min(distance, lower), point.reshape(x.shape)
+  return distance, min(distance, bound), point.reshape(x.shape)
 
 
 def _search(problem):
-  """A boundary point to start from, or None."""
+  """Return a boundary point to start from, or None."""
   with jax.enable_x64(True):
     found = _jitted_search(*problem[:-1], np.float64(problem.norm))
   point = None
   if np.isfinite(found.distance):
-    point = cells.verified(problem, np.asarray(found.point))
+    point = cells.verify(problem, np.asarray(found.point))
   return None if point is None else cells.descend(problem, point)
 
 
@@ -112,69 +125,69 @@ def _jitted_search(layers, x, label, low, high, norm):
   )
 
 
-def _prove(problem, point, lower, end):
-  """Improves the point and the classes' lower bounds until they meet.
+def _close_gap(problem, point, lower, deadline):
+  """Improve the point and the classes' lower bounds until they meet.
 
   Returns the best point, None if there is none, and the lower bound.
   """
-  corner = np.maximum(problem.x - problem.low, problem.high - problem.x)
-  whole = float(np.linalg.norm(corner, problem.norm))
+  farthest = np.maximum(problem.x - problem.low, problem.high - problem.x)
+  box_radius = float(np.linalg.norm(farthest, problem.norm))
   for target in np.argsort(lower):
-    radius = whole if point is None else cells.distance(problem, point)
-    proven = lower[target] >= radius * (1 - CUT[problem.norm])
-    if proven or not np.isfinite(radius) or time.monotonic() > end:
+    radius = box_radius if point is None else cells.distance(problem, point)
+    proven = lower[target] >= radius * (1 - RTOL[problem.norm])
+    if proven or not np.isfinite(radius) or time.monotonic() > deadline:
       continue
-    point, proven = _prove_class(
-      problem, int(target), radius, point, lower[target], end
+    point, bound = _search_class(
+      problem, int(target), radius, point, lower[target], deadline
     )
-    lower[target] = max(lower[target], proven)
+    lower[target] = max(lower[target], bound)
   return point, float(lower.min())
 
 
-def _prove_class(problem, target, radius, point, least, end):
-  """Searches a ball for boundary points of one class.
+def _search_class(problem, target, radius, point, lower, deadline):
+  """Search a ball for boundary points of one class.
 
   Args:
     problem: a `cells.Problem`.
     target: the class.
     radius: of the ball: the distance of `point`, or that which holds the box.
     point: the best point so far, or None.
-    least: a lower bound of the class's distance.
-    end: of the time, as `time.monotonic`.
+    lower: a lower bound of the class's distance.
+    deadline: end of the time, as `time.monotonic`.
 
   Returns:
     The best point, and a lower bound of the class's distance, as far as it is
     below that of the best point.
   """
-  x, cut = problem.x, CUT[problem.norm]
+  x, rtol = problem.x, RTOL[problem.norm]
   squared = problem.norm == 2
-  most = radius if point is None else radius * (1 - cut)
-  program, parts = _program(problem, target, radius, least, most)
+  upper = radius if point is None else radius * (1 - rtol)
+  program, parts = _program(problem, target, radius, lower, upper)
   while True:
     if squared and point is not None:
-      programs.tangents(program, (point - x)[None] / radius)
-    result = program.solve(end - time.monotonic(), 1e-2 * cut)
+      programs.add_tangents(program, (point - x)[None] / radius)
+    result = program.solve(deadline - time.monotonic(), 1e-2 * rtol)
     if result.status == programs.INFEASIBLE:
       # Without a point the ball held the whole box: the box holds none.
-      return point, np.inf if point is None else most
+      return point, np.inf if point is None else upper
     if result.mip_dual_bound is not None:
-      value = max(result.mip_dual_bound, 0.0)
-      least = max(least, min(most, radius * value ** (0.5 if squared else 1)))
+      value = max(result.mip_dual_bound, 0.0) ** (0.5 if squared else 1)
+      lower = max(lower, min(upper, radius * value))
     if result.x is None:
-      return point, least
+      return point, lower
     step = sum(sign * result.x[i : i + x.size] for i, sign in parts)
     point = _nearer(problem, point, x + radius * step)
     best = radius if point is None else cells.distance(problem, point)
-    most = min(most, best * (1 - cut))
+    upper = min(upper, best * (1 - rtol))
     # On its tangents, the solution is that of the problem itself.
     exact = not squared or step @ step - result.fun < 1e-6
-    if exact or least >= most or time.monotonic() > end:
-      return point, least
-    programs.tangents(program, step[None])
+    if exact or lower >= upper or time.monotonic() > deadline:
+      return point, lower
+    programs.add_tangents(program, step[None])
 
 
-def _program(problem, target, radius, least, most):
-  """The program of one class, for distances between `least` and `most`."""
+def _program(problem, target, radius, lower, upper):
+  """Return the program of one class, for distances from lower to upper."""
   neurons = crown.neuron_bounds(
     problem.layers,
     problem.x,
@@ -183,18 +196,18 @@ def _program(problem, target, radius, least, most):
     problem.high,
     norm=problem.norm,
   )
-  limits = np.array([least, most]) / radius
+  limits = np.array([lower, upper]) / radius
   if problem.norm != 2:
     return programs.build(problem, target, radius, neurons, limits)
   program, parts = programs.build(problem, target, radius, neurons, limits**2)
-  ones = np.ones(problem.x.size)
-  programs.tangents(program, np.outer(np.append(GRID, -GRID), ones))
+  signed = np.append(TANGENT_POINTS, -TANGENT_POINTS)
+  programs.add_tangents(program, np.outer(signed, np.ones(problem.x.size)))
   return program, parts
 
 
 def _nearer(problem, point, new):
-  """The nearer one of a point, or None, and a candidate that may not be one."""
-  new = cells.verified(problem, new)
+  """Return the nearer of a point, or None, and a candidate to be verified."""
+  new = cells.verify(problem, new)
   if new is None:
     return point
   new = cells.descend(problem, new)

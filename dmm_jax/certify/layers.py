@@ -1,7 +1,10 @@
-"""Dense ReLU networks as lists of layers, in double precision."""
+"""Dense ReLU networks as lists of layers, in float64; checks of arguments."""
 
+from collections.abc import Iterable
+from collections.abc import Mapping
 from collections.abc import Sequence
 import functools
+import numbers
 from typing import Any
 
 import jax
@@ -11,83 +14,322 @@ import numpy as np
 
 Layers = Sequence[tuple[Any, Any]]
 
+NORMS = (1, 2, np.inf)
+FORM = '[(W [in, out], b [out]), ...] with a ReLU between each two'
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+# Inputs may lie outside bounds by this many units of their own rounding.
+ROUNDING = 8
+
 
 def check(layers: Layers) -> tuple:
-  """Returns the layers as float64 numpy arrays.
+  """Return the layers as float64 numpy arrays, or refuse them.
 
   Args:
-    layers: `[(W [in, out], b [out]), ...]`, at least one.
+    layers: `[(W [in, out], b [out]), ...]`, at least one; float32, float64 or
+      integers.
 
   Raises:
+    TypeError: for anything but pairs of arrays of numbers, and for weights in
+      half precision: a certificate in float64 does not cover a network that
+      runs in float16 or bfloat16.
     ValueError: where shapes do not fit together, fewer than two classes come
-      out, or a weight is not finite.
+      out, or a weight is not finite in float32.
   """
   double = tuple(
-    (np.asarray(w, np.float64), np.asarray(b, np.float64)) for w, b in layers
+    (_to_float64(f'W of layer {i}', w), _to_float64(f'b of layer {i}', b))
+    for i, (w, b) in enumerate(_pairs(layers))
   )
   if not double:
-    raise ValueError('a network needs at least one layer')
-  width = len(double[0][0])
+    raise ValueError(f'network must be layers {FORM}, at least one; got none')
+  width = double[0][0].shape[0] if double[0][0].ndim else 0
   for i, (w, b) in enumerate(double):
-    if w.ndim != 2 or len(w) != width or b.shape != w.shape[1:]:
-      raise ValueError(
-        f'layer {i} must have W [{width}, out] and b [out], '
-        f'got {w.shape} and {b.shape}'
-      )
-    if not (np.isfinite(w).all() and np.isfinite(b).all()):
-      raise ValueError(f'layer {i} has weights that are not finite')
+    _check_layer(i, w, b, width)
     width = w.shape[1]
   if width < 2:
-    raise ValueError('a network needs at least two classes')
+    raise ValueError(
+      f'network must have at least two classes, got {width}; for one output z '
+      'add a second column of zeros to the last W and b'
+    )
   return double
+
+
+def _pairs(layers):
+  """Return the layers as a list of pairs, of anything that is one."""
+  if (
+    callable(layers)
+    or isinstance(layers, Mapping | str)
+    or not isinstance(layers, Iterable)
+  ):
+    given = 'a function' if callable(layers) else type(layers).__name__
+    raise TypeError(
+      f'network must be layers {FORM}, got {given}; list its dense layers, and '
+      'convolutions by dense_from_convolution'
+    )
+  pairs = list(layers)
+  for i, pair in enumerate(pairs):
+    if not isinstance(pair, list | tuple) or len(pair) != 2:
+      given = type(pair).__name__
+      if isinstance(pair, list | tuple):
+        given += f' of {len(pair)}'
+      raise TypeError(
+        f'network must be layers {FORM}, got a {given} as layer {i}; pass '
+        'pairs (W, b), with zeros for a missing b'
+      )
+  return pairs
+
+
+def _to_float64(name, value):
+  try:
+    array = np.asarray(value)
+  except ValueError:  # Rows of different lengths.
+    array = np.empty(0, object)
+  dtype = array.dtype
+  floating = jnp.issubdtype(dtype, np.floating)
+  if floating and dtype.itemsize < 4:
+    raise TypeError(
+      f'{name} is {dtype}, and a certificate says nothing of a network that '
+      f'runs in {dtype}; cast all weights to float32, run the network so, and '
+      'certify that'
+    )
+  if not (floating or jnp.issubdtype(dtype, np.integer)):
+    raise TypeError(f'{name} must be an array of real numbers, got {dtype}')
+  return array.astype(np.float64)
+
+
+def _check_layer(i, w, b, width):
+  if w.ndim != 2 or not w.size or len(w) != width or b.shape != w.shape[1:]:
+    transposed = w.ndim == 2 and b.shape == w.shape[:1] != w.shape[1:]
+    raise ValueError(
+      f'layer {i} must have W [{width if i else "in"}, out] and b [out], got '
+      f'shapes {w.shape} and {b.shape}'
+      + ('; W looks transposed, pass W.T' if transposed else '')
+    )
+  if not (np.isfinite(w).all() and np.isfinite(b).all()):
+    raise ValueError(f'layer {i} has weights that are not finite')
+  largest = max(_largest(w), _largest(b))
+  if largest > FLOAT32_MAX:
+    raise ValueError(
+      f'layer {i} has weights of size {largest:.3g}, which are infinite in '
+      'float32; scale the weights down'
+    )
+
+
+def _largest(array):
+  """Return the largest absolute value, without a copy of the array."""
+  return max(float(array.max()), -float(array.min()))
+
+
+def check_norm(norm: float) -> None:
+  """Raise ValueError for a norm that has no certificates here."""
+  if not isinstance(norm, numbers.Real) or norm not in NORMS:
+    raise ValueError(f'norm must be 1, 2 or inf, got {norm!r}')
+
+
+def check_count(name: str, value: int, least: int) -> None:
+  """Raise TypeError or ValueError for no integer of at least `least`."""
+  message = f'{name} must be an integer, {least} or more, got {value!r}'
+  if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+    raise TypeError(message)
+  if value < least:
+    raise ValueError(message)
+
+
+def check_seconds(name: str, value: float) -> None:
+  """Raise TypeError or ValueError for what is not a time; inf is one."""
+  message = f'{name} must be a number of seconds, 0 or more, got {value!r}'
+  if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    raise TypeError(message)
+  if not value >= 0:
+    raise ValueError(message)
 
 
 def check_examples(
   layers: Layers, xs: ArrayLike, labels: ArrayLike, bounds: tuple | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-  """Returns inputs, labels and bounds as flat vectors.
+  """Return inputs, labels and bounds as flat float64 vectors, or refuse them.
 
   Args:
     layers: as `check` returns them.
-    xs: inputs `[n, ...]`.
+    xs: inputs `[n, ...]`, floating point; n may be 0.
     labels: `[n]` integers.
-    bounds: None or `(low, high)`, numbers or arrays as one input.
+    bounds: as of `check_bounds`.
 
   Returns:
-    `(xs [n, in], labels [n], low [in], high [in])`; the bounds are infinite
-    where there are none.
+    `(xs [n, in], labels [n] int32, low [n, in], high [n, in])`; the bounds may
+    be views that repeat one row.
 
   Raises:
-    ValueError: for inputs that do not fit the network, are not finite or lie
-      outside the bounds, or labels that are no classes.
+    TypeError: for inputs that are not floating point, labels that are not
+      integers, among them one-hot labels.
+    ValueError: for inputs that do not fit the network, are not finite, lie
+      outside the bounds or overflow float32 within the network; for labels
+      that are no classes or too many or few; for bounds that are none.
   """
-  xs, labels = np.asarray(xs), np.asarray(labels)
-  size, num_classes = len(layers[0][0]), len(layers[-1][1])
-  low, high = (-np.inf, np.inf) if bounds is None else bounds
-  low, high = (
-    np.broadcast_to(np.asarray(b, np.float64), xs.shape[1:]).ravel()
-    for b in (low, high)
-  )
-  if low.size != size:
-    raise ValueError(f'the network takes {size} inputs, got {xs.shape[1:]}')
-  flat = xs.astype(np.float64).reshape(len(xs), -1)
-  inside = np.all((flat >= low) & (flat <= high) & np.isfinite(flat), axis=1)
-  if not inside.all():
+  inputs = _check_inputs(layers, np.asarray(xs))
+  shape = len(inputs), len(layers[0][0])
+  classes = _check_labels(labels, len(inputs), len(layers[-1][1]))
+  low, high = (b.reshape(shape) for b in check_bounds(inputs, bounds))
+  flat = inputs.astype(np.float64).reshape(shape)
+  _check_range(layers, flat)
+  return flat, classes, low, high
+
+
+def _check_inputs(layers, xs):
+  size = len(layers[0][0])
+  if xs.ndim < 1 or np.prod(xs.shape[1:], dtype=int) != size:
     raise ValueError(
-      f'{np.sum(~inside)} of {len(xs)} inputs lie outside bounds, or are not '
-      f'finite (the first is number {inside.argmin()})'
+      f'the network takes {size} inputs an example, got an array of examples '
+      f'of shape {xs.shape}'
     )
-  if (
-    labels.shape != (len(xs),) or not np.isin(labels, range(num_classes)).all()
+  if not jnp.issubdtype(xs.dtype, np.floating):
+    raise TypeError(
+      f'inputs must be floating point, got {xs.dtype}: distances between '
+      'integers are not defined; convert and rescale first'
+    )
+  finite = np.isfinite(xs).reshape(len(xs), size).all(axis=1)
+  if not finite.all():
+    raise ValueError(
+      f'{np.sum(~finite)} of {len(xs)} inputs are not finite (the first is '
+      f'number {finite.argmin()}); leave them out'
+    )
+  return xs
+
+
+def _check_labels(labels, count, num_classes):
+  labels = np.asarray(labels)
+  if not labels.size and not count:
+    return np.zeros(0, np.int32)
+  one_hot = labels.shape == (count, num_classes)
+  if one_hot or not jnp.issubdtype(labels.dtype, np.integer):
+    raise TypeError(
+      f'labels must be integers [{count}], got {labels.dtype} of shape '
+      f'{labels.shape}'
+      + ('; pass labels.argmax(-1) of one-hot labels' if one_hot else '')
+    )
+  if labels.shape != (count,):
+    raise ValueError(
+      f'{count} inputs need as many labels [{count}], got shape {labels.shape}'
+    )
+  if not 0 <= labels.min() <= labels.max() < num_classes:
+    raise ValueError(
+      f'labels must lie in [0, {num_classes}), got labels from {labels.min()} '
+      f'to {labels.max()}'
+    )
+  return labels.astype(np.int32)
+
+
+def check_bounds(
+  xs: np.ndarray, bounds: tuple | None
+) -> tuple[np.ndarray, np.ndarray]:
+  """Return the box of each input, widened to hold the input as given.
+
+  Inputs and bounds are compared in the dtype of the inputs, up to rounding:
+  clipped in float32 to at least 0.7, an input may be 0.69999999. The box that
+  is returned is in float64 and holds every input as given. Where an input is
+  outside by rounding that widens its box, by at most 8 units of rounding of the
+  inputs' dtype, relative to the larger end.
+
+  Args:
+    xs: finite inputs `[n, ...]`, floating point.
+    bounds: None, or `(low, high)`, each None for no end, a number, an array of
+      one input's shape, or an array `[n, ...]` of each input's own.
+
+  Returns:
+    `(low, high)`, float64 of the shape of `xs`, perhaps read-only views;
+    infinite where there is no end.
+
+  Raises:
+    ValueError: for what is not such a pair, for NaN, ends of other shapes,
+      `low` above `high`, and inputs outside.
+  """
+  low, high = _ends(xs, bounds)
+  crossed = np.count_nonzero(low > high)
+  if crossed:
+    raise ValueError(
+      f'bounds must have low <= high, got low > high in {crossed} entries'
+    )
+  with np.errstate(over='ignore'):  # Beyond the range of the dtype: no end.
+    ends = [end.astype(xs.dtype).astype(np.float64) for end in (low, high)]
+  size = np.maximum(*(np.where(np.isfinite(e), np.abs(e), 0.0) for e in ends))
+  rounding = ROUNDING * float(jnp.finfo(xs.dtype).eps) * size
+  double = xs.astype(np.float64)
+  outside = (double < ends[0] - rounding) | (double > ends[1] + rounding)
+  outside = outside.any(axis=tuple(range(1, xs.ndim)))
+  if outside.any():
+    raise ValueError(
+      f'{outside.sum()} of {len(xs)} inputs lie outside bounds (the first is '
+      f'number {outside.argmax()}); clip them, or give the bounds of the '
+      'inputs as they are'
+    )
+  if np.any(double < low):
+    low = np.minimum(double, low)
+  if np.any(double > high):
+    high = np.maximum(double, high)
+  return np.broadcast_to(low, xs.shape), np.broadcast_to(high, xs.shape)
+
+
+def _ends(xs, bounds):
+  """Return `low` and `high` as float64 arrays that broadcast to `xs`."""
+  if bounds is None:
+    bounds = None, None
+  if isinstance(bounds, Mapping | str) or not _has_length(bounds, 2):
+    raise ValueError(f'bounds must be None or a pair (low, high), got {bounds}')
+  ends = []
+  for name, end, none in zip(
+    ('low', 'high'), bounds, (-np.inf, np.inf), strict=True
   ):
+    try:
+      end = np.asarray(none if end is None else end, np.float64)
+    except (TypeError, ValueError):
+      raise ValueError(
+        f'bounds must be numbers, arrays or None, got {end!r} for {name}'
+      ) from None
+    if np.isnan(end).any():
+      raise ValueError(
+        f'bounds must not be NaN, got {np.isnan(end).sum()} in {name}; None '
+        'stands for no end'
+      )
+    if end.shape not in ((), xs.shape[1:], xs.shape):
+      raise ValueError(
+        f"bounds must be numbers, arrays of one input's shape {xs.shape[1:]} "
+        f"or of all inputs' {xs.shape}, got shape {end.shape} for {name}; "
+        'np.broadcast_to expands one value a channel'
+      )
+    ends.append(end)
+  return ends
+
+
+def _has_length(value, length):
+  try:
+    return len(value) == length
+  except TypeError:
+    return False
+
+
+def _check_range(layers, xs):
+  """Refuse inputs at which an evaluation in float32 may overflow."""
+  bound = _largest(xs) if xs.size else 0.0
+  for w, b in layers:
+    bound = len(w) * bound * _largest(w) + _largest(b)
+  if bound <= FLOAT32_MAX:  # So it is for networks in use, at no cost.
+    return
+  values, worst = xs, np.abs(xs).max(axis=1)
+  with np.errstate(over='ignore', invalid='ignore'):
+    for w, b in layers:
+      terms = np.abs(values) @ np.abs(w) + np.abs(b)
+      worst = np.maximum(worst, terms.max(axis=1))
+      values = np.maximum(values @ w + b, 0.0)
+  overflows = ~(worst <= FLOAT32_MAX)
+  if overflows.any():
     raise ValueError(
-      f'{len(xs)} inputs need as many labels in [0, {num_classes})'
+      f'{overflows.sum()} of {len(xs)} inputs overflow float32 within the '
+      f'network (the first is number {overflows.argmax()}), where it runs with '
+      'infinite values; scale weights and inputs down'
     )
-  return flat, labels.astype(np.int32), low, high
 
 
 def preactivations(layers: Layers, x: np.ndarray) -> list[np.ndarray]:
-  """Returns the values before each ReLU, and the logits last."""
+  """Return the values before each ReLU, and the logits last, in numpy."""
   zs: list[np.ndarray] = []
   for w, b in layers:
     zs.append((np.maximum(zs[-1], 0.0) if zs else x) @ w + b)
@@ -95,9 +337,9 @@ def preactivations(layers: Layers, x: np.ndarray) -> list[np.ndarray]:
 
 
 def logits(layers: Layers, x: jax.Array) -> jax.Array:
-  """Returns the logits `[k]` of a flat input, in JAX.
+  """Return the logits `[k]` of a flat input, in JAX.
 
-  In float64 only where JAX is told so; `preactivations` always is.
+  They are float64 only under `jax.enable_x64`; `preactivations` always are.
   """
   for w, b in layers[:-1]:
     x = jax.nn.relu(x @ w + b)
@@ -111,28 +353,44 @@ def dense_from_convolution(
   *,
   stride: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the dense layer `(W, b)` that equals a SAME convolution.
+  """Return the dense layer `(W, b)` that equals a SAME convolution.
 
   Convolves each unit image, so that padding and strides are those of
   `jax.lax.conv_general_dilated`, which Flax uses. W holds in * out float64:
   28 x 28 x 1 to 14 x 14 x 16 takes 20 MB, 32 x 32 x 32 to itself 8.6 GB. Input
-  and output are images `[h, w, c]` in C order: layers chain as they are.
+  and output are images `[h, w, c]` in C order, so that layers chain as they
+  are.
 
   Args:
     kernel: `[kh, kw, in, out]`.
     bias: `[out]`.
-    input_shape: `(h, w, in)`.
+    input_shape: `(h, w, in)`, pixels and channels.
     stride: in both directions, 1 or more.
 
   Returns:
-    `W [h * w * in, h' * w' * out]` and `b`, with h' = ceil(h / stride).
+    float64 `W [h * w * in, h' * w' * out]` and `b`, with h' = ceil(h / stride).
+
+  Raises:
+    TypeError: for weights in half precision, as of `lower_bounds`.
+    ValueError: for shapes that do not fit together, or a bad stride.
   """
-  kernel = np.asarray(kernel, np.float64)
+  check_count('stride', stride, 1)
+  kernel, bias = _to_float64('kernel', kernel), _to_float64('bias', bias)
+  if (
+    kernel.ndim != 4
+    or len(input_shape) != 3
+    or kernel.shape[2] != input_shape[2]
+    or bias.shape != kernel.shape[3:]
+  ):
+    raise ValueError(
+      'kernel must be [kh, kw, in, out], bias [out] and input_shape '
+      f'(h, w, in), got {kernel.shape}, {bias.shape} and {input_shape}'
+    )
   size = int(np.prod(input_shape))
   with jax.enable_x64(True):
     out = _convolve(np.zeros((1, *input_shape)), kernel, stride=stride)
     w = np.empty((size, out.size))
-    # In parts: all unit images at once take as much memory as W.
+    # In parts, since all unit images at once take as much memory as W.
     for start in range(0, size, 1024):
       rows = np.arange(start, min(start + 1024, size))
       units = np.zeros((len(rows), size))
@@ -140,7 +398,7 @@ def dense_from_convolution(
       images = units.reshape(-1, *input_shape)
       part = _convolve(images, kernel, stride=stride)
       w[rows] = np.asarray(part).reshape(len(rows), -1)
-  b = np.broadcast_to(np.asarray(bias, np.float64), out.shape[1:])
+  b = np.broadcast_to(bias, out.shape[1:])
   return w, b.ravel()
 
 

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-HALVINGS = 40  # For the l1 multiplier.
-LEVELS = 8  # Rounds for the l2 multiplier; few coordinates fill up later.
+BISECTIONS = 40  # For the dual variable of l1.
+NEWTON_STEPS = 8  # For that of l2; few coordinates saturate later than this.
 # Relative to the sum of absolute terms. Sums of n float64 terms are off by at
 # most n * 1.1e-16 of it: this covers 9000 terms.
 ROUNDING = 1e-12
@@ -17,7 +17,7 @@ class Region(NamedTuple):
 
   Attributes:
     x: the centre `[n]`.
-    down, up: `[n]`, >= 0, inf where there is no bound.
+    down, up: distances from `x` to the box `[n]`, >= 0, inf for no end.
     radius: scalar >= 0, finite.
   """
 
@@ -27,15 +27,15 @@ class Region(NamedTuple):
   radius: jax.Array
 
 
-def least(
+def minimize(
   rows: jax.Array, offset: jax.Array, region: Region, norm: jax.Array
 ) -> jax.Array:
-  """Returns the least value of `rows @ x' + offset` over a region, `[m]`.
+  """Return lower bounds of `rows @ x' + offset` over a region, `[m]`.
 
-  Exact for linf. For l1 and l2 it is the value of the dual at a multiplier
-  close to the best one; any multiplier gives a bound from below. What rounding
-  may do is subtracted, see `ROUNDING`: an estimate for the sums made here, not
-  interval arithmetic throughout.
+  The minimum itself for linf. For l1 and l2 it is the value of the dual at a
+  dual variable close to the best one; any value of it gives a lower bound. What
+  rounding may do is subtracted, see `ROUNDING`: an estimate for the sums made
+  here, not interval arithmetic throughout.
 
   Args:
     rows: `[m, n]`.
@@ -44,74 +44,75 @@ def least(
     norm: 1, 2 or inf, traced: all norms share one compiled program.
   """
   size = jnp.abs(rows)
-  room = jnp.where(rows > 0, region.down[None], region.up[None])
-  room = jnp.minimum(room, region.radius)
+  slack = jnp.where(rows > 0, region.down[None], region.up[None])
+  slack = jnp.minimum(slack, region.radius)
   index = jnp.where(norm == 1, 0, jnp.where(norm == 2, 1, 2))
-  branches = _reach_l1, _reach_l2, _reach_linf
-  reach = jax.lax.switch(index, branches, size, room, region.radius)
+  branches = _support_l1, _support_l2, _support_linf
+  support = jax.lax.switch(index, branches, size, slack, region.radius)
   terms = size @ (jnp.abs(region.x) + region.radius) + jnp.abs(offset)
-  return rows @ region.x + offset - reach - ROUNDING * terms
+  return rows @ region.x + offset - support - ROUNDING * terms
 
 
-def _reach_linf(size, room, radius):
-  """max size . v over 0 <= v <= room, which is at most the radius."""
+def _support_linf(size, slack, radius):
+  """Return max size . v over 0 <= v <= slack, which is at most the radius."""
   del radius
-  return jnp.sum(size * room, -1)
+  return jnp.sum(size * slack, -1)
 
 
-def _reach_l1(size, room, radius):
-  """max size . v over 0 <= v <= room, |v|_1 <= radius, from above.
+def _support_l1(size, slack, radius):
+  """Bound max size . v over 0 <= v <= slack, |v|_1 <= radius from above.
 
-  The dual: for any price >= 0 of the budget, at most radius * price + the sum
-  of max(size - price, 0) * room. The best price has no influence to first
-  order, so it needs no gradient.
+  For any dual variable d >= 0 of the ball it is at most radius * d + the sum of
+  max(size - d, 0) * slack. At the best d the derivative in d is 0, so that no
+  gradient has to pass through it.
   """
-  price = _price(*jax.lax.stop_gradient((size, room, radius)))
-  gain = jnp.sum(jnp.maximum(size - price[:, None], 0.0) * room, -1)
-  return radius * price + gain
+  dual = _dual_l1(*jax.lax.stop_gradient((size, slack, radius)))
+  gain = jnp.sum(jnp.maximum(size - dual[:, None], 0.0) * slack, -1)
+  return radius * dual + gain
 
 
-def _price(size, room, radius):
-  """The entry of `size` at which the steepest coordinates use up the budget.
+def _dual_l1(size, slack, radius):
+  """Return the entry of `size` down to which slacks add up to the radius.
 
   By bisection: on CPUs, sorting the entries takes four times as long.
   """
 
-  def halve(_, state):
-    low, high = state
-    price = (low + high) / 2
-    spent = jnp.sum(jnp.where(size > price[:, None], room, 0.0), -1)
-    over = spent > radius
-    return jnp.where(over, price, low), jnp.where(over, high, price)
+  def bisect(_, bracket):
+    low, high = bracket
+    middle = (low + high) / 2
+    used = jnp.sum(jnp.where(size > middle[:, None], slack, 0.0), -1)
+    exceeds = used > radius
+    return jnp.where(exceeds, middle, low), jnp.where(exceeds, high, middle)
 
   largest = jnp.max(size, -1)
-  start = jnp.zeros_like(largest), largest
-  return jax.lax.fori_loop(0, HALVINGS, halve, start)[1]
+  bracket = jnp.zeros_like(largest), largest
+  return jax.lax.fori_loop(0, BISECTIONS, bisect, bracket)[1]
 
 
-def _reach_l2(size, room, radius):
-  """max size . v over 0 <= v <= room, |v|_2 <= radius, from above.
+def _support_l2(size, slack, radius):
+  """Bound max size . v over 0 <= v <= slack, |v|_2 <= radius from above.
 
-  With the multiplier 1 / level of the ball, v = min(level * size, room).
+  With the dual variable 1 / scale of the ball, v = min(scale * size, slack).
   """
-  level = _level(*jax.lax.stop_gradient((size, room, radius)))
-  v = jnp.minimum(level[:, None] * size, room)
-  ball = jnp.sum(size * v - v**2 / (2 * level[:, None]), -1)
-  return jnp.minimum(ball + radius**2 / (2 * level), jnp.sum(size * room, -1))
+  scale = _scale_l2(*jax.lax.stop_gradient((size, slack, radius)))
+  v = jnp.minimum(scale[:, None] * size, slack)
+  value = jnp.sum(size * v - v**2 / (2 * scale[:, None]), -1)
+  value = value + radius**2 / (2 * scale)
+  return jnp.minimum(value, jnp.sum(size * slack, -1))
 
 
-def _level(size, room, radius):
-  """Solves |min(level * size, room)|_2 = radius, or stops below the root."""
+def _scale_l2(size, slack, radius):
+  """Solve |min(scale * size, slack)|_2 = radius, or stop below the root."""
 
-  def climb(_, level):
-    full = size * level[:, None] >= room
-    rest = radius**2 - jnp.sum(jnp.where(full, room, 0.0) ** 2, -1)
-    rate = jnp.sum(jnp.where(full, 0.0, size) ** 2, -1)
+  def newton(_, scale):
+    saturated = size * scale[:, None] >= slack
+    rest = radius**2 - jnp.sum(jnp.where(saturated, slack, 0.0) ** 2, -1)
+    rate = jnp.sum(jnp.where(saturated, 0.0, size) ** 2, -1)
     new = jnp.sqrt(jnp.maximum(rest, 0.0) / jnp.where(rate > 0, rate, 1.0))
-    # Full coordinates only ever add up: the level climbs to its root.
-    return jnp.where(rate > 0, jnp.maximum(new, level), level)
+    # Saturated coordinates stay so: the scale rises to its root.
+    return jnp.where(rate > 0, jnp.maximum(new, scale), scale)
 
   length = jnp.sqrt(jnp.sum(size**2, -1))
-  level = radius / jnp.where(length > 0, length, 1.0)
-  level = jax.lax.fori_loop(0, LEVELS, climb, level)
-  return jnp.where(level > 0, level, 1.0)
+  scale = radius / jnp.where(length > 0, length, 1.0)
+  scale = jax.lax.fori_loop(0, NEWTON_STEPS, newton, scale)
+  return jnp.where(scale > 0, scale, 1.0)

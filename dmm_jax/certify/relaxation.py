@@ -17,50 +17,56 @@ from dmm_jax.certify import regions
 MAX_SLOPES = 2**22
 
 
-class Lines(NamedTuple):
-  """Linear bounds of a layer of ReLUs: lower z <= relu(z) <= upper z + gap.
+class Relaxation(NamedTuple):
+  """Bounds of ReLUs: lower * z <= relu(z) <= upper * z + intercept.
 
   Attributes:
     unstable: where the sign of z is not known `[n]`.
-    lower: slope below, 0 or 1 `[n]`.
-    upper, gap: slope and offset above `[n]`.
+    lower: slope of the lower bound, 0 or 1 `[n]`.
+    upper, intercept: slope and offset of the upper bound `[n]`.
   """
 
   unstable: jax.Array
   lower: jax.Array
   upper: jax.Array
-  gap: jax.Array
+  intercept: jax.Array
 
 
-def relax(low: jax.Array, high: jax.Array) -> Lines:
-  """Returns the chord above, and the line below of the smaller area."""
+def relax(low: jax.Array, high: jax.Array) -> Relaxation:
+  """Return linear bounds of ReLUs of values in `[low, high]`, `[n]` each.
+
+  The upper bound is the chord; of the lower bounds 0 and z it is the one that
+  leaves the smaller area.
+  """
   unstable = (low < 0) & (high > 0)
   width = jnp.where(unstable, high - low, 1.0)
   active = (low >= 0).astype(low.dtype)
   upper = jnp.where(unstable, high / width, active)
   lower = jnp.where(unstable, (high > -low).astype(low.dtype), active)
-  return Lines(unstable, lower, upper, jnp.where(unstable, -upper * low, 0.0))
+  intercept = jnp.where(unstable, -upper * low, 0.0)
+  return Relaxation(unstable, lower, upper, intercept)
 
 
-def _least(rows, offset, layers, lines, slopes, region, norm):
-  """Returns lower bounds of `rows @ h + offset`, `[m]`, over a region.
+def _minimize(rows, offset, layers, relaxed, slopes, region, norm):
+  """Return lower bounds of `rows @ h + offset`, `[m]`, over a region.
 
-  h is what leaves the ReLUs behind the last of `layers`. The bounds are carried
-  back through one layer after the other. `slopes`, below each layer's ReLUs,
-  are `[m or 1, n]`, or all None for those of `lines`; any in [0, 1] are valid.
+  h is the output of the ReLUs behind the last of `layers`. The bounds are
+  propagated back through one layer after the other. `slopes` of the lower
+  bounds of each layer's ReLUs are `[m or 1, n]`, or all None for those of
+  `relaxed`; any in [0, 1] are valid.
   """
-  for (w, b), line, own in reversed(
-    list(zip(layers, lines, slopes, strict=True))
+  for (w, b), relu, free in reversed(
+    list(zip(layers, relaxed, slopes, strict=True))
   ):
-    lower = line.lower[None]
-    if own is not None:
-      free = jnp.clip(own, 0.0, 1.0)
-      lower = jnp.where(line.unstable[None], free, lower)
-    rising, falling = jnp.maximum(rows, 0.0), jnp.minimum(rows, 0.0)
-    offset = offset + falling @ line.gap
-    rows = rising * lower + falling * line.upper[None]
+    lower = relu.lower[None]
+    if free is not None:
+      clipped = jnp.clip(free, 0.0, 1.0)
+      lower = jnp.where(relu.unstable[None], clipped, lower)
+    positive, negative = jnp.maximum(rows, 0.0), jnp.minimum(rows, 0.0)
+    offset = offset + negative @ relu.intercept
+    rows = positive * lower + negative * relu.upper[None]
     offset, rows = offset + rows @ b, rows @ w.T
-  return regions.least(rows, offset, region, norm)
+  return regions.minimize(rows, offset, region, norm)
 
 
 def neurons(
@@ -69,51 +75,68 @@ def neurons(
   slopes: list,
   norm: jax.Array,
 ) -> tuple[list, list]:
-  """Bounds of the values before every ReLU, each by CROWN, and its lines."""
+  """Bound the values before every ReLU over a region, each by CROWN.
+
+  Args:
+    layers: as `layers.check` returns them.
+    region: a ball within a box.
+    slopes: of the lower bounds, as `default_slopes` or `free_slopes` return.
+    norm: 1, 2 or inf, traced.
+
+  Returns:
+    `([(low [n], high [n]), ...], [Relaxation, ...])`, one a layer of ReLUs.
+  """
   bounds: list[tuple] = []
-  lines: list[Lines] = []
+  relaxed: list[Relaxation] = []
   for i, (w, b) in enumerate(layers[:-1]):
     rows, offset = jnp.concatenate([w.T, -w.T]), jnp.concatenate([b, -b])
-    found = _least(rows, offset, layers[:i], lines, slopes[i], region, norm)
-    low, high = found[: len(b)], -found[len(b) :]
+    least = _minimize(
+      rows, offset, layers[:i], relaxed, slopes[i], region, norm
+    )
+    low, high = least[: len(b)], -least[len(b) :]
     bounds.append((low, high))
-    lines.append(relax(low, high))
-  return bounds, lines
+    relaxed.append(relax(low, high))
+  return bounds, relaxed
 
 
-def leads(
+def margins(
   layers: layers_lib.Layers,
   label: jax.Array,
   region: regions.Region,
   slopes: list,
   norm: jax.Array,
-) -> tuple[jax.Array, list]:
-  """Lower bounds of the label's logit minus each, `[k]`; and the lines."""
-  _, lines = neurons(layers, region, slopes, norm)
+) -> jax.Array:
+  """Return lower bounds of the label's logit minus each class's, `[k]`.
+
+  Arguments are those of `neurons`, and the class `label`.
+  """
+  _, relaxed = neurons(layers, region, slopes, norm)
   w, b = layers[-1]
   rows, offset = (w[:, label][:, None] - w).T, b[label] - b
-  bound = _least(rows, offset, layers[:-1], lines, slopes[-1], region, norm)
-  return bound, lines
+  return _minimize(rows, offset, layers[:-1], relaxed, slopes[-1], region, norm)
 
 
-def adaptive(layers: layers_lib.Layers) -> list:
-  """Stands for the slopes that `relax` chooses."""
+def default_slopes(layers: layers_lib.Layers) -> list:
+  """Return placeholders for the slopes that `relax` chooses."""
   return [[None] * i for i in range(len(layers))]
 
 
-def free_slopes(layers: layers_lib.Layers, lines: list) -> list:
-  """The slopes that `relax` chose, as arrays: for every layer, of all before.
+def free_slopes(layers: layers_lib.Layers, relaxed: list) -> list:
+  """Return the slopes that `relax` chose as arrays, to be improved.
 
-  Each row of each layer has its own, as far as `MAX_SLOPES` allows.
+  For every layer there is one array for each layer before it. Each row of each
+  layer has its own slopes, unless they exceed `MAX_SLOPES` entries.
   """
   slopes = []
   for i, (_, b) in enumerate(layers):
     m = len(b) * (1 if i == len(layers) - 1 else 2)
-    rows = [m if m * line.lower.size <= MAX_SLOPES else 1 for line in lines[:i]]
+    rows = [
+      m if m * relu.lower.size <= MAX_SLOPES else 1 for relu in relaxed[:i]
+    ]
     slopes.append(
       [
-        jnp.broadcast_to(line.lower[None], (r, line.lower.size))
-        for r, line in zip(rows, lines, strict=False)
+        jnp.broadcast_to(relu.lower[None], (r, relu.lower.size))
+        for r, relu in zip(rows, relaxed, strict=False)
       ]
     )
   return slopes

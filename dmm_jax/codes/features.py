@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dmm_jax import convolutions
+from dmm_jax import _xla_cpu
 from dmm_jax import som
 
 
@@ -81,7 +81,7 @@ def synthesize(
     return miss + roughness * rough + shrinkage * jnp.mean(x**2)
 
   adam = optax.adam(rate)
-  slope_of = convolutions.in_order(jax.value_and_grad(objective))
+  slope_of = _xla_cpu.channels_last_gradients(jax.value_and_grad(objective))
 
   def step(carry, number):
     x, inner, best = carry

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmm_jax import parallel
+from dmm_jax import programs
 
 POOLINGS = ('mean', 'max', 'flat', 'raw')
 
@@ -47,8 +48,9 @@ def of_network(
   """Returns the codes of a data set by layer, in the order of the network.
 
   Args:
-    forward: `forward(x, *shared) -> (logits, codes)`, as all of `models` do;
-      the same object in later calls is compiled once for each shape.
+    forward: `forward(x, *shared) -> (logits, codes)`, as all of `models` do. A
+      `programs.bind` is compiled once for each shape; any other callable is
+      traced at each call, with the arrays that it captures as they are now.
     xs: inputs `[n, ...]`.
     shared: arrays, as parameters of one network of many.
     pooling: of the hidden layers, as for `pool`.
@@ -59,8 +61,12 @@ def of_network(
     `{layer: [n, d]}`, at least float32; `[n, ...]` for 'raw'.
   """
   chosen = None if layers is None else tuple(layers)
+  options = dict(forward=forward, pooling=pooling, layers=chosen)
+  encode: Callable = functools.partial(_encode, **options)
+  if isinstance(forward, programs.Bound):
+    encode = programs.bind(_encode, **options)
   return parallel.map_examples(
-    _encoder(forward, pooling, chosen),
+    encode,
     (xs,),
     shared=shared,
     batch_size=batch_size,
@@ -68,21 +74,16 @@ def of_network(
   )
 
 
-@functools.cache
-def _encoder(forward, pooling, layers):
-  """Returns the function of one input; as often as asked for the same one."""
-
-  def encode(x, *shared):
-    logits, hidden = forward(x, *shared)
-    found = {name: pool(code, pooling) for name, code in hidden.items()}
-    found = {'input': x.ravel(), **found, 'logits': logits}
-    wide = lambda v: v.astype(jnp.promote_types(v.dtype, jnp.float32))
-    # Plain dicts come back from `jit` sorted by name.
-    return collections.OrderedDict(
-      (name, wide(found[name])) for name in (layers or found)
-    )
-
-  return encode
+def _encode(x, *shared, forward, pooling, layers):
+  """Codes of one input by layer."""
+  logits, hidden = forward(x, *shared)
+  found = {name: pool(code, pooling) for name, code in hidden.items()}
+  found = {'input': x.ravel(), **found, 'logits': logits}
+  wide = lambda v: v.astype(jnp.promote_types(v.dtype, jnp.float32))
+  # Plain dicts come back from `jit` sorted by name.
+  return collections.OrderedDict(
+    (name, wide(found[name])) for name in (layers or found)
+  )
 
 
 def standardize(codes: np.ndarray, of: np.ndarray | None = None) -> np.ndarray:

@@ -6,6 +6,7 @@ Pixels are float32 in [0, 1], labels int32.
 from dmm_jax.data.columns import Column
 from dmm_jax.data.images import resize
 from dmm_jax.data.labels import balanced
+from dmm_jax.data.labels import check_labels
 from dmm_jax.data.labels import noisy_labels
 from dmm_jax.data.labels import of_classes
 from dmm_jax.data.labels import parity
@@ -17,6 +18,7 @@ from dmm_jax.data.sets import stream
 __all__ = (
   'Column',
   'balanced',
+  'check_labels',
   'load',
   'noisy_labels',
   'num_classes',

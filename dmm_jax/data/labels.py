@@ -4,7 +4,45 @@ Random changes are functions of a JAX key: the same key, the same result.
 """
 
 import jax
+from jax.typing import ArrayLike
 import numpy as np
+
+
+def check_labels(
+  labels: ArrayLike, shape: tuple[int, ...], num_classes: int | None = None
+) -> None:
+  """Raises unless labels are class numbers, one for each example.
+
+  Args:
+    labels: what was given.
+    shape: that they have to have, such as `(n,)`.
+    num_classes: labels have to lie below it; None for any number of classes.
+
+  Raises:
+    TypeError: for labels that are not integers.
+    ValueError: for another shape, a negative label, or one of no class.
+  """
+  array = labels if isinstance(labels, jax.Array) else np.asarray(labels)
+  if array.shape != shape:
+    column = array.ndim == len(shape) + 1 and array.shape[-1] == 1
+    remedy = 'labels[..., 0]' if column else 'one class number an example'
+    raise ValueError(
+      f'labels must have shape {shape}, got {array.shape}; pass {remedy}'
+    )
+  if not np.issubdtype(array.dtype, np.integer):
+    raise TypeError(
+      f'labels must be integers, got {array.dtype}; for class numbers stored '
+      'as another type pass labels.astype(np.int32)'
+    )
+  if not array.size:
+    return
+  low, high = int(array.min()), int(array.max())
+  if low < 0 or (num_classes is not None and high >= num_classes):
+    end = 'k' if num_classes is None else num_classes
+    raise ValueError(
+      f'labels must lie in [0, {end}), got labels from {low} to {high}; number '
+      'the classes from 0, and leave out examples without a class'
+    )
 
 
 def of_classes(

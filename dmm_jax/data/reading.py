@@ -1,16 +1,22 @@
 """Sets of tensorflow-datasets: found, prepared, read record by record.
 
 Records are read from array_record files without TensorFlow; preparing them
-needs it.
+needs it, and the network.
 """
 
 from collections.abc import Iterable
 from collections.abc import Iterator
 import copy
 import difflib
+import functools
 from importlib import util
+import logging
 import os
+import pathlib
+import shutil
+import time
 from typing import Any
+from urllib import parse
 
 import numpy as np
 
@@ -18,17 +24,25 @@ from dmm_jax.data import images
 
 # Records read at a time.
 _CHUNK = 4096
+# Seconds that a host has to answer in.
+_TIMEOUT = 5.0
 
 
 def find(name: str, data_dir: str | None) -> Any:
   """Returns the tensorflow-datasets builder of a set."""
-  import tensorflow_datasets as tfds
-
   if data_dir is not None and '://' not in str(data_dir):
     if not os.path.isdir(data_dir):
-      raise FileNotFoundError(f'no such directory: data_dir {str(data_dir)!r}')
+      raise FileNotFoundError(
+        f'no such directory: data_dir {str(data_dir)!r}; pass the directory '
+        'that holds the prepared sets, or None for the default one'
+      )
     if not os.access(data_dir, os.R_OK | os.X_OK):
-      raise PermissionError(f'may not be read: data_dir {str(data_dir)!r}')
+      raise PermissionError(
+        f'data_dir {str(data_dir)!r} may not be read; change its permissions'
+      )
+  import tensorflow_datasets as tfds
+
+  _hide_advice()
   try:
     return tfds.builder(name, data_dir=data_dir)
   except AssertionError as error:
@@ -41,6 +55,15 @@ def find(name: str, data_dir: str | None) -> Any:
     raise ValueError(
       f'tensorflow-datasets knows no set {name!r}{hint}'
     ) from None
+
+
+@functools.cache
+def _hide_advice():
+  """Leaves out messages that ask for nothing, or that errors here tell."""
+  needless = 'OpenCV is not installed', 'Variant folder'
+  logging.getLogger('absl').addFilter(
+    lambda record: not str(record.msg).startswith(needless)
+  )
 
 
 def num_classes(builder: Any, name: str) -> int:
@@ -58,11 +81,22 @@ def num_classes(builder: Any, name: str) -> int:
   return features['label'].num_classes
 
 
-def records(name: str, split: str, data_dir: str | None) -> Any:
-  """Returns a split as a sequence of records, prepared where need be."""
+def records(
+  name: str, split: str, data_dir: str | None, download: bool = True
+) -> Any:
+  """Returns a split as a sequence of records.
+
+  A set that is not there is downloaded and prepared, if `download` says so.
+  """
   builder = find(name, data_dir)
   num_classes(builder, name)
   if not builder.is_prepared():
+    if not download:
+      raise FileNotFoundError(
+        f'data set {name!r} is not in {builder.data_dir_root}, and download is '
+        'False; pass the directory that holds it as data_dir, or prepare it '
+        f'with `{_command(name, builder.data_dir_root)}`'
+      )
     _prepare(builder, name)
   try:
     if not builder.info.splits[split].num_examples:
@@ -90,24 +124,94 @@ def _prepare(builder, name):
   """Downloads a set and writes its records.
 
   tensorflow-datasets writes next to the set's directory and renames at the end,
-  so that a failure leaves nothing that reads as a set.
+  so that a failure leaves nothing that reads as a set. What else it leaves, of
+  downloads that were cut off, is removed.
   """
   # Or TensorFlow, which encodes the images, would take the whole GPU from JAX.
   os.environ.setdefault('TF_FORCE_GPU_ALLOW_GROWTH', 'true')
   root = builder.data_dir_root
+  failed = f'data set {name!r} is not in {root}, and preparing it there failed:'
+  remedy = (
+    'Prepare it once where TensorFlow and the network are, with '
+    f'`{_command(name, root)}`, and pass that directory as data_dir.'
+  )
+  # Or the lack of either would show after minutes or after the download.
+  if not has_tensorflow():
+    raise FileNotFoundError(f"{failed}\nNo module named 'tensorflow'\n{remedy}")
+  if silent := _silent_hosts(builder):
+    raise FileNotFoundError(
+      f'{failed}\nno answer from {", ".join(silent)}, where it is to be '
+      f'downloaded from\n{remedy}'
+    )
+  remove = _remover(builder)
   try:
-    # Or the lack would show after the download only.
-    if not has_tensorflow():
-      raise ModuleNotFoundError("No module named 'tensorflow'")
     builder.download_and_prepare(file_format='array_record')
   # What fails is TensorFlow's, the network's, the host's or the file system's.
   except Exception as error:
+    remove()
     raise FileNotFoundError(
-      f'data set {name!r} is not in {root}, and preparing it there failed:\n'
-      f'{type(error).__name__}: {error}\n'
-      'Prepare it once where TensorFlow and the network are, with '
-      f'`{_command(name, root)}`, and pass that directory as data_dir.'
+      f'{failed}\n{type(error).__name__}: {error}\n{remedy}'
     ) from error
+  except BaseException:
+    remove()
+    raise
+
+
+def _silent_hosts(builder):
+  """Hosts of a set's files, if none of them answers within seconds.
+
+  None of them where files that were downloaded by hand or before may suffice.
+  """
+  urls = [u for u in getattr(builder, 'url_infos', {}) if u[:4] == 'http']
+  downloads = pathlib.Path(builder.data_dir_root) / 'downloads'
+  if (
+    not urls
+    or builder.MANUAL_DOWNLOAD_INSTRUCTIONS
+    or any(p.is_file() for p in downloads.rglob('*'))
+  ):
+    return []
+  first = {parse.urlsplit(url).netloc: url for url in reversed(urls)}
+  # A host that is down is no reason, one of three that answers is enough.
+  hosts = sorted(first)[:3]
+  return [] if any(_answers(first[host]) for host in hosts) else hosts
+
+
+def _answers(url):
+  import requests
+
+  try:
+    requests.head(url, timeout=_TIMEOUT, allow_redirects=False)
+  except requests.RequestException:
+    return False
+  return True
+
+
+def _remover(builder):
+  """Returns the function that removes what an unfinished download leaves.
+
+  That is directories with temporary names that are younger than this call, and
+  empty ones that were not there before.
+  """
+  if '://' in str(builder.data_dir_root):
+    return lambda: None
+  begin, top = time.time(), pathlib.Path(builder.data_dir_root)
+  downloads = top / 'downloads'
+  own = [p for p in pathlib.Path(builder.data_path).parents if top in p.parents]
+  candidates = lambda: [*downloads.glob('*'), downloads, *own, top]
+  before = {p for p in candidates() if p.exists()}
+
+  def remove():
+    for pattern in ('*.tmp.*', '*/*.tmp.*'):
+      for path in downloads.glob(pattern):
+        # Some file systems round times to seconds.
+        if path.stat().st_mtime > begin - 2:
+          shutil.rmtree(path, ignore_errors=True)
+    for path in candidates():
+      new = path not in before and path.is_dir()
+      if new and not any(path.iterdir()):
+        path.rmdir()
+
+  return remove
 
 
 def labels(source: Any) -> np.ndarray:

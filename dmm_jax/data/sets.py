@@ -20,13 +20,15 @@ def load(
   *,
   size: int | None = None,
   in_memory: bool = True,
+  download: bool = True,
 ) -> tuple[np.ndarray | columns.Column, np.ndarray]:
   """Returns `(xs [n, h, w, c] float32 in [0, 1], labels [n] int32)`.
 
   A set that is not on disk is downloaded and prepared on first use, which needs
   TensorFlow and the network and, for some sets, hours and many gigabytes. Let
-  one process do it: several at once would each download. Where the network does
-  not answer, tensorflow-datasets gives up after some minutes only.
+  one process do it: several at once would each download. Without TensorFlow, or
+  where no host answers, it fails within seconds. A failure leaves finished
+  downloads alone behind, for the next time.
 
   Args:
     name: 'digits' (1797 images, 8x8, embedded in scikit-learn) or an image
@@ -34,13 +36,15 @@ def load(
       'imagenette/160px-v2'.
     split: as tensorflow-datasets has it: 'test', 'train[:1000]', 'train+test'.
       For 'digits' the last 360 images are the test.
-    data_dir: where prepared sets lie; None stands for $TFDS_DATA_DIR or
+    data_dir: directory of the prepared sets; None stands for $TFDS_DATA_DIR or
       `~/tensorflow_datasets`.
     size: if given, each image's central square, resized to `size` x `size` as
       by `resize`. Sets whose images differ in size need it.
     in_memory: False leaves the images on disk, for sets larger than memory: xs
       is then a `Column`, whose rows are read when they are asked for, and whose
       errors of reading show then. Not of 'digits'.
+    download: False reads what is on disk alone: a set that is not there raises
+      FileNotFoundError, and nothing is written.
 
   Raises:
     FileNotFoundError: if the set is not in `data_dir` and could not be prepared
@@ -51,7 +55,7 @@ def load(
   if name == 'digits':
     xs, labels = _digits(split)
     return xs if size is None else images.resize(xs, size, 1), labels
-  source = reading.records(name, split, data_dir)
+  source = reading.records(name, split, data_dir, download)
   n = len(source)
   if not in_memory:
     read = lambda keys: [x for x, _ in reading.examples(source, keys, size)]
@@ -84,6 +88,7 @@ def stream(
   shuffle: bool = False,
   num_epochs: int | None = 1,
   shard: tuple[int, int] = (0, 1),
+  download: bool = True,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Returns an iterator of batches `(xs, labels)`, for sets larger than memory.
 
@@ -91,7 +96,7 @@ def stream(
   `get_state` and `set_state`, to go on later from the same batch.
 
   Args:
-    name, split, data_dir, size: as in `load`.
+    name, split, data_dir, size, download: as in `load`.
     batch_size: examples in a batch. The last batch of an epoch may be smaller,
       or is left out with `shuffle`.
     seed: of the order with `shuffle`, which is a new one each epoch.
@@ -114,7 +119,7 @@ def stream(
     raise ValueError(
       f'shard is (index, count), 0 <= index < count; got {shard}'
     )
-  n, example = _examples(name, split, data_dir, size)
+  n, example = _examples(name, split, data_dir, size, download)
   order = grain.MapDataset.range(n)
   if shuffle:
     order = order.shuffle(seed=seed)[: n - n % count]
@@ -161,12 +166,12 @@ def _slices(rows, split):
   return np.concatenate([rows[p.splitname][p.from_ : p.to] for p in parts])
 
 
-def _examples(name, split, data_dir, size):
+def _examples(name, split, data_dir, size, download):
   """Returns `(n, i -> (x, label))`."""
   if name == 'digits':
     xs, labels = load(name, split, size=size)
     return len(xs), lambda i: (xs[i], labels[i])
-  source = reading.records(name, split, data_dir)
+  source = reading.records(name, split, data_dir, download)
   if size is None and None in source.dataset_info.features['image'].shape:
     raise ValueError(
       f'images of {name!r} may differ in size: pass size=, in pixels, to have '

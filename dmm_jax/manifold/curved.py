@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from dmm_jax import boundary
 from dmm_jax import norms
-from dmm_jax.boundary.point import LogitsFn
+from dmm_jax.boundary.network import LogitsFn
 from dmm_jax.manifold.bases import Decode
 
 

@@ -172,4 +172,5 @@ def _triple(layers, gain, fast=None):
     return full_kernel_fn(xs1, xs2, get, **options)
 
   kernel_fn.gain = gain
+  kernel_fn.captures_nothing = True
   return init_fn, apply_fn, kernel_fn

@@ -9,10 +9,11 @@ from jax.typing import ArrayLike
 import numpy as np
 
 from dmm_jax import norms
-from dmm_jax.nngp.gradients import as_double
+from dmm_jax.nngp import checks
+from dmm_jax.nngp import gradients
+from dmm_jax.nngp.checks import as_double
 from dmm_jax.nngp.gradients import double_precision
 from dmm_jax.nngp.gradients import gradient_covariance
-from dmm_jax.nngp.gradients import pair
 from dmm_jax.nngp.gradients import square_root
 
 
@@ -36,12 +37,18 @@ def gradient_draws(
 
 def _joint_covariance(kernel_fn, x):
   """Covariance of (f(x), grad f(x)), `[1 + n, 1 + n]`."""
-  k = pair(kernel_fn)[0]
+  value, slope = gradients.evaluate(_value_and_slope, kernel_fn, x)
   out = np.empty((x.size + 1, x.size + 1))
-  out[0, 0] = k(x, x)
-  out[0, 1:] = out[1:, 0] = np.ravel(jax.grad(k, 1)(x, x))
+  out[0, 0] = value
+  out[0, 1:] = out[1:, 0] = np.ravel(slope)
   out[1:, 1:] = gradient_covariance(kernel_fn, x)
   return out
+
+
+def _value_and_slope(x, *, kernel_fn):
+  """Returns `(K(x, y), dK(x, y) / dy)` at y = x."""
+  k = functools.partial(gradients.covariance, kernel_fn=kernel_fn)
+  return jax.value_and_grad(k, 1)(x, x)
 
 
 @double_precision
@@ -58,8 +65,8 @@ def ray_draws(
   Returns:
     `[num, len(distances)]`, exact at those points.
   """
-  x, direction = as_double(x), as_double(direction)
-  steps = as_double(distances).reshape(-1, *([1] * x.ndim))
+  x, direction = as_double(x), as_double(direction, 'direction')
+  steps = as_double(distances, 'distances').reshape(-1, *([1] * x.ndim))
   points = x[None] + steps * direction[None]
   covariance = np.asarray(kernel_fn(points, None, 'nngp'))
   noise = jax.random.normal(key, (num, len(points)), jnp.float64)
@@ -81,8 +88,8 @@ def distance_draws(
 
   Each draw takes (f(x), grad f(x)), walks in the direction that is nearest to
   first order, and draws f at evenly spaced points of that ray given both: the
-  first sign change, interpolated, is a distance that has the margin's real
-  curvature in it, where |f| / ||grad f||_q has none.
+  first sign change, interpolated, is a distance that includes the margin's
+  curvature, where |f| / ||grad f||_q has none.
 
   Args:
     key: for all draws.
@@ -95,27 +102,33 @@ def distance_draws(
 
   Returns:
     `(linear, straight)`, both `[num]`, in `norm`: the linear estimate, and the
-    crossing, inf where the sign did not change within reach.
+    crossing, inf where the sign did not change within reach. Both are 0 where
+    K(x, x) is 0, as for a blank image without biases: x is on the boundary.
   """
+  checks.check_norm(norm)
   x = as_double(x)
   joint = _joint_covariance(kernel_fn, x)
+  if joint[0, 0] == 0:
+    return np.zeros(num), np.zeros(num)
   key_draws, key_rays = jax.random.split(key)
   root = square_root(joint)
   draws = jax.random.normal(key_draws, (num, len(root)), jnp.float64) @ root
   inverse = jnp.asarray(np.linalg.pinv(joint, hermitian=True))
   noise = jax.random.normal(key_rays, (num, num_points), jnp.float64)
   fractions = reach * (jnp.arange(num_points) + 1) / num_points
-  walk = _walker(kernel_fn, norm)
-  linear, straight = walk(x, draws, noise, inverse, fractions)
+  args = x, draws, noise, inverse, fractions
+  linear, straight = gradients.evaluate(
+    _walk, kernel_fn, *args, norm=float(norm)
+  )
   return np.asarray(linear), np.asarray(straight)
 
 
-@functools.lru_cache(maxsize=16)
-def _walker(kernel_fn, norm):
-  k = pair(kernel_fn)[0]
+def _walk(x, draws, noise, inverse, fractions, *, kernel_fn, norm):
+  """Returns `distance_draws` of draws `[m, 1 + n]` and noise `[m, points]`."""
+  k = functools.partial(gradients.covariance, kernel_fn=kernel_fn)
   q = norms.dual(norm)
 
-  def one(x, draw, noise, inverse, fractions):
+  def one(draw, noise):
     value, gradient = draw[0], draw[1:].reshape(x.shape)
     linear = jnp.abs(value) / norms.norm(gradient, q)
     downhill = -jnp.sign(value) * _dual_direction(gradient, q)
@@ -133,16 +146,11 @@ def _walker(kernel_fn, norm):
     i = jnp.argmax(f < 0)
     found = f[i] < 0
     ends = jnp.concatenate([jnp.zeros(1), fractions])
-    share = f[i - 1] / jnp.where(found, f[i - 1] - f[i], 1.0)
-    crossing = ends[i - 1] + share * (ends[i] - ends[i - 1])
+    fraction = f[i - 1] / jnp.where(found, f[i - 1] - f[i], 1.0)
+    crossing = ends[i - 1] + fraction * (ends[i] - ends[i - 1])
     return linear, jnp.where(found, crossing * linear, jnp.inf)
 
-  @jax.jit
-  def walk(x, draws, noise, inverse, fractions):
-    run = lambda args: one(x, *args, inverse, fractions)
-    return jax.lax.map(run, (draws, noise))
-
-  return walk
+  return jax.lax.map(lambda args: one(*args), (draws, noise))
 
 
 def _dual_direction(gradient, q):

@@ -1,12 +1,17 @@
 """The law of an infinitely wide network's gradient at one input."""
 
 from collections.abc import Callable
+from collections.abc import Hashable
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 import numpy as np
+
+from dmm_jax import programs
+from dmm_jax.nngp import checks
 
 EXACT_SIZE = 512  # Inputs up to this size get their whole C.
 
@@ -22,43 +27,77 @@ def double_precision(fn: Callable) -> Callable:
   return wrapped
 
 
-@functools.lru_cache(maxsize=64)
-def pair(kernel_fn: Callable) -> tuple[Callable, Callable]:
-  """`(k, (x, v) -> C v)` for one pair of inputs, compiled once a shape."""
+def is_own(kernel_fn: Callable) -> bool:
+  """Whether a kernel is of an architecture of `nngp`: one without arrays."""
+  return getattr(kernel_fn, 'captures_nothing', False)
 
-  def k(x, y):
-    return kernel_fn(x[None], y[None], 'nngp')[0, 0]
 
-  def covariance_times(x, v):
+def program(
+  fn: Callable, kernel_fn: Callable, *args: Any, **options: Hashable
+) -> Callable:
+  """Returns `fn(*args, kernel_fn=kernel_fn, **options)` as a value, for `call`.
+
+  A kernel of `nngp` captures nothing and is compiled once. Any other is traced
+  here, with the arrays that it captures as they are now; where the structure is
+  equal, it is compiled once.
+
+  Args:
+    fn: a function at the top level of a module.
+    kernel_fn: any kernel.
+    *args: examples of the arguments, of the shapes that `call` is given.
+    **options: further arguments of `fn`.
+  """
+  if is_own(kernel_fn):
+    return programs.bind(fn, kernel_fn=kernel_fn, **options)
+  given = functools.partial(fn, kernel_fn=kernel_fn, **options)
+  return programs.trace(given, *args)
+
+
+@jax.jit
+def call(program: Callable, *args: Any) -> Any:
+  """Returns `program(*args)`, compiled once for equal programs."""
+  return program(*args)
+
+
+def evaluate(
+  fn: Callable, kernel_fn: Callable, *args: Any, **options: Hashable
+) -> Any:
+  """Returns `fn(*args, kernel_fn=kernel_fn, **options)`; see `program`."""
+  return call(program(fn, kernel_fn, *args, **options), *args)
+
+
+def covariance(x: jax.Array, y: jax.Array, *, kernel_fn: Callable) -> jax.Array:
+  """Returns K(x, y) for one pair of inputs."""
+  return kernel_fn(x[None], y[None], 'nngp')[0, 0]
+
+
+def _gradient_covariance_times(x, vs, *, kernel_fn):
+  """Returns C v for rows `vs [m, ...]`."""
+  k = functools.partial(covariance, kernel_fn=kernel_fn)
+
+  def times(v):
     # `a` moves and y stays at x: only mixed derivatives, none of y twice.
     along = lambda a: jax.jvp(lambda y: k(a, y), (x,), (v,))[1]
     return jax.grad(along)(x)
 
-  def rows(x, vs):
-    # In parts: kernels of large images take much memory for each row.
-    return jax.lax.map(lambda v: covariance_times(x, v), vs, batch_size=4)
-
-  return jax.jit(k), jax.jit(rows)
-
-
-def as_double(x: ArrayLike) -> jax.Array:
-  """Returns an array in float64; within `double_precision`."""
-  return jnp.asarray(np.asarray(x, np.float64))
+  # In parts: kernels of large images take much memory for each row.
+  return jax.lax.map(times, vs, batch_size=4)
 
 
 @double_precision
 def output_variance(kernel_fn: Callable, x: ArrayLike) -> float:
   """Returns K(x, x), the variance of the output at one input."""
-  x = as_double(x)
-  return float(pair(kernel_fn)[0](x, x))
+  x = checks.as_double(x)
+  return float(evaluate(covariance, kernel_fn, x, x))
 
 
 @double_precision
 def gradient_covariance(kernel_fn: Callable, x: ArrayLike) -> np.ndarray:
   """Returns C = d^2 K / dx dy at y = x, `[n, n]`, exactly: n products."""
-  x = as_double(x)
+  x = checks.as_double(x)
   basis = jnp.eye(x.size).reshape(-1, *x.shape)
-  c = np.asarray(pair(kernel_fn)[1](x, basis)).reshape(x.size, x.size)
+  rows = evaluate(_gradient_covariance_times, kernel_fn, x, basis)
+  c = np.asarray(rows).reshape(x.size, x.size)
   return (c + c.T) / 2
 
 
@@ -91,10 +130,11 @@ def gradient_variance(
     return (
       np.diag(gradient_covariance(kernel_fn, x)).reshape(np.shape(x)).copy()
     )
-  x = as_double(x)
+  x = checks.as_double(x)
   shape = (num_probes or 32, *x.shape)
   signs = jax.random.rademacher(jax.random.key(seed), shape, jnp.float64)
-  return np.maximum(np.mean(signs * pair(kernel_fn)[1](x, signs), 0), 0.0)
+  products = evaluate(_gradient_covariance_times, kernel_fn, x, signs)
+  return np.maximum(np.mean(signs * products, 0), 0.0)
 
 
 def square_root(covariance: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from scipy import special
 from scipy import stats
 
 from dmm_jax import norms
+from dmm_jax.nngp import checks
 from dmm_jax.nngp.gradients import EXACT_SIZE
 from dmm_jax.nngp.gradients import gradient_covariance
 from dmm_jax.nngp.gradients import gradient_variance
@@ -43,10 +44,10 @@ def distance_scale(
 
   Args:
     kernel_fn: as of an architecture above.
-    x: one input, of n entries.
+    x: one input, of n entries, all finite.
     norm: any p >= 1.
-    bounds: None, or the box `(low, high)` that perturbed inputs stay in (norm
-      1, 2 or inf). In a box the law is not half-normal; s is then chosen to
+    bounds: None, or the box `(low, high)` that x is and stays in (norm 1, 2 or
+      inf). In a box the law is not half-normal; s is then chosen to
       make the median right. It matters for p = 1, whose shortest step would
       change one pixel without limit.
     num_probes: as for `gradient_variance`.
@@ -56,15 +57,25 @@ def distance_scale(
     seed: of all draws.
 
   Returns:
-    s in input units; inf if the gradient is zero.
+    s in input units; 0 if K(x, x) is 0, as for a blank image without biases,
+    where the output is 0 and x lies on the boundary; else inf if the gradient
+    is zero.
+
+  Raises:
+    ValueError: for a norm below 1, an input that is not finite or outside of
+      the bounds.
   """
+  checks.check_norm(norm)
+  variance = output_variance(kernel_fn, x)
+  if variance == 0:
+    return 0.0
   if np.size(x) <= EXACT_SIZE and num_probes is None:
     root = square_root(gradient_covariance(kernel_fn, x))
   else:
-    variance = gradient_variance(kernel_fn, x, num_probes=num_probes, seed=seed)
-    root = np.sqrt(variance.ravel())
+    diagonal = gradient_variance(kernel_fn, x, num_probes=num_probes, seed=seed)
+    root = np.sqrt(diagonal.ravel())
   return scale_of_gradient(
-    math.sqrt(output_variance(kernel_fn, x)),
+    math.sqrt(variance),
     root,
     x,
     norm,
@@ -92,6 +103,12 @@ def scale_of_gradient(
       or a symmetric square root of their covariance `[n, n]`.
     x, norm, bounds, num_draws, seed: as for `distance_scale`.
   """
+  checks.check_norm(norm)
+  x = checks.check_finite(x)
+  if bounds is not None:
+    x = _within(x, bounds)
+  if sigma == 0:
+    return 0.0
   if bounds is None and norm in (2, np.inf):
     deviations = root if root.ndim == 1 else np.linalg.norm(root, axis=1)
     mean_abs = math.sqrt(2 / math.pi) * np.sum(deviations)
@@ -113,6 +130,20 @@ def scale_of_gradient(
     norm=norm,
   )
   return float(np.median(steps) / stats.halfnorm.ppf(0.5))
+
+
+def _within(x, bounds):
+  """Returns `x`, clipped to the bounds where rounding moved it out of them."""
+  low, high = bounds
+  rounding = 1e-6 * max([1.0, *(abs(v) for v in bounds if np.isfinite(v))])
+  if not (
+    low < high and low - rounding <= x.min() and x.max() <= high + rounding
+  ):
+    raise ValueError(
+      f'x must lie within bounds, low < high, got numbers from {x.min():g} to '
+      f'{x.max():g} and bounds {bounds!r}; give the range of the inputs'
+    )
+  return np.clip(x, low, high)
 
 
 def _ratio(sigma, size):
@@ -138,9 +169,12 @@ def distance_cdf(
 
   Of more than two classes with independent logits of one kernel, the runner-up
   decides: |N(0, 1)| gives way to the gap between the largest two of
-  `num_classes` standard normals, over sqrt(2).
+  `num_classes` standard normals, over sqrt(2). Where a scale is 0, all
+  distances are 0.
   """
-  ratio = np.asarray(radius, float)[..., None] / np.ravel(scales)
+  radius, scales = checks.check_radius(radius), np.ravel(scales)
+  with np.errstate(divide='ignore', invalid='ignore'):
+    ratio = np.where(scales == 0, np.inf, radius[..., None] / scales)
   if num_classes == 2:
     return np.mean(special.erf(ratio / SQRT_2), axis=-1)
   top = np.linspace(-8.0, 8.0, 401)
@@ -167,6 +201,8 @@ def distance_quantile(
   low, high = unit * np.min(scales), unit * np.max(scales)
   if not low < high or not np.isfinite(high):
     return float(high)
+  if distance_cdf(scales, low, num_classes) >= probability:
+    return float(low)
   return optimize.brentq(
     lambda r: distance_cdf(scales, r, num_classes) - probability,
     low,
@@ -183,7 +219,8 @@ def distance_slope(scales: npt.ArrayLike, num_classes: int = 2) -> float:
   tops = np.linspace(-8.0, 8.0, 401)
   both = stats.norm.pdf(tops) ** 2 * special.ndtr(tops) ** (num_classes - 2)
   density = SQRT_2 * num_classes * (num_classes - 1) * np.trapezoid(both, tops)
-  return float(1 / (density * np.mean(1 / np.ravel(scales))))
+  with np.errstate(divide='ignore'):
+    return float(1 / (density * np.mean(1 / np.ravel(scales))))
 
 
 def flip_bound(
@@ -204,7 +241,8 @@ def flip_bound(
     P(d_p(x) <= r) <= sqrt(2/pi) lambda (r E||g||_q / ||x||_2)
                       / (1 - lambda r_2 / ||x||_2),   g ~ N(0, I_n),
 
-  and 1 where the right side exceeds it or its denominator is not positive.
+  and 1 where the right side exceeds it, where its denominator is not positive,
+  and where K(x, x) is 0: a blank image without biases lies on the boundary.
 
   Proof sketch. Regress f on its value at x: f(y) = rho(y) f(x) + psi(y) with
   psi independent of f(x), zero at x, and |1 - rho(y)| <= M ||y - x||_2 /
@@ -219,8 +257,8 @@ def flip_bound(
 
   Args:
     kernel_fn: as of an architecture above.
-    x: one input, of n entries.
-    radius: number or array, in input units.
+    x: one input, of n entries, all finite.
+    radius: number or array, in input units, 0 or larger.
     norm: any p >= 1.
     gain: M^2, such that E(f(y) - f(z))^2 <= M^2 ||y - z||_2^2 / n for all y, z.
       None takes what the architecture knows of itself: sigma_w^2 (sigma_w^2
@@ -231,20 +269,30 @@ def flip_bound(
 
   Returns:
     The bound, as `radius`.
+
+  Raises:
+    ValueError: for a norm below 1, a radius that is negative or NaN, an input
+      that is not finite.
   """
-  x, radius = np.asarray(x, float), np.asarray(radius, float)
+  checks.check_norm(norm)
+  x, radius = checks.check_finite(x), checks.check_radius(radius)
   n = x.size
+  if variance is None:
+    variance = output_variance(kernel_fn, x)
+  if variance == 0:
+    return np.ones_like(radius)
   gain = getattr(kernel_fn, 'gain', None) if gain is None else gain
   if gain is None:
     gain = n * float(np.max(gradient_variance(kernel_fn, x, num_probes=32)))
-  if variance is None:
-    variance = output_variance(kernel_fn, x)
+  for name, value in (('gain', gain), ('variance', variance)):
+    if not 0 <= value < np.inf:
+      raise ValueError(f'{name} must be finite and not negative, got {value!r}')
   per_unit = math.sqrt(gain / n / variance)
   widest = radius * n ** max(0.0, 0.5 - 1 / norm)
-  room = 1 - per_unit * widest
+  rest = 1 - per_unit * widest
   slope = math.sqrt(2 / math.pi) * per_unit * _mean_dual_norm(n, norm)
   with np.errstate(divide='ignore', invalid='ignore'):
-    bound = np.where(room > 0, slope * radius / room, 1.0)
+    bound = np.where(rest > 0, slope * radius / rest, 1.0)
   return np.clip(bound, 0.0, 1.0)
 
 

@@ -1,7 +1,6 @@
 """The infinitely wide network after training: regression with its kernel."""
 
 from collections.abc import Callable
-import functools
 from typing import NamedTuple
 
 import jax
@@ -10,7 +9,10 @@ from jax.typing import ArrayLike
 import numpy as np
 from scipy import linalg
 
-from dmm_jax.nngp.gradients import as_double
+from dmm_jax import data
+from dmm_jax import programs
+from dmm_jax.nngp import checks
+from dmm_jax.nngp import gradients
 from dmm_jax.nngp.gradients import double_precision
 
 KINDS = ('nngp', 'ntk')
@@ -37,6 +39,7 @@ def regressor(
   *,
   kind: str = 'nngp',
   ridge: float = 1e-4,
+  num_classes: int | None = None,
 ) -> Callable:
   """Returns the `logits_fn` of a trained infinitely wide network.
 
@@ -45,9 +48,11 @@ def regressor(
   compiled: for thousands of large ones pass a `Regression` as an argument.
 
   Args:
-    kernel_fn, xs, labels, kind, ridge: as for `fit_regression`.
+    kernel_fn, xs, labels, kind, ridge, num_classes: as for `fit_regression`.
   """
-  fitted = fit_regression(kernel_fn, xs, labels, kind=kind, ridge=ridge)
+  fitted = fit_regression(
+    kernel_fn, xs, labels, kind=kind, ridge=ridge, num_classes=num_classes
+  )
   return lambda x: posterior_mean(kernel_fn, fitted, x, kind=kind)
 
 
@@ -59,6 +64,7 @@ def fit_regression(
   *,
   kind: str = 'nngp',
   ridge: float = 1e-4,
+  num_classes: int | None = None,
 ) -> Regression:
   """Trains the infinitely wide network on labelled inputs, exactly.
 
@@ -73,22 +79,28 @@ def fit_regression(
 
   Args:
     kernel_fn: as of an architecture of `nngp`.
-    xs: inputs `[n, ...]`.
-    labels: `[n]`, from 0; the largest tells the number k of classes, at least
-      2.
+    xs: inputs `[n, ...]`, finite.
+    labels: `[n]`, integers in [0, k).
     kind: 'nngp' or 'ntk'.
     ridge: added to the diagonal, in units of its mean.
+    num_classes: k, at least 2. None takes the largest label plus 1, and each
+      class then needs an example.
 
   Returns:
     A `Regression`, float32.
 
   Raises:
-    ValueError: for another kind.
+    ValueError, TypeError: for another kind, a ridge that is negative or NaN,
+      inputs that are not finite, labels that are not those of k classes.
     scipy.linalg.LinAlgError: where the matrix is not positive definite, as with
       repeated inputs and no ridge.
   """
   _check(kind)
-  k = max(int(np.max(labels)) + 1, 2)
+  if not ridge >= 0:
+    raise ValueError(f'ridge must be 0 or larger, got {ridge!r}')
+  # Labels for a shape of inputs that is none say less than that shape.
+  xs = checks.check_finite(xs, 'xs')
+  k = _num_classes(labels, len(xs), num_classes)
   targets = np.eye(k)[np.asarray(labels)] - 1 / k
   matrix = kernel_matrix(kernel_fn, xs, kind=kind)
   matrix[np.diag_indices(len(matrix))] += ridge * np.mean(np.diag(matrix))
@@ -97,21 +109,40 @@ def fit_regression(
   return Regression(jnp.asarray(xs), jnp.asarray(weights))
 
 
+def _num_classes(labels, num, num_classes):
+  """Returns the number of classes, if labels are theirs."""
+  if num_classes is not None and num_classes < 2:
+    raise ValueError(f'num_classes must be at least 2, got {num_classes}')
+  data.check_labels(labels, (num,), num_classes)
+  if num_classes is not None:
+    return num_classes
+  counts = np.bincount(labels, minlength=2)
+  missing = np.flatnonzero(counts[: int(np.max(labels)) + 1] == 0)
+  if missing.size:
+    raise ValueError(
+      f'labels must be those of classes 0 to k - 1, got none of class '
+      f'{missing[0]} and some of class {np.max(labels)}; number the classes '
+      'from 0, or pass num_classes where one has no example'
+    )
+  return len(counts)
+
+
 @double_precision
 def kernel_matrix(
   kernel_fn: Callable, xs: ArrayLike, *, kind: str = 'nngp'
 ) -> np.ndarray:
   """Returns the kernel `[n, n]` of all pairs of `xs`, float64, in parts."""
   _check(kind)
-  xs = as_double(xs)
+  xs = checks.as_double(xs, 'xs')
   num = len(xs)
   rows = max(1, min(num, _PART // xs.size))
-  part = _kernels(kernel_fn, kind)
+  kernel = gradients.program(_kernel, kernel_fn, xs[:rows], xs, kind=kind)
   out = np.empty((num, num))
   for start in range(0, num, rows):
     # The last rows come with ones before them: one shape, compiled once.
     start = min(start, num - rows)
-    out[start : start + rows] = part(xs[start : start + rows], xs)
+    part = xs[start : start + rows]
+    out[start : start + rows] = gradients.call(kernel, part, xs)
   return (out + out.T) / 2
 
 
@@ -129,20 +160,22 @@ def posterior_mean(
   Args:
     kernel_fn, kind: as given to `fit_regression`.
     fitted: what that returned.
-    x: one input.
+    x: one input. Where it has a NaN, logits are NaN.
 
   Returns:
     Of the dtype of `x`. Rounding errors are about those of a sum of n terms as
     large as the weights, which a small ridge makes larger than the logits.
   """
   xs, weights = (v.astype(x.dtype) for v in fitted)
-  return _kernels(kernel_fn, kind)(x[None], xs)[0] @ weights
+  if not gradients.is_own(kernel_fn):
+    return kernel_fn(x[None], xs, kind)[0] @ weights
+  # Traced once: neural-tangents takes a second for that.
+  kernel = programs.bind(_kernel, kernel_fn=kernel_fn, kind=kind)
+  return gradients.call(kernel, x[None], xs)[0] @ weights
 
 
-@functools.lru_cache(maxsize=16)
-def _kernels(kernel_fn, kind):
-  # Compiled, and traced once: neural-tangents takes a second for that.
-  return jax.jit(lambda xs1, xs2: kernel_fn(xs1, xs2, kind))
+def _kernel(xs1, xs2, *, kernel_fn, kind):
+  return kernel_fn(xs1, xs2, kind)
 
 
 def _check(kind):

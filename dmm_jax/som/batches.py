@@ -1,4 +1,4 @@
-"""An epoch of batch training: search, sums of each unit's codes, smoothing."""
+"""Epochs of batch training: search, sums of each unit's codes, smoothing."""
 
 import dataclasses
 import functools
@@ -8,45 +8,43 @@ import jax
 import jax.numpy as jnp
 
 from dmm_jax import parallel
+from dmm_jax.som import chunks
+from dmm_jax.som import lengths
 from dmm_jax.som import maps
 from dmm_jax.som import neighborhoods
 from dmm_jax.som import searching
 
 
-class Chunks(NamedTuple):
-  """Codes as an epoch wants them.
+class Columns(NamedTuple):
+  """Codes in chunks.
 
   Attributes:
-    codes: less `centre`, `[chunks, rows, d]`; 0 where unusable.
-    usable: `[chunks, rows]`; False too for what fills the last chunk.
-    sizes: their `searching.sizes`, likewise.
-    centre: the mean under euclidean, else 0, `[d]`.
+    codes: `[chunks, rows, d]`, 0 where unusable.
+    usable: `[chunks, rows]`, False too for the rows that fill the last chunk.
+    directions: of `codes`, likewise; None where they are equal.
+    centre: `lengths.middle` of codes, `[d]`.
   """
 
   codes: jax.Array
   usable: jax.Array
-  sizes: jax.Array
+  directions: jax.Array | None
   centre: jax.Array
 
 
 def prepare(
   som: maps.Map, codes: jax.Array, search_bytes: int | None, divide: bool
-) -> Chunks:
-  """Returns codes `[n, d]` in chunks, as many as the devices can share."""
+) -> Columns:
+  """Return codes `[n, d]` in chunks, a multiple of the number of devices."""
   if som.neighborhood == 'mexican_hat':
     raise ValueError(
-      'mexican_hat has negative weights, of which a batch makes no mean: '
-      "method='online'"
+      "neighborhood 'mexican_hat' has negative weights, which batch training "
+      "cannot average: use method='online'"
     )
-  codes = codes.astype(som.codebook.dtype)
+  codes = maps.check_codes(som, codes)
   usable = searching.is_usable(codes, som.distance)
   codes = jnp.where(usable[:, None], codes, 0)
-  centre = jnp.zeros(codes.shape[1], codes.dtype)
-  if som.distance == 'euclidean':
-    centre = codes.sum(axis=0) / jnp.maximum(usable.sum(), 1)
-    codes = jnp.where(usable[:, None], codes - centre[None], 0)
-  devices = parallel.num_shares() if divide else 1
-  rows = searching.chunk_rows(
+  devices = parallel.num_shards() if divide else 1
+  rows = chunks.chunk_rows(
     -(-len(codes) // devices),
     som.units.shape[0],
     codes.shape[1],
@@ -54,9 +52,12 @@ def prepare(
     som.distance,
     search_bytes,
   )
-  shape = lambda v: searching.in_chunks(v, rows, devices)
-  sizes = searching.sizes(codes, som.distance)
-  return Chunks(shape(codes), shape(usable), shape(sizes), centre)
+  split = functools.partial(chunks.in_chunks, rows=rows, multiple=devices)
+  directions = None
+  if som.distance in searching.ANGULAR:
+    directions = split(searching.directions(codes, som.distance))
+  centre = lengths.middle(codes)
+  return Columns(split(codes), split(usable), directions, centre)
 
 
 @functools.partial(jax.jit, static_argnames=('search_bytes', 'divide'))
@@ -68,24 +69,25 @@ def step(
   search_bytes: int | None = None,
   divide: bool = True,
 ) -> maps.Map:
-  """Sets each unit to the mean of all codes by influence: one batch epoch.
+  """Set each unit to the weighted mean of all codes: one batch epoch.
+
+  A code's weight is the influence of its nearest unit on the unit that is set.
 
   Args:
     som: the map.
-    codes: `[n, d]`; unusable ones (`searching`) count for nothing.
+    codes: `[n, d]`; unusable ones (`searching`) do not count.
     sigma: width of the neighbourhood, in units of the grid.
     search_bytes, divide: as for `fit`.
 
   Returns:
-    The map, its `history` as it was. A unit without influence to speak of, less
-    than about 1e-31 of a code in float32, keeps its code.
+    The map, its `history` unchanged. A unit whose weights sum to less than
+    about 1e-31 in float32 keeps its code.
   """
-  chunks = prepare(som, codes, search_bytes, divide)
-  shift = chunks.centre[None]
-  sigma = jnp.asarray(sigma, shift.dtype)
-  units, _ = epoch(som, som.units - shift, chunks, sigma, divide)
-  codebook = (units + shift).reshape(som.codebook.shape)
-  return dataclasses.replace(som, codebook=codebook)
+  columns = prepare(som, codes, search_bytes, divide)
+  units = som.units
+  sigma = jnp.asarray(sigma, units.dtype)
+  units, _ = epoch(som, units, columns, sigma, divide)
+  return dataclasses.replace(som, codebook=units.reshape(som.codebook.shape))
 
 
 def train(
@@ -95,70 +97,73 @@ def train(
   search_bytes: int | None,
   divide: bool,
 ) -> maps.Map:
-  """Returns the map after an epoch at each width `[num_epochs]`."""
-  chunks = prepare(som, codes, search_bytes, divide)
-  shift = chunks.centre[None]
+  """Return the map after one epoch at each width `[num_epochs]`."""
+  columns = prepare(som, codes, search_bytes, divide)
   units, history = jax.lax.scan(
-    lambda units, sigma: epoch(som, units, chunks, sigma, divide),
-    som.units - shift,
-    sigmas.astype(shift.dtype),
+    lambda units, sigma: epoch(som, units, columns, sigma, divide),
+    som.units,
+    sigmas.astype(som.units.dtype),
   )
-  codebook = (units + shift).reshape(som.codebook.shape)
+  codebook = units.reshape(som.codebook.shape)
   return dataclasses.replace(som, codebook=codebook, history=history)
 
 
 def epoch(
   som: maps.Map,
   units: jax.Array,
-  chunks: Chunks,
+  columns: Columns,
   sigma: jax.Array,
   divide: bool,
 ) -> tuple[jax.Array, jax.Array]:
-  """Returns the next units `[k, d]`, and the mean distance from these.
+  """Return the next units `[k, d]`, and the mean distance from the given ones.
 
   Args:
-    som: gives everything but the codebook.
-    units: the codebook less `chunks.centre`.
-    chunks, sigma, divide: as elsewhere here.
+    som: the map, for everything but its codebook.
+    units: the codebook `[k, d]`.
+    columns: from `prepare`.
+    sigma, divide: as for `step`.
   """
+  prepared = searching.prepare(units, som.distance)
   total = functools.partial(_sums, distance=som.distance)
   if divide:
-    sums, counts, away = parallel.sum_of_shares(total, chunks[:3], (units,))
+    sums, counts, away = parallel.psum(
+      total, columns[:3], (prepared, columns.centre)
+    )
   else:
-    sums, counts, away = total(*chunks[:3], units)
-  known = jnp.concatenate([sums, counts[:, None]], axis=1)
-  known = neighborhoods.smooth(
-    known.reshape(*som.grid, -1),
+    sums, counts, away = total(*columns[:3], prepared, columns.centre)
+  both = jnp.concatenate([sums, counts[:, None]], axis=1)
+  both = neighborhoods.smooth(
+    both.reshape(*som.grid, -1),
     sigma,
     som.topology,
     som.periodic,
     som.neighborhood,
-  ).reshape(known.shape)
-  weight = known[:, -1:]
+  ).reshape(both.shape)
+  weight = both[:, -1:]
   limits = jnp.finfo(weight.dtype)
   reached = weight > limits.tiny / limits.eps
-  mean = known[:, :-1] / jnp.where(reached, weight, 1)
+  mean = columns.centre[None] + both[:, :-1] / jnp.where(reached, weight, 1)
   return jnp.where(reached, mean, units), away / jnp.sum(counts)
 
 
-def _sums(codes, usable, sizes, units, distance):
+def _sums(codes, usable, directions, units, centre, distance):
   """Sums `[k, d]` and numbers `[k]` of each unit's codes, sum of distances."""
-  prepared = searching.prepare(units, distance)
 
   def add(total, chunk):
-    codes, usable, sizes = chunk
-    values = searching.scores(codes, prepared, distance)
-    index, least = searching.smallest(values)
-    away = searching.from_scores(least, sizes, distance)
-    # To a unit that does not exist nothing is added.
-    index = jnp.where(usable, index, len(units))
-    # Rows added where they belong, while they are near, are next to nothing
-    # beside the search; a product with zeros and ones would cost as much.
+    codes, usable, directions = chunk
+    x = codes if directions is None else directions
+    index = searching.nearest(x, usable, units, distance)[0]
+    away = searching.separation(x, units.codes[index], distance)
+    # Index k does not exist, so that nothing is added.
+    index = jnp.where(usable, index, len(units.codes))
+    # Adding rows in place costs little beside the search; a product with zeros
+    # and ones would cost as much.
     sums, counts, far = total
-    sums = sums.at[index].add(codes, mode='drop')
+    # Less a centre, so that a large offset does not round the means.
+    sums = sums.at[index].add(codes - centre[None], mode='drop')
     counts = counts.at[index].add(1, mode='drop')
     return (sums, counts, far + jnp.sum(jnp.where(usable, away, 0))), None
 
-  zeros = jnp.zeros_like(units)
-  begin = zeros, zeros[:, 0], jnp.zeros((), units.dtype)
-  return jax.lax.scan(add, begin, (codes, usable, sizes))[0]
+  zeros = jnp.zeros_like(units.codes)
+  start = zeros, zeros[:, 0], jnp.zeros((), zeros.dtype)
+  return jax.lax.scan(add, start, (codes, usable, directions))[0]

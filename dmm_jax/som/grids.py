@@ -6,6 +6,8 @@ A periodic grid is a torus: distances are those of the nearest copies.
 """
 
 import itertools
+import operator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,20 +18,36 @@ ROW_HEIGHT = np.sqrt(0.75)  # Of the hexagonal grid.
 
 
 def check(grid: tuple[int, int], topology: str, periodic: bool) -> None:
-  """Raises ValueError where no such grid exists."""
-  rows, cols = grid
+  """Raise ValueError for a grid that does not exist."""
+  rows, _ = check_shape(grid)
   if topology not in TOPOLOGIES:
-    raise ValueError(f'topology: one of {TOPOLOGIES}, not {topology!r}')
-  if rows < 1 or cols < 1:
-    raise ValueError(f'grid: at least one row and column, not {grid}')
+    raise ValueError(f'topology must be one of {TOPOLOGIES}, got {topology!r}')
   if topology == 'hexagonal' and periodic and rows % 2:
     raise ValueError(
-      f'a hexagonal torus has an even number of rows, not {rows}'
+      'grid must have an even number of rows where it is hexagonal and '
+      f'periodic, got {grid}'
     )
 
 
+def check_shape(grid: Any) -> tuple[int, int]:
+  """Return a grid's numbers of rows and columns as integers.
+
+  Raises:
+    ValueError: where they are not two positive integers.
+  """
+  try:
+    rows, cols = map(operator.index, grid)
+  except (TypeError, ValueError):
+    rows = cols = 0
+  if rows < 1 or cols < 1:
+    raise ValueError(
+      f'grid must be two positive integers (rows, cols), got {grid!r}'
+    )
+  return rows, cols
+
+
 def coordinates(grid: tuple[int, int], topology: str) -> np.ndarray:
-  """Returns where units lie, `[rows, cols, 2]`: vertically and horizontally."""
+  """Return positions of units, `[rows, cols, 2]`: vertical, horizontal."""
   down, right = np.meshgrid(*map(np.arange, grid), indexing='ij')
   if topology == 'hexagonal':
     shifted = (grid[0] - 1 - down) % 2 == 0
@@ -38,13 +56,13 @@ def coordinates(grid: tuple[int, int], topology: str) -> np.ndarray:
 
 
 def spans(grid: tuple[int, int], topology: str) -> np.ndarray:
-  """Returns how high and how wide a torus is, `[2]`."""
+  """Return the height and the width of a torus, `[2]`."""
   height = ROW_HEIGHT if topology == 'hexagonal' else 1.0
   return np.array([grid[0] * height, float(grid[1])])
 
 
 def axis_offsets(num: int, periodic: bool) -> np.ndarray:
-  """Returns distances along one axis of a rectangular grid, `[num, num]`."""
+  """Return distances along one axis of a rectangular grid, `[num, num]`."""
   offset = np.abs(np.subtract.outer(np.arange(num), np.arange(num)))
   return np.minimum(offset, num - offset) if periodic else offset
 
@@ -56,21 +74,21 @@ def squared_distances(
   topology: str,
   periodic: bool,
 ) -> jax.Array:
-  """Returns squared distances of units on the grid.
+  """Return squared distances between units on the grid.
 
   Args:
-    start, end: row and column of units, integers `[..., 2]`; they broadcast.
-    grid, topology, periodic: of the map.
+    start, end: rows and columns of units, integers `[..., 2]`; they broadcast.
+    grid, topology, periodic: options of the map.
 
   Returns:
-    `[...]`, in squared units of the grid.
+    `[...]`, in squares of the grid's spacing.
   """
   where = jnp.asarray(coordinates(grid, topology), jnp.result_type(float))
   offset = where[start[..., 0], start[..., 1]] - where[end[..., 0], end[..., 1]]
   if not periodic:
     return jnp.sum(offset**2, axis=-1)
-  # The nearest copy: on a hexagonal torus too, since an even number of rows
-  # brings each row back to where it started.
+  # The nearest copy. On a hexagonal torus too, since after an even number of
+  # rows the shift of rows repeats.
   around = jnp.broadcast_to(spans(grid, topology), offset.shape)
   offset = jnp.abs(offset) % around
   rest = around - offset
@@ -80,7 +98,7 @@ def squared_distances(
 def all_squared_distances(
   grid: tuple[int, int], topology: str, periodic: bool
 ) -> jax.Array:
-  """Returns squared distances of all pairs of units, `[units, units]`."""
+  """Return squared distances of all pairs of units, `[units, units]`."""
   units = np.indices(grid).reshape(2, -1).T
   return squared_distances(
     units[:, None], units[None, :], grid, topology, periodic
@@ -94,9 +112,10 @@ def adjacent(
   topology: str,
   periodic: bool,
 ) -> jax.Array:
-  """Whether units, as for `squared_distances`, are neighbours or the same.
+  """Return whether units are neighbours, or the same: booleans `[...]`.
 
-  The 8 around a unit of a rectangular grid, the 6 of a hexagonal one.
+  A unit has 8 neighbours on a rectangular grid and 6 on a hexagonal one.
+  Arguments as for `squared_distances`.
   """
   square = squared_distances(start, end, grid, topology, periodic)
   return square < (1.01 if topology == 'hexagonal' else 2.01)
@@ -105,9 +124,9 @@ def adjacent(
 def neighbors(
   grid: tuple[int, int], topology: str, periodic: bool
 ) -> np.ndarray:
-  """Returns the flat indices of each unit's neighbours, `[units, 8 or 6]`.
+  """Return the flat indices of each unit's neighbours, `[units, 8 or 6]`.
 
-  -1 where a unit at an edge, or of a small torus, has fewer.
+  -1 where a unit has fewer, at an edge or on a small torus.
   """
   rows, cols = grid
   if topology == 'rectangular':
@@ -117,7 +136,8 @@ def neighbors(
     by_shift = [steps, steps]
   else:
     sides: list[tuple] = [(0, -1), (0, 1)]
-    # Of a row that lies right of those above and below, and of one left.
+    # Neighbours in a row that lies to the right of the rows above and below,
+    # and in a row that lies to the left of them.
     right = sides + [(i, j) for i in (-1, 1) for j in (0, 1)]
     left = sides + [(i, j) for i in (-1, 1) for j in (-1, 0)]
     by_shift = [right, left]

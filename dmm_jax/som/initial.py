@@ -1,4 +1,4 @@
-"""The codebook that training starts from."""
+"""Initial codebooks."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmm_jax import decompositions
+from dmm_jax.som import grids
 from dmm_jax.som import maps
 from dmm_jax.som import searching
 
@@ -22,33 +23,43 @@ def init(
   init: str | jax.Array = 'sample',
   **names: Any,
 ) -> maps.Map:
-  """Returns a map that has learned nothing yet.
+  """Return an untrained map.
 
   Args:
-    key: of what is drawn.
+    key: a `jax.random` key, for the codes or directions that are drawn.
     codes: `[n, d]`; only usable ones (`searching`) count.
-    grid: rows and columns.
-    init: 'sample', codes of the set, each at most once more than any other;
-      'random', directions of length 1; 'pca', a sheet through the mean along
-      the two principal directions, one standard deviation to each side, the
-      first along the longer side of the grid (MiniSom's goes a length of 1); or
-      the codebook itself, `[rows, cols, d]`.
+    grid: numbers of rows and columns.
+    init: 'sample' draws from the codes, without replacement while there are
+      enough of them; 'random' draws directions of length 1; 'pca' is a sheet
+      through the mean along the two principal directions, one standard
+      deviation to each side, the first along the longer side of the grid
+      (MiniSom's extends a length of 1); or a codebook `[rows, cols, d]`.
     **names: `topology`, `periodic`, `distance`, `neighborhood` of the `Map`.
 
   Returns:
-    A `Map`; of NaN where no code is usable.
+    A `Map`; its codebook is NaN where no code is usable.
+
+  Raises:
+    ValueError: for an invalid shape or option.
   """
-  codes = jnp.asarray(codes)
+  codes = jnp.asarray(maps.training_codes(codes))
   dtype = jnp.result_type(codes.dtype, jnp.float32)
   codes = codes.astype(dtype)
+  grid = grids.check_shape(grid)
   shape = (*grid, codes.shape[-1])
   if not isinstance(init, str):
-    if init.shape != shape:
-      raise ValueError(f'init: {shape}, not {init.shape}')
-    codebook = init.astype(dtype)
+    if jnp.shape(init) != shape:
+      raise ValueError(
+        'init must be a codebook [rows, cols, d] for the grid and the codes, '
+        f'here of shape {shape}, got shape {jnp.shape(init)}'
+      )
+    codebook = jnp.asarray(init, dtype)
   elif init not in INITS:
-    raise ValueError(f'init: a codebook or one of {INITS}, not {init!r}')
+    raise ValueError(
+      f'init must be a codebook [rows, cols, d] or one of {INITS}, got {init!r}'
+    )
   else:
+    searching.check(names.get('distance', 'euclidean'))
     usable = searching.is_usable(codes, names.get('distance', 'euclidean'))
     codes = jnp.where(usable[:, None], codes, 0)
     draw = {'sample': _sample, 'random': _random, 'pca': _principal}[init]
@@ -60,11 +71,18 @@ def init(
 
 
 def pad(layers: Sequence[np.ndarray]) -> np.ndarray:
-  """Returns codes of several layers `[n, d_i]` as one stack `[layers, n, d]`.
+  """Return codes of several layers `[n, d_i]` as one stack `[layers, n, d]`.
 
-  With zeros for what a layer lacks, which changes no distance but correlation:
-  `vmap(fit, (None, 0))` makes a map of each.
+  Narrower layers are filled with zeros, which changes no distance except
+  correlation. `vmap(fit, (None, 0))` then trains one map for each layer.
   """
+  shapes = [np.shape(layer) for layer in layers]
+  if (
+    not all(len(s) == 2 and s[0] == shapes[0][0] for s in shapes) or not shapes
+  ):
+    raise ValueError(
+      f'layers must be [n, d_i] arrays with the same n, got shapes {shapes}'
+    )
   width = max(layer.shape[1] for layer in layers)
   return np.stack(
     [np.pad(v, [(0, 0), (0, width - v.shape[1])]) for v in layers]
@@ -73,7 +91,7 @@ def pad(layers: Sequence[np.ndarray]) -> np.ndarray:
 
 def _sample(key, codes, usable, grid):
   order = jax.random.permutation(key, len(codes))
-  # Usable ones first, in random order; over again where there are too few.
+  # Usable codes first, in random order; they repeat where there are too few.
   order = order[jnp.argsort(~usable[order])]
   count = jnp.maximum(jnp.sum(usable), 1)
   return codes[order[jnp.arange(grid[0] * grid[1]) % count]]
@@ -94,13 +112,13 @@ def _principal(key, codes, usable, grid):
   square = jnp.matmul(away.T, away, precision=jax.lax.Precision.HIGHEST)
   variances, directions = decompositions.eigh(square / count)
   axes = (directions * jnp.sqrt(jnp.maximum(variances, 0))[None]).T[::-1][:2]
-  # A sign of its own, not the library's: the largest entry is positive.
+  # The sign of an eigenvector is arbitrary: make its largest entry positive.
   largest = jnp.argmax(jnp.abs(axes), axis=1, keepdims=True)
   axes = axes * jnp.where(jnp.take_along_axis(axes, largest, 1) < 0, -1, 1)
   axes = jnp.pad(axes, [(0, 2 - len(axes)), (0, 0)])
   if grid[0] < grid[1]:
     axes = axes[::-1]
-  # One row or column lies at the middle, not at an end.
+  # A single row or column lies at the mean, not at an end.
   sides = [jnp.linspace(-1, 1, n) if n > 1 else jnp.zeros(1) for n in grid]
   down, right = (s.astype(codes.dtype) for s in sides)
   sheet = jnp.stack(jnp.meshgrid(down, right, indexing='ij'), axis=-1) @ axes

@@ -1,4 +1,4 @@
-"""How much a unit learns of what another one meets, by distance on the grid.
+"""Influence of units on each other, by their distance on the grid.
 
 With d the distance and s the width sigma:
   gaussian     exp(-d^2 / 2 s^2)
@@ -6,8 +6,8 @@ With d the distance and s the width sigma:
   bubble       1 within s, else 0
   triangle     1 - d / s within s, else 0
 On rectangular grids bubble and triangle are products over the two axes, a
-square and a pyramid, as in MiniSom; on hexagonal ones functions of d. All are 1
-at the unit itself.
+square and a pyramid, as in MiniSom; on hexagonal grids they are functions of d.
+The influence of a unit on itself is 1.
 """
 
 import jax
@@ -19,15 +19,15 @@ NEIGHBORHOODS = ('gaussian', 'bubble', 'triangle', 'mexican_hat')
 
 
 def check(neighborhood: str) -> None:
-  """Raises ValueError for a neighbourhood that does not exist."""
+  """Raise ValueError for an unknown neighbourhood."""
   if neighborhood not in NEIGHBORHOODS:
     raise ValueError(
-      f'neighborhood: one of {NEIGHBORHOODS}, not {neighborhood!r}'
+      f'neighborhood must be one of {NEIGHBORHOODS}, got {neighborhood!r}'
     )
 
 
 def weigh(square: jax.Array, sigma: jax.Array, neighborhood: str) -> jax.Array:
-  """Returns the influence at squared distances, any shape."""
+  """Return the influence at squared distances, any shape."""
   ratio = square / sigma**2
   if neighborhood == 'gaussian':
     return jnp.exp(-ratio / 2)
@@ -41,12 +41,13 @@ def weigh(square: jax.Array, sigma: jax.Array, neighborhood: str) -> jax.Array:
 def factors(
   sigma: jax.Array, grid: tuple[int, int], periodic: bool, neighborhood: str
 ) -> list[tuple[jax.Array, jax.Array]]:
-  """Returns the influence on a rectangular grid as a sum of products.
+  """Return the influence on a rectangular grid as a sum of products.
 
   `h[(r, c), (r', c')] = sum over pairs (a, b) of a[r, r'] b[c, c']`.
 
   Returns:
-    Pairs of `[rows, rows]` and `[cols, cols]`: one, or two for the mexican hat.
+    Pairs of `[rows, rows]` and `[cols, cols]`: one pair, or two for the mexican
+    hat.
   """
   squares = [
     jnp.asarray(grids.axis_offsets(n, periodic) ** 2, sigma.dtype) for n in grid
@@ -66,12 +67,15 @@ def smooth(
   periodic: bool,
   neighborhood: str,
 ) -> jax.Array:
-  """Returns, for each unit, the sum of all units' values by influence.
+  """Return each unit's sum of all units' values, weighted by influence.
 
   Args:
     values: `[rows, cols, m]`.
     sigma: the width, in units of the grid.
-    topology, periodic, neighborhood: of the map.
+    topology, periodic, neighborhood: options of the map.
+
+  Returns:
+    `[rows, cols, m]`.
   """
   rows, cols, _ = values.shape
   sum_by = lambda spec, *operands: jnp.einsum(
@@ -95,7 +99,7 @@ def all_pairs(
   periodic: bool,
   neighborhood: str,
 ) -> jax.Array:
-  """Returns the influence of every unit on every other, `[units, units]`."""
+  """Return the influence of all pairs of units, `[units, units]`."""
   if topology == 'rectangular':
     pairs = factors(sigma, grid, periodic, neighborhood)
     return jnp.asarray(sum(jnp.kron(a, b) for a, b in pairs))
@@ -111,7 +115,7 @@ def around(
   periodic: bool,
   neighborhood: str,
 ) -> jax.Array:
-  """Returns the influence of one unit `[2]` on all, `[rows, cols]`."""
+  """Return the influence of one unit `[2]` on all, `[rows, cols]`."""
   if topology == 'rectangular':
     pairs = factors(sigma, grid, periodic, neighborhood)
     parts = (a[units[0]][:, None] * b[units[1]][None] for a, b in pairs)

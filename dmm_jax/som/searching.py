@@ -1,7 +1,15 @@
-"""The unit nearest to a code, by matrix products, in chunks of bounded memory.
+"""The nearest unit of each code: by matrix products, certified or recomputed.
 
-A code without a nearest unit is `unusable`: one that holds NaN or infinity, one
-of zeros under cosine, a constant one under correlation.
+Squared distances from a matrix product cancel where lengths differ much, as
+with sentinels or outliers. Bounds on their rounding errors (`candidates`) show
+for most codes that only one unit can be nearest; for the others distances are
+taken from differences. The result is nearest up to the rounding of `measure`.
+
+Under cosine and correlation the search is euclidean among directions: vectors
+(less their mean under correlation) divided by their length.
+
+A code without a nearest unit is `unusable`: one that holds NaN or infinity, a
+zero code under cosine, a constant one under correlation.
 """
 
 from typing import NamedTuple
@@ -9,18 +17,24 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-_LANES = 16
+from dmm_jax.som import candidates
+from dmm_jax.som import lengths
+
 DISTANCES = ('euclidean', 'cosine', 'correlation', 'l1', 'linf')
+# Distances that no matrix product gives.
+DIRECT = ('l1', 'linf')
+# Distances between directions.
+ANGULAR = ('cosine', 'correlation')
 
 
 def check(distance: str) -> None:
-  """Raises ValueError for a distance that does not exist."""
+  """Raise ValueError for an unknown distance."""
   if distance not in DISTANCES:
-    raise ValueError(f'distance: one of {DISTANCES}, not {distance!r}')
+    raise ValueError(f'distance must be one of {DISTANCES}, got {distance!r}')
 
 
 def is_usable(codes: jax.Array, distance: str) -> jax.Array:
-  """Whether codes `[..., d]` have a nearest unit, `[...]`."""
+  """Return whether codes `[..., d]` have a nearest unit, booleans `[...]`."""
   usable = jnp.all(jnp.isfinite(codes), axis=-1)
   if distance == 'cosine':
     return usable & jnp.any(codes != 0, axis=-1)
@@ -30,154 +44,140 @@ def is_usable(codes: jax.Array, distance: str) -> jax.Array:
 
 
 def measure(x: jax.Array, w: jax.Array, distance: str) -> jax.Array:
-  """Returns the distance of codes and units, `[..., d]` both, `[...]`.
+  """Return the distance between codes and units, from differences.
 
-  From differences, without the search's cancellation. Under cosine a unit of
-  zeros has distance 1 from everything, as has a constant one under correlation.
-  """
-  if distance == 'euclidean':
-    return jnp.sqrt(jnp.sum((x - w) ** 2, axis=-1))
-  if distance == 'l1':
-    return jnp.sum(jnp.abs(x - w), axis=-1)
-  if distance == 'linf':
-    return jnp.max(jnp.abs(x - w), axis=-1)
-  x, w = _unit_length(x, distance), _unit_length(w, distance)
-  return 1 - jnp.sum(x * w, axis=-1)
-
-
-class Units(NamedTuple):
-  """Units as `scores` wants them; made once, outside of loops over codes.
-
-  Attributes:
-    matrix: the units, or what codes are multiplied by, `[k, d]`.
-    bias: what is added to products, `[k]`.
-  """
-
-  matrix: jax.Array
-  bias: jax.Array
-
-
-def prepare(units: jax.Array, distance: str) -> Units:
-  """Returns units `[k, d]` for `scores`."""
-  none = jnp.zeros(len(units), units.dtype)
-  if distance == 'euclidean':
-    return Units(-units, jnp.sum(units**2, axis=-1) / 2)
-  if distance in ('l1', 'linf'):
-    return Units(units, none)
-  return Units(-_unit_length(units, distance), none)
-
-
-def scores(codes: jax.Array, units: Units, distance: str) -> jax.Array:
-  """Returns what the nearest unit minimises, `[k, m]`.
+  The relative error is about d eps, with eps the machine precision; under
+  cosine and correlation rounding of directions adds about eps sqrt(distance).
 
   Args:
-    codes: `[m, d]`.
-    units: of `prepare`; under euclidean both should be centred, since squared
-      lengths cancel.
-    distance: `l1` and `linf` give distances; euclidean half the squared one
-      less half the code's squared length; cosine and correlation the distance
-      less 1, times the code's length.
+    x, w: codes and units, `[..., d]`; they broadcast.
+    distance: one of `DISTANCES`.
+
+  Returns:
+    `[...]`. Under cosine a zero vector has distance 1 from everything, as has a
+    constant one under correlation.
   """
-  if distance in ('l1', 'linf'):
-    return measure(codes[None], units.matrix[:, None], distance)
-  product = jnp.matmul(
-    units.matrix, codes.T, precision=jax.lax.Precision.HIGHEST
-  )
-  # The product is an array of its own; adding to it is part of what reads it.
-  return product + units.bias[:, None]
+  return separation(directions(x, distance), directions(w, distance), distance)
 
 
-def smallest(values: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns where each column `[k, m]` is least, the first, and its value.
+def directions(vectors: jax.Array, distance: str) -> jax.Array:
+  """Return vectors `[..., d]` of length 1 under cosine and correlation.
 
-  Two plain reductions, which CPUs vectorise, for `argmin`, which they do not.
+  Zero vectors stay zero. Under other distances vectors are returned unchanged.
   """
-  index = jnp.arange(len(values), dtype=jnp.int32)[:, None]
-  least = jax.lax.optimization_barrier(values.min(axis=0))
-  first = jnp.where(values == least[None], index, len(values)).min(axis=0)
-  return jnp.minimum(first, len(values) - 1), least
-
-
-def two_smallest(values: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns where each column `[k, m]` is least, and where second."""
-  first, _ = smallest(values)
-  index = jnp.arange(len(values), dtype=jnp.int32)[:, None]
-  second, _ = smallest(jnp.where(index == first[None], jnp.inf, values))
-  return first, second
-
-
-def chunk_rows(
-  num: int,
-  num_units: int,
-  d: int,
-  itemsize: int,
-  distance: str,
-  limit: int | None,
-) -> int:
-  """Returns how many codes to search at once, within `limit` bytes.
-
-  At least one, at most `num`; the scores are what takes memory. None allows
-  what a CPU keeps in its cache, little of what other devices have.
-  """
-  products = distance not in ('l1', 'linf')
-  # Not even where a compiler keeps the differences.
-  size = num_units * itemsize * (1 if products else d)
-  if limit is not None:
-    rows = limit // size
-  elif jax.default_backend() != 'cpu':
-    rows = 2**28 // size
-  else:
-    # 256 keep a product busy; scores are read again while they are near.
-    rows = max(256, 2**20 // size) if products else 2**24 // size
-  if num <= rows:
-    return max(1, num)
-  if rows < _LANES:
-    return max(1, rows)
-  # Products are slower of odd sizes; chunks are even, to fill the last one.
-  rows -= rows % _LANES
-  even = -(-num // -(-num // rows))
-  return -(-even // _LANES) * _LANES
-
-
-def in_chunks(codes: jax.Array, rows: int, multiple: int = 1) -> jax.Array:
-  """Returns codes `[n, ...]` as `[chunks, rows, ...]`, with zeros at the end.
-
-  Args:
-    codes: what is divided.
-    rows: of a chunk.
-    multiple: what the number of chunks is one of.
-  """
-  num = -(-len(codes) // (rows * multiple)) * multiple
-  padding = [(0, num * rows - len(codes))] + [(0, 0)] * (codes.ndim - 1)
-  return jnp.pad(codes, padding).reshape(num, rows, *codes.shape[1:])
-
-
-def sizes(codes: jax.Array, distance: str) -> jax.Array:
-  """Returns what `from_scores` wants of codes `[..., d]`, `[...]`.
-
-  Their squared length, under correlation that of the code less its mean.
-  """
-  if distance == 'correlation':
-    codes = codes - codes.mean(axis=-1, keepdims=True)
-  return jnp.sum(codes**2, axis=-1)
-
-
-def from_scores(least: jax.Array, sizes: jax.Array, distance: str) -> jax.Array:
-  """Returns the distances that `scores` stand for.
-
-  Cancellation leaves an error of up to 1e-3 of a code's length in float32.
-  """
-  if distance in ('l1', 'linf'):
-    return least
-  if distance == 'euclidean':
-    return jnp.sqrt(jnp.maximum(sizes + 2 * least, 0))
-  return 1 + least / jnp.sqrt(jnp.where(sizes > 0, sizes, 1))
-
-
-def _unit_length(vectors, distance):
+  if distance not in ANGULAR:
+    return vectors
   if distance == 'correlation':
     # Less their first entry, so that a large offset does not spoil the mean.
     vectors = vectors - vectors[..., :1]
     vectors = vectors - vectors.mean(axis=-1, keepdims=True)
-  size = jnp.sqrt(jnp.sum(vectors**2, axis=-1, keepdims=True))
+  size = lengths.length(vectors)[..., None]
   return vectors / jnp.where(size > 0, size, 1)
+
+
+def separation(x: jax.Array, w: jax.Array, distance: str) -> jax.Array:
+  """Return `measure` of codes and units, given their `directions`."""
+  if distance == 'l1':
+    return jnp.sum(jnp.abs(x - w), axis=-1)
+  if distance == 'linf':
+    return jnp.max(jnp.abs(x - w), axis=-1)
+  away = lengths.length(x, w)
+  if distance == 'euclidean':
+    return away
+  both = jnp.any(x != 0, axis=-1) & jnp.any(w != 0, axis=-1)
+  return jnp.where(both, away**2 / 2, 1)
+
+
+class Units(NamedTuple):
+  """Units prepared for `nearest`, outside of loops over codes.
+
+  Attributes:
+    codes: the units' `directions`, `[k, d]`.
+    centre: their `lengths.middle`, `[d]`.
+  """
+
+  codes: jax.Array
+  centre: jax.Array
+
+
+def prepare(units: jax.Array, distance: str) -> Units:
+  """Return units `[k, d]` prepared for `nearest`."""
+  codes = directions(units, distance)
+  return Units(codes, lengths.middle(codes))
+
+
+def nearest(
+  codes: jax.Array,
+  usable: jax.Array,
+  units: Units,
+  distance: str,
+  num: int = 1,
+) -> jax.Array:
+  """Return the `num` nearest units of each code, nearest first.
+
+  Args:
+    codes: `directions` of codes, `[m, d]`, finite.
+    usable: whether a code is searched for, `[m]`.
+    units: from `prepare`.
+    distance: one of `DISTANCES`.
+    num: 1 or 2.
+
+  Returns:
+    Indices of units `[num, m]`; of equally near ones the first. The second
+    nearest of a single unit is that unit.
+  """
+  codes, units = jax.lax.stop_gradient((codes, units))
+  if distance in DIRECT:
+    return _smallest(scores(codes, units, distance), num)
+  centre = units.centre[None]
+  scored = candidates.score(codes - centre, units.codes - centre)
+  index, is_certain = candidates.only(scored)
+  found = index[None]
+  if num == 2:
+    second, is_second = candidates.only(scored, index)
+    found, is_certain = jnp.stack([index, second]), is_certain & is_second
+  is_certain |= ~usable
+
+  def among_few(rows):
+    index, is_certain = candidates.few(scored.take(rows), num)
+    nearby = units.codes[jnp.minimum(index, len(units.codes) - 1)]
+    away = separation(codes[rows][None], nearby, distance)
+    away = jnp.where(index < len(units.codes), away, jnp.inf)
+    return jnp.take_along_axis(index, _smallest(away, num), 0), is_certain
+
+  def among_all(rows):
+    away = scores(codes[rows], units, distance)
+    return _smallest(away, num), jnp.ones(len(rows), bool)
+
+  # Differences take no more memory than the scores. Few rows on CPUs, where
+  # most chunks have few uncertain codes and steps of a loop cost little.
+  few, most = (16, 4) if jax.default_backend() == 'cpu' else (1024, 1024)
+  found, is_certain = candidates.replace(among_few, found, is_certain, few)
+  most = min(most, max(1, len(codes) // codes.shape[1]))
+  return candidates.replace(among_all, found, is_certain, most)[0]
+
+
+def scores(codes: jax.Array, units: Units, distance: str) -> jax.Array:
+  """Return the distances of all codes from all units, from differences.
+
+  Args:
+    codes: `directions` of codes, `[m, d]`.
+    units: from `prepare`.
+    distance: one of `DISTANCES`.
+
+  Returns:
+    `[k, m]`, slow beside the products of `nearest`.
+  """
+  return separation(codes[None], units.codes[:, None], distance)
+
+
+def _smallest(values, num):
+  """Returns where each column `[k, m]` is least, and second: `[num, m]`."""
+  first, _ = candidates.smallest(values)
+  if num == 1:
+    return first[None]
+  second, _ = candidates.smallest(candidates.without(first, values))
+  return jnp.stack([first, second])
+
+
+smallest = candidates.smallest  # For `codes.shifts`.

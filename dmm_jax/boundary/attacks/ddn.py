@@ -4,22 +4,17 @@ import jax
 import jax.numpy as jnp
 
 from dmm_jax import norms
-from dmm_jax.boundary import descent
-from dmm_jax.boundary import point as point_lib
+from dmm_jax.boundary import problem as problem_lib
+from dmm_jax.boundary import steps
+from dmm_jax.boundary.attacks import descent
 from dmm_jax.boundary.point import Segment
 
 
 def search(
-  logits_fn: point_lib.LogitsFn,
-  x: jax.Array,
-  label: jax.Array,
+  problem: problem_lib.Problem,
+  budget: int,
+  key: jax.Array | None = None,
   *,
-  norm: float,
-  low: jax.Array,
-  high: jax.Array,
-  project: point_lib.Project = None,
-  targets: jax.Array,
-  max_gradients: int,
   gamma: float = 0.05,
   first_step: float = 1.0,
   last_step: float = 0.01,
@@ -28,7 +23,7 @@ def search(
 
   Each round steps down the loss, and rescales the perturbation to a radius
   that shrinks by `gamma` where the class differs and grows by `gamma` where it
-  does not. The nearest point seen is up to `gamma` too far, which the caller's
+  does not. The nearest point found is up to `gamma` too far, which the caller's
   refinement removes. It does not help where the nearest boundary is that of
   another class than the loss leads to; and several targets of like probability
   draw the search between their boundaries, a few percent too far.
@@ -42,48 +37,50 @@ def search(
   more than the length that the box has left.
 
   Args:
-    logits_fn, x, label, low, high, project, targets: as for
-      `deepfool.search`; the loss is cross-entropy among label and targets.
-    norm: 2.
-    max_gradients: budget, all of it used; each round takes one, `x` another.
+    problem: what is searched, in norm 2; the loss is cross-entropy among the
+      label and its likely targets.
+    budget: gradients, all of them used; each round takes one, `x` another.
+    key: not used.
     gamma: change of the radius, relative, in a round.
     first_step, last_step: length of steps, in radii; between them a cosine.
 
   Returns:
-    A `Segment` from the input to the nearest point seen beyond the boundary.
+    A `Segment` from the input to the nearest point found beyond the boundary.
 
   Raises:
     ValueError: for another norm.
   """
-  if norm != 2:
-    raise ValueError(f'norm must be 2, got {norm!r}')
-
-  see = lambda p: descent.look(
-    descent.soft_margin, logits_fn, p, label, targets, project
+  if isinstance(problem.norm, jax.Array) or problem.norm != 2:
+    raise ValueError(
+      f'norm must be 2 for method ddn, got {problem.norm!r}; fmn and apgd are '
+      'for other norms'
+    )
+  targets, x = problem.targets, problem.x
+  evaluate = lambda p: descent.evaluate(
+    problem, descent.soft_margin, p, targets
   )
-  box = low - x, high - x
 
   def advance(state):
-    segment, seen, p, radius, heading = state
-    fraction = segment.gradients / max_gradients
-    heading = descent.direction(-seen.gradient, heading)
-    stride = radius * descent.cosine(first_step, last_step, fraction)
-    new = descent.direction(p - x + stride * heading, heading)
-    new = jnp.clip(x + descent.inside(project, radius * new, *box), low, high)
-    seen = see(new)
-    segment = descent.record(segment, new, seen, norm=2)
+    segment, at, p, radius, heading = state
+    fraction = (segment.gradients / budget).astype(x.dtype)
+    heading = descent.direction(-at.gradient, heading)
+    size = radius * steps.cosine(first_step, last_step, fraction)
+    new = descent.direction(p - x + size * heading, heading)
+    new = descent.into_box(problem, radius * new)
+    at = evaluate(new)
+    segment = descent.update_best(segment, new, at, norm=2)
     radius = jnp.where(
-      seen.lead < 0,
+      at.margin < 0,
       (1 - gamma) * jnp.minimum(radius, norms.norm(new - x, 2)),
       jnp.minimum((1 + gamma) * radius, limit),
     )
-    return segment, seen, new, radius, heading
+    return segment, at, new, radius, heading
 
-  first = see(x)
-  _, radius = descent.straight_ahead(first, *box, norm=2)
-  limit = descent.farthest(x, low, high, radius, norm=2)
+  first = evaluate(x)
+  _, radius = descent.linear_step(problem, first)
+  limit = descent.max_radius(problem, radius)
   radius = jnp.minimum(radius, limit)
-  start = descent.begin(x, first), first, x, radius, jnp.zeros_like(x)
+  start = descent.init(x, first), first, x, radius, jnp.zeros_like(x)
   return jax.lax.while_loop(
-    lambda state: descent.going(*state[:2], max_gradients), advance, start
+    lambda state: descent.should_continue(*state[:2], budget), advance, start
   )[0]

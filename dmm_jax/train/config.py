@@ -1,29 +1,29 @@
-"""How to train: what a recipe says, and the optimizer that follows it."""
+"""How to train: the configuration, and the optimizer that it describes."""
 
-import functools
 from typing import Any
 from typing import NamedTuple
 
 import optax
 
-from dmm_jax import adversarial
+from dmm_jax.train import adversarial
 
 
-class Recipe(NamedTuple):
+class TrainConfig(NamedTuple):
   """How to train.
 
   Attributes:
     loss: a key of `losses.LOSSES`.
     optimizer: 'sgd', 'momentum' (0.9), 'adam' or 'adamw'.
-    learning_rate: after the warm-up.
-    schedule: 'constant', 'cosine' (to 0), or 'steps' (a tenth after half, and
-      after three quarters).
-    warmup: part of all steps in which the rate rises from 0.
+    learning_rate: the rate after the warm-up.
+    schedule: of the rate: 'constant', 'cosine' (to 0), or 'steps' (a tenth of
+      it after half of the steps, a hundredth after three quarters).
+    warmup: fraction of all steps in which the rate rises from 0.
     weight_decay: decoupled for 'adamw', else added to the gradient.
     batch_size: examples a step; all of them where there are fewer.
-    num_epochs: passes; the last rows that fill no batch wait for another one.
-    crop: pixels that images are shifted by at most, zeros coming in.
-    flip: whether images are mirrored half of the time.
+    num_epochs: passes over the examples. Each is a new permutation, whose last
+      rows are left out where they do not fill a batch.
+    crop: largest random shift of images in pixels; zeros fill the rest.
+    flip: whether images are mirrored with a probability of one half.
     adversary: None, or how examples are perturbed in training.
   """
 
@@ -40,17 +40,18 @@ class Recipe(NamedTuple):
   adversary: adversarial.Adversary | None = None
 
 
-def steps_per_epoch(recipe: Recipe, num: int) -> int:
-  """Steps of a pass over `num` examples: whole batches, the rest left out."""
-  return num // min(recipe.batch_size, num)
+def steps_per_epoch(config: TrainConfig, num: int) -> int:
+  """Returns the steps of a pass over `num` examples: its whole batches."""
+  return num // min(config.batch_size, num)
 
 
-@functools.cache
-def make_optimizer(recipe: Recipe, num: int) -> optax.GradientTransformation:
-  """The optimizer of a recipe, for `num` examples."""
-  total = recipe.num_epochs * steps_per_epoch(recipe, num)
-  warm = round(recipe.warmup * total)
-  peak, rest = recipe.learning_rate, max(total - warm, 1)
+def make_optimizer(
+  config: TrainConfig, num: int
+) -> optax.GradientTransformation:
+  """Returns the optimizer of a configuration, for `num` examples."""
+  total = config.num_epochs * steps_per_epoch(config, num)
+  warm = round(config.warmup * total)
+  peak, rest = config.learning_rate, max(total - warm, 1)
   schedules = {
     'constant': lambda: optax.constant_schedule(peak),
     'cosine': lambda: optax.cosine_decay_schedule(peak, rest),
@@ -58,19 +59,19 @@ def make_optimizer(recipe: Recipe, num: int) -> optax.GradientTransformation:
       peak, {rest // 2: 0.1, 3 * rest // 4: 0.1}
     ),
   }
-  rate = choice(schedules, recipe.schedule, 'schedule')()
+  rate = choice(schedules, config.schedule, 'schedule')()
   if warm:
     rise = optax.linear_schedule(0.0, peak, warm)
     rate = optax.join_schedules([rise, rate], [warm])
-  decay = recipe.weight_decay
+  decay = config.weight_decay
   optimizers = {
     'sgd': lambda: optax.sgd(rate),
     'momentum': lambda: optax.sgd(rate, momentum=0.9),
     'adam': lambda: optax.adam(rate),
     'adamw': lambda: optax.adamw(rate, weight_decay=decay),
   }
-  transform = choice(optimizers, recipe.optimizer, 'optimizer')()
-  if decay and recipe.optimizer != 'adamw':
+  transform = choice(optimizers, config.optimizer, 'optimizer')()
+  if decay and config.optimizer != 'adamw':
     return optax.chain(optax.add_decayed_weights(decay), transform)
   return transform
 
@@ -84,6 +85,6 @@ def choice(options: dict, name: str, what: str) -> Any:
 
 
 def log_spaced(last: int) -> list[int]:
-  """0, 1, 2, 3, 5, 10, 20, 50, 100, ...: steps to look at, up to `last`."""
+  """Returns log-spaced steps up to `last`: 0, 1, 2, 3, 5, 10, 20, 50, ..."""
   decades = [m * 10**e for e in range(1, 13) for m in (1, 2, 5)]
   return [step for step in [0, 1, 2, 3, 5, *decades] if step <= last]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dmm_jax import convolutions
+from dmm_jax import _xla_cpu
 
 X = jax.random.normal(jax.random.key(0), (9, 8, 4))
 KERNEL = jax.random.normal(jax.random.key(1), (3, 3, 4, 6))
@@ -39,8 +39,8 @@ def test_gradients_are_the_same(options):
   slope = jax.value_and_grad(lambda x: network(x, **options))
   want = slope(X)
   for got in (
-    convolutions.in_order(slope)(X),
-    jax.jit(convolutions.in_order(slope))(X),
+    _xla_cpu.channels_last_gradients(slope)(X),
+    jax.jit(_xla_cpu.channels_last_gradients(slope))(X),
   ):
     jax.tree.map(
       lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
@@ -49,7 +49,7 @@ def test_gradients_are_the_same(options):
     )
   many = jnp.stack([X, 2 * X])
   np.testing.assert_allclose(
-    jax.vmap(convolutions.in_order(slope))(many)[1],
+    jax.vmap(_xla_cpu.channels_last_gradients(slope))(many)[1],
     jax.vmap(slope)(many)[1],
     rtol=1e-4,
     atol=1e-5,
@@ -65,11 +65,11 @@ def test_what_lies_within_other_functions_too():
   KERNELS = jnp.stack([KERNEL[..., :4], KERNEL[..., 2:]]) / 10
   slope = jax.grad(deep)
   np.testing.assert_allclose(
-    convolutions.in_order(slope)(X), slope(X), rtol=1e-3, atol=1e-4
+    _xla_cpu.channels_last_gradients(slope)(X), slope(X), rtol=1e-3, atol=1e-4
   )
   # Without convolutions it is the function itself; pytrees go in and out.
   plain = lambda tree: {'sum': tree['a'] + tree['b']}
-  found = convolutions.in_order(plain)({'a': 1.0, 'b': np.arange(2.0)})
+  found = _xla_cpu.channels_last_gradients(plain)({'a': 1.0, 'b': np.arange(2.0)})
   np.testing.assert_array_equal(found['sum'], [1, 2])
 
 
@@ -78,7 +78,7 @@ def test_what_lies_within_other_functions_too():
 @pytest.mark.parametrize('ordered', [False, True])
 def test_loops_have_them_in_the_fast_order(ordered, net):
   slope = jax.grad(net)
-  slope = convolutions.in_order(slope) if ordered else slope
+  slope = _xla_cpu.channels_last_gradients(slope) if ordered else slope
   many = jax.vmap(lambda x: jax.lax.fori_loop(0, 9, lambda _, v: slope(v), x))
   text = jax.jit(many).lower(jnp.stack([X, X])).compile().as_text()
   orders = re.findall(r'dim_labels=(\S+?)[,\s]', text)

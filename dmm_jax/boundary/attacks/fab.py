@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 
 from dmm_jax import norms
-from dmm_jax.boundary import descent
-from dmm_jax.boundary import point as point_lib
+from dmm_jax.boundary import problem as problem_lib
+from dmm_jax.boundary import steps
+from dmm_jax.boundary.attacks import descent
 from dmm_jax.boundary.point import Segment
 
 
@@ -23,16 +24,10 @@ def onto_plane(
 
 
 def search(
-  logits_fn: point_lib.LogitsFn,
-  x: jax.Array,
-  label: jax.Array,
+  problem: problem_lib.Problem,
+  budget: int,
+  key: jax.Array | None = None,
   *,
-  norm: float,
-  low: jax.Array,
-  high: jax.Array,
-  project: point_lib.Project = None,
-  targets: jax.Array,
-  max_gradients: int,
   overshoot: float = 0.05,
   max_bias: float = 0.1,
   shrink: float = 0.9,
@@ -40,7 +35,7 @@ def search(
   """Projects the point and the input on the nearest linearised boundary.
 
   Each round projects both within the box and moves to a mean of the two, in
-  which the input's share is `max_bias` at most. From a point beyond the
+  which the weight of the input's is `max_bias` at most. From a point beyond the
   boundary it goes back towards the input, to `shrink` of the way. With many
   targets the rounds are few: aim at one target at a time where that matters.
 
@@ -49,28 +44,25 @@ def search(
   Deviations: no random restarts; the final search on a line is the caller's.
 
   Args:
-    logits_fn, x, label, low, high, project, targets: as for
-      `deepfool.search`.
-    norm: 1, 2 or inf.
-    max_gradients: budget; each round takes `t`, and one forward.
+    problem: what is searched.
+    budget: gradients; each round takes one a target, and one forward.
+    key: not used.
     overshoot: how far beyond the plane to step, of the way to it.
-    max_bias: share of the input's own projection, at most.
+    max_bias: weight of the input's own projection, at most.
     shrink: what is kept of a perturbation that reaches beyond.
 
   Returns:
-    A `Segment` from the input to the nearest point seen beyond the boundary.
-
-  Raises:
-    ValueError: for another norm.
+    A `Segment` from the input to the nearest point found beyond the boundary.
   """
-  norms.check(norm)
-  rows = len(targets)
-  see = lambda p: descent.expand(logits_fn, p, label, targets, project)
+  targets = problem.targets
+  rows, x, norm = len(targets), problem.x, problem.norm
+  low, high = problem.low, problem.high
+  evaluate = lambda p: descent.expand(problem, p, targets)
 
-  def aim(p, seen):
-    reaches = descent.reaches(jnp.abs(seen.loss), seen.gradient, norm)
-    i = jnp.argmin(reaches)
-    gap, gradient = seen.loss[i], seen.gradient[i]
+  def project_both(p, at):
+    distances = steps.plane_distances(jnp.abs(at.loss), at.gradient, norm)
+    i = jnp.argmin(distances)
+    gap, gradient = at.loss[i], at.gradient[i]
     here = onto_plane(gradient, gap, low - p, high - p, norm=norm)
     gap += jnp.sum(gradient * (x - p))
     there = onto_plane(gradient, gap, low - x, high - x, norm=norm)
@@ -79,26 +71,29 @@ def search(
     bias = jnp.minimum(bias, max_bias)
     here = p - x + (1 + overshoot) * here
     step = (1 - bias) * here + bias * (1 + overshoot) * there
-    step = descent.inside(project, step, low - x, high - x)
-    return jnp.clip(x + step, low, high)
+    return descent.into_box(problem, step)
 
   def advance(state):
-    segment, seen, p = state
-    new = aim(p, seen)
-    lead, rival = point_lib.leads(logits_fn(new), label)
-    ahead = seen._replace(lead=lead, rival=rival, finite=jnp.isfinite(lead))
-    segment = descent.record(
+    segment, at, p = state
+    new = project_both(p, at)
+    margin = problem_lib.margin_at(problem, new)
+    ahead = at._replace(
+      margin=margin.value,
+      runner_up=margin.runner_up,
+      finite=jnp.isfinite(margin.value),
+    )
+    segment = descent.update_best(
       segment, new, ahead, norm=norm, gradients=0, forwards=1
     )
     back = jnp.clip(x + shrink * (new - x), low, high)
-    new = jnp.where(lead < 0, back, new)
-    seen = see(new)
-    segment = descent.record(segment, new, seen, norm=norm, gradients=rows)
-    return segment, seen, new
+    new = jnp.where(margin.value < 0, back, new)
+    at = evaluate(new)
+    segment = descent.update_best(segment, new, at, norm=norm, gradients=rows)
+    return segment, at, new
 
-  first = see(x)
+  first = evaluate(x)
   return jax.lax.while_loop(
-    lambda state: descent.going(*state[:2], max_gradients - rows + 1),
+    lambda state: descent.should_continue(*state[:2], budget - rows + 1),
     advance,
-    (descent.begin(x, first, rows), first, x),
+    (descent.init(x, first, rows), first, x),
   )[0]

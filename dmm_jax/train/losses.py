@@ -14,19 +14,22 @@ from dmm_jax import margins
 
 
 def cross_entropy(outputs: Any, target: jax.Array) -> jax.Array:
-  """In nats; of a class number, or of probabilities `[k]`."""
+  """Returns the cross entropy in nats, of a label or of probabilities `[k]`."""
   logits = outputs[0]
   return optax.softmax_cross_entropy(logits, _probabilities(logits, target))
 
 
 def squared(outputs: Any, target: jax.Array) -> jax.Array:
-  """Half the squared distance of the logits from the one-hot target."""
+  """Returns half the squared distance of the logits from the target.
+
+  The target is a label, meaning its one-hot vector, or any vector `[k]`.
+  """
   logits = outputs[0]
   return jnp.sum((logits - _probabilities(logits, target)) ** 2) / 2
 
 
 def hinge(outputs: Any, target: jax.Array) -> jax.Array:
-  """How much the margin of a class number falls short of 1.
+  """Returns how much the margin of a label falls short of 1.
 
   Source: Crammer and Singer (2001),
   https://www.jmlr.org/papers/v2/crammer01a.html.
@@ -35,12 +38,12 @@ def hinge(outputs: Any, target: jax.Array) -> jax.Array:
 
 
 def reconstruction(outputs: Any, target: jax.Array) -> jax.Array:
-  """The mean squared difference from the target, over pixels."""
+  """Returns the mean squared difference from the target, over pixels."""
   return jnp.mean((outputs[0] - target) ** 2)
 
 
 def evidence(outputs: Any, target: jax.Array) -> jax.Array:
-  """The negative evidence lower bound of a VAE, in nats, up to a constant.
+  """Returns a VAE's negative evidence lower bound, in nats, up to a constant.
 
   Pixels are Gaussian with a variance of 0.01 (0.1 of the grey scale).
 

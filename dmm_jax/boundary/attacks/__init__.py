@@ -1,0 +1,1 @@
+"""Published minimum-norm attacks, one a file: `search(problem, budget, key)`."""

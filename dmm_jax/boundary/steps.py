@@ -1,0 +1,81 @@
+"""Steps onto linearised boundaries, within the box and the subspace."""
+
+import jax
+import jax.numpy as jnp
+
+from dmm_jax import norms
+from dmm_jax.boundary import problem as problem_lib
+from dmm_jax.boundary import subspace
+
+
+def plane_distances(
+  gaps: jax.Array, gradients: jax.Array, norm: float
+) -> jax.Array:
+  """Returns how far linearised boundaries `[t]` are; inf without a gradient."""
+  dual = norms.dual(norm)
+  sizes = jax.vmap(lambda gradient: norms.norm(gradient, dual))(gradients)
+  distances = gaps / jnp.where(sizes > 0, sizes, 1.0)
+  return jnp.where(sizes > 0, distances, jnp.inf)
+
+
+def onto_plane(
+  problem: problem_lib.Problem,
+  origin: jax.Array,
+  gradient: jax.Array,
+  gap: jax.Array,
+  norm: float,
+) -> jax.Array:
+  """Returns the smallest step from `origin` along which a margin falls by `gap`.
+
+  Args:
+    problem: gives the box and the subspace.
+    origin: a point of the box.
+    gradient: of the margin, within the subspace.
+    gap: >= 0.
+    norm: in which the step is smallest.
+
+  Returns:
+    A step, as `origin`; where box or subspace do not reach the plane, one that
+    comes close to it.
+  """
+  box = problem.low - origin, problem.high - origin
+  step = norms.smallest_step(-gradient, gap, *box, norm=norm)
+  if problem.project is None:
+    return step
+  return subspace.project_feasible(problem.project, step, -gradient, *box)[0]
+
+
+def nearest_linear(
+  problem: problem_lib.Problem,
+  p: jax.Array,
+  gaps: jax.Array,
+  gradients: jax.Array,
+  *,
+  overshoot: float = 0.0,
+  least_gap: jax.Array | float = 0.0,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Returns the smallest step from `p` that closes the nearest target's gap.
+
+  Args:
+    problem: gives norm, box and subspace.
+    p: where the margins were linearised.
+    gaps, gradients: as in `problem.Linear`.
+    overshoot: how much more than the gap is closed, as a fraction of it.
+    least_gap: and of which at least this much.
+
+  Returns:
+    `(step, distance, index)`; a step of zeros and inf where no gradient leads
+    anywhere.
+  """
+  distances = plane_distances(gaps, gradients, problem.norm)
+  i = jnp.argmin(distances)
+  gap = gaps[i] + overshoot * jnp.maximum(gaps[i], least_gap)
+  step = onto_plane(problem, p, gradients[i], gap, problem.norm)
+  return step, distances[i], i
+
+
+def cosine(
+  start: jax.Array | float, end: float, fraction: jax.Array
+) -> jax.Array:
+  """Goes from `start` to `end` as `fraction` goes from 0 to 1, as a cosine."""
+  return end + (start - end) * (1 + jnp.cos(jnp.pi * fraction)) / 2

@@ -1,0 +1,497 @@
+"""Networks as users have them: retrained, masked, in any precision and form.
+
+The network is linear, so that every distance has a closed form.
+"""
+
+import dataclasses
+import itertools
+import resource
+
+import flax
+from flax import linen as nn
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+
+from dmm_jax import boundary
+from dmm_jax import margins
+from dmm_jax import norms
+from dmm_jax import programs
+from dmm_jax.boundary.point import Status
+
+SIZE, CLASSES, NUM = 6, 3, 4
+NORMS = (1, 2, np.inf)
+QUICK = ('linear', 'ray', 'deepfool', 'fast')
+SLOW = tuple(m for m in boundary.METHODS if m not in QUICK)
+slow = lambda *values: pytest.param(*values, marks=pytest.mark.slow)
+each_method = pytest.mark.parametrize('method', (*QUICK, *map(slow, SLOW)))
+# How much farther than the least distance a search may end, of a network with
+# several classes: published attacks may end in another class.
+EXCESS = {'fab': 0.3, 'ddn': 0.3, 'fmn': 0.3, 'apgd': 0.3, 'primal_dual': 0.5}
+
+
+def draw(seed, num_classes=CLASSES):
+  rng = np.random.default_rng(seed)
+  return {
+    'w': rng.normal(size=(SIZE, num_classes)).astype(np.float32),
+    'b': rng.normal(size=num_classes).astype(np.float32),
+  }
+
+
+def inputs(seed=100, num=NUM):
+  rng = np.random.default_rng(seed)
+  return rng.uniform(size=(num, SIZE)).astype(np.float32)
+
+
+def truth(params, xs, p=2):
+  """Distances in exact arithmetic, and the gap that the nearest one closes."""
+  w, b = (np.asarray(params[k], float) for k in 'wb')
+  logits = np.asarray(xs, float) @ w + b
+  rows = np.arange(len(xs))
+  label = logits.argmax(1)
+  gaps = logits[rows, label][:, None] - logits
+  steep = np.linalg.norm(w[:, label].T[:, None] - w.T, norms.dual(p), axis=-1)
+  with np.errstate(divide='ignore', invalid='ignore'):
+    every = np.where(np.arange(w.shape[1]) == label[:, None], np.inf, gaps)
+    every = every / steep
+  nearest = every.argmin(1)
+  return every[rows, nearest], gaps[rows, nearest]
+
+
+def assert_right(found, params, xs, p=2, *, resolution=1e-6, excess=2e-4):
+  """Distances are those of points beyond, and as near as they should be.
+
+  `resolution` is relative to logits, whose rounding moves the boundary.
+  """
+  want, gap = truth(params, xs, p)
+  w, b = (np.asarray(params[k], float) for k in 'wb')
+  size = np.abs(np.asarray(xs, float) @ w + b).max(1) + gap
+  moved = resolution * size / gap * want
+  assert np.all(found.distance >= want * (1 - 1e-4) - moved)
+  assert np.all(found.distance <= want * (1 + excess) + 2 * moved)
+  length = np.linalg.norm((found.point - xs).astype(float), p, axis=1)
+  np.testing.assert_allclose(found.distance, length, rtol=1e-4)
+
+
+# --- The network as it is at each call ---------------------------------------
+
+
+class Model:
+  def set(self, params):
+    self.params = params
+
+  def logits(self, x):
+    return x @ self.params['w'] + self.params['b']
+
+
+@dataclasses.dataclass
+class Plain:
+  w: np.ndarray
+  b: np.ndarray
+
+  def __call__(self, x):
+    return x @ self.w + self.b
+
+
+class Node(flax.struct.PyTreeNode):
+  w: jax.Array
+  b: jax.Array
+
+  def __call__(self, x):
+    return x @ self.w + self.b
+
+
+def bound_method():
+  model = Model()
+  return model.logits, model.set
+
+
+def closure_over_a_dict():
+  params = {}
+  return lambda x: x @ params['w'] + params['b'], params.update
+
+
+def jitted_closure():
+  """A new function at each change, jitted by the user."""
+  state = {}
+
+  def change(params):
+    inner = jax.jit(lambda x: x @ params['w'] + params['b'])
+    state['fn'] = lambda x: inner(x)
+
+  return lambda x: state['fn'](x), change
+
+
+def nnx_module():
+  module = nnx.Linear(SIZE, CLASSES, rngs=nnx.Rngs(0))
+
+  def change(params):
+    module.kernel[...], module.bias[...] = params['w'], params['b']
+
+  return module, change
+
+
+def linen_bind():
+  state = {}
+
+  def change(params):
+    variables = {'params': {'kernel': params['w'], 'bias': params['b']}}
+    state['module'] = nn.Dense(CLASSES).bind(variables)
+
+  return lambda x: state['module'](x), change
+
+
+def dataclass():
+  model = Plain(*draw(0).values())
+
+  def change(params):
+    model.w, model.b = params['w'], params['b']
+
+  return model, change
+
+
+def struct_node():
+  state = {}
+
+  def change(params):
+    state['node'] = Node(*map(jnp.asarray, params.values()))
+
+  return lambda x: state['node'](x), change
+
+
+FORMS = (
+  bound_method,
+  closure_over_a_dict,
+  jitted_closure,
+  nnx_module,
+  linen_bind,
+  dataclass,
+  struct_node,
+)
+
+
+@each_method
+@pytest.mark.parametrize('form', FORMS, ids=lambda form: form.__name__)
+def test_retrained_networks_are_measured_as_they_are(form, method):
+  logits_fn, change = form()
+  for seed in range(3):
+    change(draw(seed))
+    found = boundary.measure(logits_fn, inputs(), method=method)
+    if method == 'linear':
+      np.testing.assert_allclose(
+        found.distance, truth(draw(seed), inputs())[0], rtol=1e-5
+      )
+    else:
+      excess = EXCESS.get(method, 2e-4)
+      assert_right(found, draw(seed), inputs(), excess=excess)
+
+
+def apply(params, x):
+  return x @ params['w'] + params['b']
+
+
+@pytest.mark.parametrize('labelled', (False, True))
+def test_params_are_read_at_each_call_and_compile_once(labelled):
+  xs = inputs()
+  first = lambda params: np.argmax(xs @ params['w'] + params['b'], 1)
+  solve = lambda fn, params: boundary.measure(
+    fn, xs, first(params) if labelled else None, params=params, method='ray'
+  )
+  jax.clear_caches()
+  with oracles.compilations() as compiled:
+    solve(apply, draw(0))
+  assert compiled
+  with oracles.compilations() as compiled:
+    for seed in range(1, 4):
+      found = solve(lambda params, x: apply(params, x), draw(seed))
+      assert_right(found, draw(seed), xs)
+  assert not compiled
+  # Numbers among the parameters are no constants either.
+  scaled = lambda params, x: params['t'] * apply(params, x)
+  solve(scaled, draw(0) | {'t': 1.0})
+  with oracles.compilations() as compiled:
+    for t in (0.5, 3.0):
+      assert_right(solve(scaled, draw(0) | {'t': t}), draw(0), xs)
+  assert not compiled
+
+
+def test_a_projection_that_changes_is_used_as_it_is():
+  state, xs = {}, inputs()
+  project = lambda v: state['basis'].T @ (state['basis'] @ v)
+  for seed in range(2):
+    rng = np.random.default_rng(seed)
+    basis = np.linalg.qr(rng.normal(size=(SIZE, 3)))[0].T.astype(np.float32)
+    state['basis'] = basis
+    found = boundary.measure(
+      apply, xs, params=draw(0), method='ray', project=project
+    )
+    inside = {'w': basis.T @ basis @ draw(0)['w'], 'b': draw(0)['b']}
+    logits = xs @ draw(0)['w'] + draw(0)['b']
+    rows, label = np.arange(NUM), logits.argmax(1)
+    gaps = logits[rows, label][:, None] - logits
+    w = inside['w'].T
+    steep = np.linalg.norm(w[label][:, None] - w, axis=-1)
+    gaps[rows, label], steep[rows, label] = np.inf, 1
+    np.testing.assert_allclose(
+      found.distance, (gaps / steep).min(1), rtol=2e-4
+    )
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_many_networks():
+  xs, sizes = inputs(num=16), []
+  for seed in range(300):
+    params = draw(seed)
+    boundary.measure(lambda x, p=params: apply(p, x), xs, method='fast')
+    sizes.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
+  assert sizes[-1] - sizes[99] < 20  # MiB, over 200 calls.
+
+
+def test_structure_is_what_is_computed():
+  x = jax.ShapeDtypeStruct((SIZE,), np.float32)
+  trace = lambda fn: programs.trace(fn, x).program
+  one = lambda seed: lambda x: jax.nn.relu(apply(draw(seed), x))
+  assert trace(one(0)) is trace(one(1))
+  assert trace(jax.jit(one(0))) is trace(one(1))
+  loop = lambda k: lambda x: jax.lax.fori_loop(0, k, lambda _, v: v * 2, x)
+  assert trace(loop(2)) is trace(loop(2)) is not trace(loop(3))
+  different = [
+    lambda x: apply(draw(0), x),
+    lambda x: jnp.tanh(apply(draw(0), x)),
+    lambda x: jax.nn.relu(apply(draw(0), x) * 0.5),
+    lambda x: jax.nn.relu(apply(draw(0), x) * 0.25),
+    lambda x: jax.nn.relu(apply(draw(0, 4), x)),
+    lambda x: jax.nn.relu(apply(draw(0), x))[::-1],
+    lambda x: -0.0 * x,
+    lambda x: 0.0 * x,
+  ]
+  assert len({trace(fn) for fn in different}) == len(different)
+  call = lambda fn: lambda x: jax.pure_callback(fn, x, x)
+  host = lambda v: np.asarray(v) * 2
+  assert trace(call(host)) is trace(call(host))
+  assert trace(call(host)) is not trace(call(lambda v: np.asarray(v) * 3))
+
+
+def test_options_are_bound_by_value():
+  bind = lambda **options: programs.bind(truth, **options)
+  assert bind(p=2) == bind(p=2) and hash(bind(p=2)) == hash(bind(p=2))
+  assert bind(p=2) != bind(p=1)
+  assert bind(p=1)(draw(0), inputs())[0].shape == (NUM,)
+  with pytest.raises(TypeError, match='top level'):
+    programs.bind(lambda x: x)
+  with pytest.raises(TypeError, match='option w'):
+    programs.bind(truth, w=np.zeros(3))
+
+
+def test_derivative_rules_of_the_network_are_used():
+  @jax.custom_vjp
+  def steps(z):
+    return jnp.round(z)
+
+  # A staircase has no gradient; the rule gives it that of a line.
+  steps.defvjp(lambda z: (steps(z), None), lambda _, g: (g,))
+  fn = lambda x: jnp.stack([0.0 * x[0], steps(100 * x[0] - 55) / 100])
+  found = boundary.measure(fn, np.full((1, 1), 0.2, np.float32), method='fast')
+  # From 0.555 on the second logit is above 0.
+  np.testing.assert_allclose(found.distance, 0.355, rtol=1e-3)
+
+
+def test_a_host_callback_is_called_as_it_is():
+  state = {}
+  host = lambda x: (np.asarray(x) @ state['w'] + state['b']).astype(np.float32)
+  shape = jax.ShapeDtypeStruct((CLASSES,), np.float32)
+
+  @jax.custom_vjp
+  def logits_fn(x):
+    return jax.pure_callback(host, shape, x, vmap_method='expand_dims')
+
+  back = lambda g: (state['w'] @ np.asarray(g)[..., None])[..., 0]
+
+  def bwd(x, g):
+    out = jax.ShapeDtypeStruct(x.shape, x.dtype)
+    return (jax.pure_callback(back, out, g, vmap_method='expand_dims'),)
+
+  logits_fn.defvjp(lambda x: (logits_fn(x), x), bwd)
+  for seed in range(2):
+    state |= draw(seed)
+    found = boundary.measure(logits_fn, inputs(), method='ray')
+    assert_right(found, draw(seed), inputs())
+
+
+# --- Precision -----------------------------------------------------------------
+
+
+def half(dtype):
+  return lambda params, x: apply(params, x).astype(dtype)
+
+
+@each_method
+@pytest.mark.parametrize('dtype', (jnp.float16, jnp.bfloat16))
+def test_half_precision_logits(method, dtype):
+  xs = inputs()
+  found = boundary.measure(
+    half(dtype), xs, params=draw(1), method=method, max_gradients=300
+  )
+  assert found.distance.dtype == np.float32
+  if method != 'linear':
+    assert np.all(found.status == Status.FOUND)
+    resolution = margins.dtype_resolution(dtype)
+    excess = EXCESS.get(method, 2e-4)
+    assert_right(
+      found, draw(1), xs, resolution=2 * resolution, excess=excess
+    )
+    logits = np.asarray(jax.vmap(lambda x: half(dtype)(draw(1), x))(found.point))
+    clean = np.asarray(jax.vmap(lambda x: half(dtype)(draw(1), x))(xs))
+    assert np.all(logits.astype(float).argmax(1) != clean.astype(float).argmax(1))
+
+
+@pytest.mark.parametrize('method', QUICK)
+def test_half_precision_inputs_are_measured_in_float32(method):
+  xs = inputs().astype(jnp.bfloat16)
+  dense = nn.Dense(CLASSES, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
+  kernel, bias = (jnp.asarray(v, jnp.bfloat16) for v in draw(1).values())
+  variables = {'params': {'kernel': kernel, 'bias': bias}}
+  found = boundary.measure(dense.bind(variables), xs, method=method)
+  assert found.distance.dtype == found.point.dtype == np.float32
+  rounded = {'w': np.asarray(kernel, float), 'b': np.asarray(bias, float)}
+  want, _ = truth(rounded, xs.astype(np.float32))
+  np.testing.assert_allclose(found.distance, want, rtol=0.1)
+  # The network is given each point in its own precision.
+  seen = dense.apply(variables, jnp.asarray(found.point, jnp.bfloat16))
+  own = dense.apply(variables, xs)
+  if method != 'linear':
+    assert np.all(seen.argmax(1) != own.argmax(1))
+
+
+@each_method
+@pytest.mark.parametrize('dtype', (np.float32, np.float64))
+def test_double_precision_is_switched_on(method, dtype):
+  with jax.enable_x64(True):
+    xs = inputs().astype(dtype)
+    found = boundary.measure(apply, xs, params=draw(2), method=method)
+    assert found.distance.dtype == found.point.dtype == dtype
+    if method != 'linear':
+      assert_right(found, draw(2), xs, excess=EXCESS.get(method, 2e-4))
+
+
+@each_method
+def test_strict_promotion_and_debugging_of_nans(method):
+  xs = inputs()
+  options = dict(params=draw(2), method=method, bounds=(0.0, 1.0))
+  want = boundary.measure(apply, xs, **options)
+  with (
+    jax.numpy_dtype_promotion('strict'),
+    jax.debug_nans(True),
+    jax.debug_infs(True),
+  ):
+    found = boundary.measure(apply, xs, **options)
+    labels = np.zeros(NUM, int)
+    boundary.measure(apply, xs, labels, **options)
+  np.testing.assert_array_equal(found.distance, want.distance)
+
+
+# --- Rounding ------------------------------------------------------------------
+
+
+def masked(params, x):
+  """A linear network in between classes that never win."""
+  low, logits = params['mask'], apply(params, x)
+  return jnp.concatenate([low[:1], logits + params['offset'], low[1:]])
+
+
+@each_method
+@pytest.mark.parametrize('p', NORMS)
+def test_masks_and_offsets_do_not_matter(method, p):
+  if method == 'ddn' and p != 2:
+    return
+  xs, excess = inputs(), EXCESS.get(method, 2e-4)
+  for seed, (mask, offset) in enumerate(
+    itertools.product((-1e2, -1e4, -1e9, -np.inf), (0.0, 1e3, -1e3))
+  ):
+    params = draw(seed) | {
+      'mask': np.full(2, mask + offset, np.float32),
+      'offset': np.float32(offset),
+    }
+    found = boundary.measure(
+      masked, xs, params=params, method=method, norm=p, max_gradients=300
+    )
+    resolution = 1e-6 * (1 + 4 * abs(offset))
+    if method == 'linear':
+      want, _ = truth(params, xs, p)
+      rtol = 1e-5 * (1 + abs(offset))
+      np.testing.assert_allclose(found.distance, want, rtol=rtol)
+    else:
+      assert_right(
+        found, params, xs, p, resolution=resolution, excess=excess
+      )
+      assert np.all((found.target > 0) & (found.target < CLASSES + 1))
+
+
+@each_method
+def test_what_is_not_finite_is_said(method):
+  xs = inputs(num=6)
+  cases = {
+    'nan': lambda x: apply(draw(0), x).at[1].set(jnp.nan),
+    'inf': lambda x: apply(draw(0), x).at[1].set(jnp.inf),
+    'alone': lambda x: jnp.full(CLASSES, -jnp.inf).at[1].set(x[0]),
+    'none': lambda x: jnp.full(CLASSES, -jnp.inf) + 0 * x[0],
+  }
+  for name, fn in cases.items():
+    found = boundary.measure(fn, xs, method=method, max_gradients=50)
+    assert np.all(found.status == Status.NON_FINITE), name
+    assert np.all(np.isinf(found.distance)), name
+  # An input that is not finite, though the network does not see it.
+  broken = xs.copy()
+  broken[1, 0], broken[2, 0] = np.nan, np.inf
+  blind = lambda x: apply(draw(0), x.at[0].set(0.5))
+  for labels in (None, np.zeros(6, int)):
+    found = boundary.measure(
+      blind, broken, labels, method=method, max_gradients=50
+    )
+    assert np.all(found.status[1:3] == Status.NON_FINITE)
+    assert np.all(np.isinf(found.distance[1:3]))
+    assert np.all(np.isfinite(found.distance[3:]))
+
+
+# --- A thousand random cases ---------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('method', boundary.METHODS)
+def test_a_thousand_random_cases(method):
+  """12 methods x 3 norms x 3 dtypes x 10 networks, with masks and offsets."""
+  rng = np.random.default_rng(boundary.METHODS.index(method))
+  for p, dtype in itertools.product(
+    NORMS, (jnp.float32, jnp.float16, jnp.bfloat16)
+  ):
+    if method == 'ddn' and p != 2:
+      continue
+    fn = lambda params, x, dtype=dtype: masked(params, x).astype(dtype)
+    exact = margins.dtype_resolution(dtype)
+    for _ in range(10):
+      offset = rng.choice([0.0, 1.0, 30.0] if dtype == jnp.float32 else [0.0])
+      mask = rng.choice([-1e2, -1e4, -np.inf])
+      params = draw(rng.integers(2**31)) | {
+        'mask': np.full(2, mask, np.float32),
+        'offset': np.float32(offset),
+      }
+      xs = inputs(rng.integers(2**31))
+      found = boundary.measure(
+        fn, xs, params=params, method=method, norm=p, max_gradients=300
+      )
+      if method == 'linear':
+        continue
+      done = found.status == Status.FOUND
+      assert done.all() or dtype != jnp.float32
+      some = jax.tree.map(lambda v, done=done: v[done], found)
+      assert_right(
+        some,
+        params,
+        xs[done],
+        p,
+        resolution=2 * exact * (1 + abs(offset)),
+        excess=EXCESS.get(method, 1e-3),
+      )
