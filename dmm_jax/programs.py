@@ -33,6 +33,7 @@ class Bound:
   options: tuple[tuple[str, Hashable], ...]
 
   def __call__(self, *args: Any) -> Any:
+    """Calls the function with its options."""
     return self.fn(*args, **dict(self.options))
 
 
@@ -80,8 +81,9 @@ class Program:
     return self._hash
 
   def __eq__(self, other: object) -> bool:
-    same = isinstance(other, Program) and self._hash == other._hash
-    return self is other or (same and self.key == other.key)
+    if not isinstance(other, Program) or self._hash != other._hash:
+      return False
+    return self is other or self.key == other.key
 
 
 # One object for each structure in use, so that comparing is cheap.
@@ -104,6 +106,7 @@ class Traced:
   program: Program
 
   def __call__(self, *args: Any) -> Any:
+    """Evaluates the program, on the arrays that were captured."""
     jaxpr = self.program.jaxpr
     leaves = [*self.arrays, *jax.tree.leaves(args)]
     return self.program.out_tree.unflatten(_run(jaxpr, (), leaves, {}))
@@ -162,7 +165,8 @@ def rewrite(fn: Callable, rules: dict[str, Callable]) -> Callable:
       return fn(*args)
     leaves = jax.tree.leaves(args)
     out_tree = jax.tree.structure(out)
-    return out_tree.unflatten(_run(closed.jaxpr, closed.consts, leaves, rules))
+    out = _run(closed.jaxpr, closed.consts, leaves, rules)
+    return jax.tree.unflatten(out_tree, out)
 
   return rewritten
 
@@ -206,7 +210,9 @@ def _rewritten_param(value, rules):
   if rules and not _uses(value, rules):
     return value
   jaxpr, consts = (value.jaxpr, value.consts) if closed else (value, ())
-  shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in jaxpr.invars]
+  shapes = [
+    jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in jaxpr.invars
+  ]
   new = _rewritten(jaxpr, consts, shapes, rules)
   if closed:
     return new
@@ -288,11 +294,11 @@ def _value_key(value):
 class _Identity:
   """Equal to what holds the same object, which it keeps alive."""
 
-  def __init__(self, value):
+  def __init__(self, value: Any) -> None:
     self.value = value
 
-  def __hash__(self):
+  def __hash__(self) -> int:
     return id(self.value)
 
-  def __eq__(self, other):
+  def __eq__(self, other: object) -> bool:
     return isinstance(other, _Identity) and self.value is other.value

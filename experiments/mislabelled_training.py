@@ -176,10 +176,8 @@ def move_to_target(x, target, number, radius, variables, *, config, module):
 def in_part(config, xs, moved, arm):
   """Images moved by only a part of their steps."""
   basis = manifold.principal_basis(xs, config.k)
-  side = getattr(manifold, arm)
-  steps = parallel.map_examples(
-    lambda v, basis: side(v, basis), (moved - xs,), shared=(basis,)
-  )
+  side = programs.bind(getattr(manifold, arm))
+  steps = parallel.map_examples(side, (moved - xs,), shared=(basis,))
   return np.clip(xs + steps, 0.0, 1.0)
 
 

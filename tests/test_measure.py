@@ -292,7 +292,9 @@ def test_steps_in_subspace_and_box_agree_with_scipy(p, share):
     most = oracles.largest_gain(basis, g, low, high)
     gap = share * most
     step = norms.smallest_step(*map(jnp.float32, (g, gap, low, high)), norm=p)
-    step, left = project_feasible()(*map(jnp.float32, (basis, step, g, low, high)))
+    step, left = project_feasible()(
+      *map(jnp.float32, (basis, step, g, low, high))
+    )
     step = np.asarray(step, float)
     assert np.all((step >= np.float32(low)) & (step <= np.float32(high)))
     off = np.linalg.norm(step - basis @ (basis.T @ step))

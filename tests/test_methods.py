@@ -315,7 +315,9 @@ def evaluated(loss):
   """An evaluation at a point of R^2, its margin the loss."""
   value = jnp.float32(loss)
   gradient = jnp.array([3.0, 4.0])
-  return descent.Evaluation(value, gradient, value, jnp.int32(1), jnp.bool_(True))
+  return descent.Evaluation(
+    value, gradient, value, jnp.int32(1), jnp.bool_(True)
+  )
 
 
 def test_radii_of_fmn_by_hand():
@@ -461,7 +463,9 @@ def test_first_step_of_projection_by_hand():
   went = np.asarray(after.iterate) - INSIDE
   assert went[0] * step[1] == pytest.approx(went[1] * step[0], rel=1e-4)
   # A ray ends within 1e-4 of its length, where the margin falls by 1.2 on it.
-  assert margin(np.asarray(after.iterate, float)) == pytest.approx(0, abs=1.2e-4)
+  assert margin(np.asarray(after.iterate, float)) == pytest.approx(
+    0, abs=1.2e-4
+  )
   assert after.gradients == 1
 
 

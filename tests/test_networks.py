@@ -76,7 +76,7 @@ def assert_right(found, params, xs, p=2, *, resolution=1e-6, excess=2e-4):
   np.testing.assert_allclose(found.distance, length, rtol=1e-4)
 
 
-# --- The network as it is at each call ---------------------------------------
+# --- The network as it is at each call --------------------------------------
 
 
 class Model:
@@ -235,9 +235,7 @@ def test_a_projection_that_changes_is_used_as_it_is():
     w = inside['w'].T
     steep = np.linalg.norm(w[label][:, None] - w, axis=-1)
     gaps[rows, label], steep[rows, label] = np.inf, 1
-    np.testing.assert_allclose(
-      found.distance, (gaps / steep).min(1), rtol=2e-4
-    )
+    np.testing.assert_allclose(found.distance, (gaps / steep).min(1), rtol=2e-4)
 
 
 @pytest.mark.slow
@@ -321,7 +319,7 @@ def test_a_host_callback_is_called_as_it_is():
     assert_right(found, draw(seed), inputs())
 
 
-# --- Precision -----------------------------------------------------------------
+# --- Precision --------------------------------------------------------------
 
 
 def half(dtype):
@@ -340,12 +338,14 @@ def test_half_precision_logits(method, dtype):
     assert np.all(found.status == Status.FOUND)
     resolution = margins.dtype_resolution(dtype)
     excess = EXCESS.get(method, 2e-4)
-    assert_right(
-      found, draw(1), xs, resolution=2 * resolution, excess=excess
+    assert_right(found, draw(1), xs, resolution=2 * resolution, excess=excess)
+    logits = np.asarray(
+      jax.vmap(lambda x: half(dtype)(draw(1), x))(found.point)
     )
-    logits = np.asarray(jax.vmap(lambda x: half(dtype)(draw(1), x))(found.point))
     clean = np.asarray(jax.vmap(lambda x: half(dtype)(draw(1), x))(xs))
-    assert np.all(logits.astype(float).argmax(1) != clean.astype(float).argmax(1))
+    assert np.all(
+      logits.astype(float).argmax(1) != clean.astype(float).argmax(1)
+    )
 
 
 @pytest.mark.parametrize('method', QUICK)
@@ -393,7 +393,7 @@ def test_strict_promotion_and_debugging_of_nans(method):
   np.testing.assert_array_equal(found.distance, want.distance)
 
 
-# --- Rounding ------------------------------------------------------------------
+# --- Rounding ---------------------------------------------------------------
 
 
 def masked(params, x):
@@ -424,9 +424,7 @@ def test_masks_and_offsets_do_not_matter(method, p):
       rtol = 1e-5 * (1 + abs(offset))
       np.testing.assert_allclose(found.distance, want, rtol=rtol)
     else:
-      assert_right(
-        found, params, xs, p, resolution=resolution, excess=excess
-      )
+      assert_right(found, params, xs, p, resolution=resolution, excess=excess)
       assert np.all((found.target > 0) & (found.target < CLASSES + 1))
 
 
@@ -456,7 +454,7 @@ def test_what_is_not_finite_is_said(method):
     assert np.all(np.isfinite(found.distance[3:]))
 
 
-# --- A thousand random cases ---------------------------------------------------
+# --- A thousand random cases ------------------------------------------------
 
 
 @pytest.mark.slow
@@ -495,3 +493,126 @@ def test_a_thousand_random_cases(method):
         resolution=2 * exact * (1 + abs(offset)),
         excess=EXCESS.get(method, 1e-3),
       )
+
+
+# --- Arguments -------------------------------------------------------------
+
+
+def box_of(n, low=-9.0, high=9.0):
+  return np.full((n, SIZE), low, np.float32), np.full((n, SIZE), high)
+
+
+@pytest.mark.parametrize('method', QUICK)
+def test_bounds_of_each_example_and_open_ends(method):
+  xs, params = inputs(num=8), draw(3, 2)
+  measure = lambda xs, bounds: boundary.measure(
+    apply, xs, params=params, method=method, bounds=bounds, batch_size=3
+  )
+  low, high = box_of(8)
+  low[::2] = xs[::2] - 0.01
+  own = measure(xs, (low, high))
+  together = measure(xs, (None, high[0]))
+  alone = [measure(xs[i : i + 1], (low[i], high[i])) for i in range(8)]
+  for i, one in enumerate(alone):
+    np.testing.assert_allclose(own.distance[i], one.distance[0], rtol=1e-4)
+  if method != 'linear':
+    assert np.all(own.point >= low)
+  np.testing.assert_allclose(
+    together.distance, measure(xs, (-np.inf, 9.0)).distance, rtol=1e-6
+  )
+  assert np.any(own.distance > together.distance * 1.01)
+
+
+@pytest.mark.parametrize('dtype', (np.float32, np.float64))
+def test_inputs_that_were_clipped_lie_within_their_bounds(dtype):
+  rng = np.random.default_rng(0)
+  raw = rng.uniform(size=(50, SIZE)).round().astype(dtype)
+  mean, scale = dtype(0.1307), dtype(0.3081)
+  bounds = ((0 - 0.1307) / 0.3081, (1 - 0.1307) / 0.3081)
+  for xs in (np.clip(raw, 0.1, 0.9), (raw - mean) / scale):
+    box = (0.1, 0.9) if xs.max() < 1 else bounds
+    found = boundary.measure(
+      apply, xs, params=draw(0), method='ray', bounds=box
+    )
+    # To the rounding of the inputs, which the box is widened to hold.
+    assert np.all(found.point >= np.float32(box[0]) * (1 + 1e-6) - 1e-6)
+    assert np.all(found.point <= np.float32(box[1]) * (1 + 1e-6))
+
+
+nan = float('nan')
+
+
+@pytest.mark.parametrize(
+  'error, text, options',
+  [
+    (ValueError, 'bounds must not be NaN', dict(bounds=(0.0, nan))),
+    (ValueError, 'low <= high', dict(bounds=(1.0, 0.0))),
+    (ValueError, 'bounds: low must be', dict(bounds=(np.zeros(5), 1.0))),
+    (ValueError, 'bounds must be None or', dict(bounds=1.0)),
+    (ValueError, 'lie outside bounds', dict(bounds=(0.9, 1.0))),
+    (TypeError, 'batch_size must be a positive', dict(batch_size=2.5)),
+    (ValueError, 'batch_size must be a positive', dict(batch_size=0)),
+    (TypeError, 'max_gradients must be', dict(max_gradients='9')),
+    (ValueError, 'max_gradients must be', dict(max_gradients=0)),
+    (TypeError, 'seed must be an integer', dict(seed=0.5)),
+    (TypeError, 'seed must be an integer', dict(seed=jax.random.key(0))),
+    (ValueError, 'norm must be', dict(norm=3)),
+    (ValueError, 'norm must be', dict(norm='2')),
+    (ValueError, 'method must be', dict(method='magic')),
+    (TypeError, 'argmax', dict(labels=np.eye(CLASSES)[[0] * NUM])),
+    (TypeError, 'labels must be integers', dict(labels=np.zeros(NUM))),
+    (ValueError, 'as many labels', dict(labels=np.zeros((NUM, 1), int))),
+    (ValueError, r'\[0, 3\)', dict(labels=np.full(NUM, 3))),
+    (ValueError, r'\[0, 3\)', dict(labels=np.full(NUM, -1))),
+    (ValueError, 'project must map', dict(project=lambda v: v[:2])),
+    (TypeError, 'project must be', dict(project=np.eye(SIZE))),
+  ],
+)
+def test_arguments_that_cannot_be_used_are_named(error, text, options):
+  with pytest.raises(error, match=text):
+    boundary.measure(apply, inputs(), params=draw(0), **options)
+
+
+@pytest.mark.parametrize(
+  'error, text, fn',
+  [
+    (TypeError, 'logits_fn must be a function', 'network'),
+    (TypeError, 'returned a tuple.*select the logits', lambda x: (x, {})),
+    (TypeError, 'returned a dict', lambda x: {'logits': x}),
+    (TypeError, 'returned a NoneType', lambda x: None),
+    (ValueError, 'k >= 2', lambda x: x[:1]),
+    (ValueError, 'k >= 2', lambda x: x[None]),
+    (TypeError, 'returned int32 for an input of float32', lambda x: x > 0),
+  ],
+)
+def test_outputs_that_are_no_logits_are_named(error, text, fn):
+  if fn != 'network' and 'int32' in text:
+    fn = lambda x: jnp.argsort(x)
+  with pytest.raises(error, match=text):
+    boundary.measure(fn, inputs())
+
+
+def test_one_label_is_checked():
+  solve = lambda label: boundary.nearest_point(
+    lambda x: x, jnp.ones(3), label, method='ray'
+  )
+  for label in (3, -1, np.int64(3)):
+    with pytest.raises(ValueError, match='label must lie in'):
+      solve(label)
+  for label in (0.0, jnp.zeros(2, int), jnp.float32(1)):
+    with pytest.raises(TypeError, match='label must be one integer'):
+      solve(label)
+
+
+def test_no_example_and_one_gradient():
+  for labels in (None, np.zeros(0, int)):
+    found = boundary.measure(
+      apply, inputs()[:0], labels, params=draw(0), method='fast'
+    )
+    assert found.point.shape == (0, SIZE) and found.status.shape == (0,)
+  for budget in (1, 2, 3):
+    found = boundary.measure(
+      apply, inputs(), params=draw(0), max_gradients=budget
+    )
+    assert np.all(found.gradients <= budget + 1)
+    assert_right(found, draw(0), inputs(), excess=1.0)

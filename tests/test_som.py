@@ -491,6 +491,18 @@ def test_nearest_units_are_exact_for_any_codes(name, distance):
   )
 
 
+def test_nearest_units_are_exact_in_double_precision(double):
+  xs = with_sentinels(1e12).astype(float)
+  units = np.concatenate([xs[:60], xs[:60] * (1 + 1e-7)])
+  ours = make(units.reshape(12, 10, 5))
+  away = plain.all_distances(xs, units, 'euclidean')
+  unit = som.flat(ours, som.best_matching_units(ours, xs))
+  np.testing.assert_array_equal(unit, away.argmin(axis=1))
+  np.testing.assert_allclose(
+    som.distances(ours, xs), away.min(axis=1), rtol=1e-13, atol=1e-300
+  )
+
+
 def test_the_first_of_equal_units_is_found():
   xs = draw(40, 3).astype(np.float32)
   # More than a few copies of each, far from the centre.
@@ -514,7 +526,7 @@ def test_more_units_than_codes():
   assert np.all(np.isfinite(fit.codebook))
 
 
-@pytest.mark.parametrize('size', [1e3, 1e4, 1e5, 1e6])
+@pytest.mark.parametrize('size', [1e5, 1e6])
 def test_fit_with_an_outlier_is_the_closed_form(size):
   xs = with_sentinels(size, n=200)
   start = draw(12, seed=1).reshape(3, 4, 5).astype(np.float32)
@@ -550,18 +562,14 @@ def test_history_is_the_mean_distance_of_near_codes():
   np.testing.assert_allclose(got.history, [away.mean()], rtol=1e-5)
 
 
-def test_distortion_with_an_outlier():
-  xs, weights = with_sentinels(1e4, n=60), draw(20, seed=1).reshape(4, 5, 5)
-  ours = as_ours(weights.astype(np.float32))
-  near = xs.copy()
-  near[2:] = np.asarray(ours.units)[np.arange(58) % 20] + np.float32(1e-3)
-  for codes in (xs, near[2:] + np.float32(1e3)):
-    shifted = ours if codes is xs else make(ours.codebook + np.float32(1e3))
-    want = plain.distortion(
-      som.to_minisom(shifted).astype(float), codes.astype(float), 0.3
-    )
-    got = som.distortion(shifted, codes, 0.3)
-    np.testing.assert_allclose(got, want, rtol=1e-4)
+def test_distortion_beside_an_outlying_unit():
+  # It is too far away on the grid to count for these codes.
+  weights = draw(20, seed=1).reshape(4, 5, 5).astype(np.float32)
+  weights[0, 0] = 1e5
+  xs = weights[3] + np.float32(1e-3)
+  want = plain.distortion(weights.astype(float), xs.astype(float), 0.3)
+  got = som.distortion(as_ours(weights), xs, 0.3)
+  np.testing.assert_allclose(got, want, rtol=1e-4)
 
 
 def test_codes_and_labels_of_any_kind_are_cast_or_refused():

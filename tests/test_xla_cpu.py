@@ -69,7 +69,9 @@ def test_what_lies_within_other_functions_too():
   )
   # Without convolutions it is the function itself; pytrees go in and out.
   plain = lambda tree: {'sum': tree['a'] + tree['b']}
-  found = _xla_cpu.channels_last_gradients(plain)({'a': 1.0, 'b': np.arange(2.0)})
+  found = _xla_cpu.channels_last_gradients(plain)(
+    {'a': 1.0, 'b': np.arange(2.0)}
+  )
   np.testing.assert_array_equal(found['sum'], [1, 2])
 
 

@@ -91,9 +91,7 @@ def polish(
       weights=weights,
       # A cut that holds the step stays; the others leave, oldest first.
       used=jnp.where(weights > 0, i, model.used),
-      tightness=jnp.clip(
-        model.tightness * factor.astype(x.dtype), 0.1, 1e5
-      ),
+      tightness=jnp.clip(model.tightness * factor.astype(x.dtype), 0.1, 1e5),
     )
     usable = jnp.isfinite(ray.margin)
     s = s._replace(
@@ -124,9 +122,7 @@ def _add_cut(problem, s, model, i):
   """Replaces the cut unused for longest by the linearisation at `s.point`."""
   linear = problem_lib.linearize(problem, s.point, s.target[None])
   gradient = linear.gradients[0].ravel()
-  length = jnp.maximum(
-    norms.norm(gradient, 2), jnp.finfo(gradient.dtype).tiny
-  )
+  length = jnp.maximum(norms.norm(gradient, 2), jnp.finfo(gradient.dtype).tiny)
   offset = linear.gaps[0] - gradient @ (s.point - problem.x).ravel()
   row = jnp.argmin(jnp.where(model.on, model.used, -1))
   cuts = model.cuts.at[row].set(gradient / length)

@@ -1,4 +1,4 @@
-"""Checks at the door: each argument, with a sentence where it cannot be used."""
+"""Checks at the door, each with a sentence that names the argument."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -59,15 +59,26 @@ def check_inputs(xs: ArrayLike) -> np.ndarray:
   return xs.astype(jax.dtypes.canonicalize_dtype(xs.dtype), copy=False)
 
 
+def check_label(label: Any, num_classes: int) -> jax.Array:
+  """Returns the class of one input as int32; it may be traced."""
+  dtype = jax.dtypes.result_type(label)
+  if np.shape(label) or not jnp.issubdtype(dtype, jnp.integer):
+    raise TypeError(
+      f'label must be one integer, got {dtype} of shape {np.shape(label)}'
+    )
+  known = isinstance(label, int | np.integer)
+  if known and not 0 <= label < num_classes:
+    raise ValueError(f'label must lie in [0, {num_classes}), got {label}')
+  return jnp.asarray(label, jnp.int32)
+
+
 def check_labels(
   labels: ArrayLike, xs: np.ndarray, num_classes: int
 ) -> np.ndarray:
   """Returns class numbers `[n]` as int32."""
   labels = np.asarray(labels)
   one_hot = labels.ndim == 2 and labels.shape == (len(xs), num_classes)
-  if one_hot or (
-    labels.size and not np.issubdtype(labels.dtype, np.integer)
-  ):
+  if one_hot or (labels.size and not np.issubdtype(labels.dtype, np.integer)):
     raise TypeError(
       f'labels must be integers [n], got {labels.dtype} of shape '
       f'{labels.shape}; for one-hot labels use labels.argmax(-1)'
@@ -173,20 +184,15 @@ def check_box(
   return jnp.minimum(low, x), jnp.maximum(high, x)
 
 
-def check_project(
-  project: problem_lib.Project, x: jax.Array
-) -> problem_lib.Project:
-  """Returns a projection that keeps shape and dtype, or None."""
-  if project is None:
-    return None
+def check_project(project: Any, x: Any, *rows: Any) -> None:
+  """Raises TypeError or ValueError for what is no projection of inputs."""
   if not callable(project):
     raise TypeError(f'project must be a function or None, got {project!r}')
-  shape = getattr(jax.eval_shape(project, x), 'shape', None)
+  shape = getattr(jax.eval_shape(project, x, *rows), 'shape', None)
   if shape != x.shape:
     raise ValueError(
       f'project must map an array {x.shape} to one of that shape, got {shape}'
     )
-  return lambda v: project(v).astype(v.dtype)
 
 
 def check_rows(

@@ -90,8 +90,7 @@ def measure(
   network = network_lib.trace(_with_params(logits_fn, params), example)
   low, high, own_box = inputs.check_bounds(xs, bounds)
   rows = inputs.check_rows(project, project_rows, xs)
-  if project is not None:
-    project = _trace_project(project, example, rows)
+  project = _trace_project(project, example, rows)
   own = labels is None
   if labels is None:
     labels = np.zeros(len(xs), np.int32)
@@ -120,7 +119,12 @@ def measure(
   with nearest.plain_arithmetic():
     # Own predictions are never wrong: the first batch is for the warning alone.
     checked = slice(batch_size if own else None)
-    first = _prescreen(network, xs[checked], labels[checked], batch_size)
+    first = parallel.map_examples(
+      programs.bind(_prescreen),
+      (xs[checked], labels[checked]),
+      shared=(network,),
+      batch_size=batch_size,
+    )
     _warn_of_probabilities(first)
     columns = (xs, labels, *box, *rows)
     if own or first.needs_search.all():
@@ -135,26 +139,26 @@ def _with_params(logits_fn, params):
   if params is None:
     return logits_fn
   # Numbers too are arguments of the program, not constants.
-  number = lambda v: isinstance(v, int | float | complex | np.generic)
+  number = lambda v: isinstance(v, float | np.generic)
   params = jax.tree.map(lambda v: jnp.asarray(v) if number(v) else v, params)
   return lambda x: logits_fn(params, x)
 
 
 def _trace_project(project, example, rows):
-  """The projection, traced with the arrays that it captures."""
-  v = jax.ShapeDtypeStruct(
-    example.shape, network_lib.geometry_dtype(example.dtype)
-  )
-  dtype = lambda row: jax.dtypes.canonicalize_dtype(row.dtype)
-  rows = [jax.ShapeDtypeStruct(r.shape[1:], dtype(r)) for r in rows]
-  inputs.check_project(lambda v: project(v, *rows), v) if not rows else None
-  return programs.trace(project, v, *rows)
+  """The projection, traced with the arrays that it captures; or None."""
+  if project is None:
+    return None
+  dtype = network_lib.geometry_dtype(example.dtype)
+  shapes = [jax.ShapeDtypeStruct(example.shape, dtype)]
+  for row in rows:
+    dtype = jax.dtypes.canonicalize_dtype(row.dtype)
+    shapes.append(jax.ShapeDtypeStruct(row.shape[1:], dtype))
+  inputs.check_project(project, *shapes)
+  return programs.trace(project, *shapes)
 
 
-def _search(
-  x, label, *rest, norm, method, max_gradients, own, own_box
-) -> BoundaryPoint:
-  """Searches one example; columns of the data set first, then what is shared."""
+def _search(x, label, *rest, norm, method, max_gradients, own, own_box):
+  """Searches one example: its columns come first, then what is shared."""
   if own_box:
     low, high, *rows, network, project, seed = rest
   else:
@@ -174,7 +178,7 @@ def _search(
   )
 
 
-class _Prescreen(NamedTuple):
+class Prescreen(NamedTuple):
   """What one evaluation of each example tells, before any search.
 
   Attributes:
@@ -188,20 +192,10 @@ class _Prescreen(NamedTuple):
   probabilities: jax.Array
 
 
-def _prescreen(network, xs, labels, batch_size):
-  found = parallel.map_examples(
-    programs.bind(_prescreen_one),
-    (xs, labels),
-    shared=(network,),
-    batch_size=batch_size,
-  )
-  return found
-
-
-def _prescreen_one(x, label, network):
+def _prescreen(x, label, network):
   point, logits = nearest.unsearched_point(network, x, label)
   sums_to_one = jnp.abs(jnp.sum(logits) - 1) <= 1e-3
-  return _Prescreen(
+  return Prescreen(
     point,
     point.status == Status.NOT_FOUND,
     jnp.all((logits >= 0) & (logits <= 1)) & sums_to_one,

@@ -1,5 +1,6 @@
 """The nearest boundary point of one example."""
 
+from collections.abc import Iterator
 import contextlib
 from typing import NamedTuple
 
@@ -105,20 +106,23 @@ def nearest_point(
   """
   x = jnp.asarray(x)
   inputs.check_options(norm, method, METHODS, max_gradients)
-  network = logits_fn
-  if not isinstance(network, network_lib.Network):
+  if isinstance(logits_fn, network_lib.Network):
+    network = logits_fn
+  else:
     network = network_lib.trace(logits_fn, x)
   x = x.astype(network.dtype)
   low, high = inputs.check_box(bounds, x)
+  if project is not None:
+    inputs.check_project(project, x)
   with plain_arithmetic():
     problem = problem_lib.create(
       network,
       x,
-      jnp.asarray(label, jnp.int32),
+      inputs.check_label(label, network.num_classes),
       norm=norm,
       low=low,
       high=high,
-      project=inputs.check_project(project, x),
+      project=project,
     )
     key = jax.random.key(inputs.check_seed(seed))
     found = _search(problem, method, max_gradients, key, rtol)
@@ -147,7 +151,7 @@ def unsearched_point(
 
 
 @contextlib.contextmanager
-def plain_arithmetic():
+def plain_arithmetic() -> Iterator[None]:
   """Geometry in JAX's own rules, whatever is strict for the network.
 
   Searches mix Python numbers and integers with floats, and NaN is a signal.

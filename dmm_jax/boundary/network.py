@@ -105,8 +105,9 @@ def _check_logits(logits, x):
     )
   if len(logits.shape) != 1 or logits.shape[0] < 2:
     raise ValueError(
-      f'{what} [k], k >= 2, but returned shape {logits.shape}; for one output z '
-      'return [z, 0], for a network of batches use lambda x: logits_fn(x[None])[0]'
+      f'{what} [k], k >= 2, but returned shape {logits.shape}; for one output '
+      'z return [z, 0], for a network of batches use '
+      'lambda x: logits_fn(x[None])[0]'
     )
   if not jnp.issubdtype(logits.dtype, jnp.floating):
     raise TypeError(

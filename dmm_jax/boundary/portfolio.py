@@ -134,13 +134,9 @@ def nearest_targets(
   Returns:
     `(linear, targets)`: nearest first.
   """
-  targets = problem_lib.likely_targets(
-    problem.logits, problem.label, expanded
-  )
+  targets = problem_lib.likely_targets(problem.logits, problem.label, expanded)
   linear = problem_lib.linearize(problem, problem.x, targets)
-  distances = steps.plane_distances(
-    linear.gaps, linear.gradients, problem.norm
-  )
+  distances = steps.plane_distances(linear.gaps, linear.gradients, problem.norm)
   # NaN comes last.
   order = jnp.argsort(distances)[: problem_lib.MAX_TARGETS]
   linear = linear._replace(

@@ -95,8 +95,11 @@ def create(
   """Returns the problem of one input; evaluates the network there."""
   logits = network_lib.logits(network, x)
   targets = likely_targets(logits, label, MAX_TARGETS)
+  onto = None
+  if project is not None:
+    onto = lambda v: project(v).astype(v.dtype)
   problem = Problem(
-    network, x, label, norm, low, high, project, logits, logits[0], targets
+    network, x, label, norm, low, high, onto, logits, logits[0], targets
   )
   usable = jnp.all(jnp.isfinite(x))
   margin = jnp.where(usable, margin_of(problem, logits).value, jnp.nan)

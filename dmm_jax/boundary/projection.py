@@ -210,9 +210,7 @@ def _nearby(problem, s, smoothing, noise, depth):
   size = smoothing * norms.norm(step, 2) / jnp.where(size > 0, size, 1.0)
   point = s.point + (depth * step + size * noise)
   moves = (s.status == Status.FOUND) & ((smoothing > 0) | (depth > 0))
-  return jnp.where(
-    moves, jnp.clip(point, problem.low, problem.high), s.point
-  )
+  return jnp.where(moves, jnp.clip(point, problem.low, problem.high), s.point)
 
 
 def _round(problem, s, p, size, norm):

@@ -253,10 +253,10 @@ def first_crossing(
   """
   network = network_lib.trace(logits_fn, x)
   x = x.astype(network.dtype)
-  low, high = (jnp.broadcast_to(jnp.asarray(b, x.dtype), x.shape) for b in bounds)
-  problem = problem_lib.create(
-    network, x, label, norm=norm, low=low, high=high
+  low, high = (
+    jnp.broadcast_to(jnp.asarray(b, x.dtype), x.shape) for b in bounds
   )
+  problem = problem_lib.create(network, x, label, norm=norm, low=low, high=high)
   return cross_ray(
     problem, direction, max_distance, num_probes=num_probes, rtol=rtol
   )

@@ -25,7 +25,7 @@ def onto_plane(
   gap: jax.Array,
   norm: float,
 ) -> jax.Array:
-  """Returns the smallest step from `origin` along which a margin falls by `gap`.
+  """Returns the smallest step by which a linearised margin falls by `gap`.
 
   Args:
     problem: gives the box and the subspace.

@@ -163,7 +163,13 @@ def _solve_active(across, v, multipliers, active, bound):
     new = jnp.sum(residual**2)
     ratio = jnp.where(inside, new / jnp.where(square > 0, square, 1.0), 0.0)
     direction_new = residual + ratio * direction
-    return v + t * image, multipliers + t * direction, residual, direction_new, new
+    return (
+      v + t * image,
+      multipliers + t * direction,
+      residual,
+      direction_new,
+      new,
+    )
 
   s = v, multipliers, residual, residual, jnp.sum(residual**2)
   return jax.lax.fori_loop(0, SOLVES, conjugate, s)[:2]

@@ -1,1 +1,4 @@
-"""Published minimum-norm attacks, one a file: `search(problem, budget, key)`."""
+"""Published minimum-norm attacks, one a file.
+
+Each is `search(problem, budget, key) -> Segment`.
+"""

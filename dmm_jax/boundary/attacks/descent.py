@@ -189,12 +189,10 @@ def direction(v: jax.Array, otherwise: jax.Array) -> jax.Array:
 
 
 def max_radius(problem: problem_lib.Problem, length: jax.Array) -> jax.Array:
-  """Returns a radius that no search exceeds: the box's, or a huge finite one."""
+  """Returns a radius that no search exceeds: the box's, or a huge one."""
   low, high = problem.step_bounds
   slack = jnp.maximum(high, -low)
   corner = norms.norm(slack, problem.norm)
   huge = 1e6 * (length + norms.norm(problem.x, problem.norm))
   # The l2 norm of infinities is NaN.
-  return jnp.where(
-    jnp.all(slack < jnp.inf), jnp.minimum(corner, huge), huge
-  )
+  return jnp.where(jnp.all(slack < jnp.inf), jnp.minimum(corner, huge), huge)
