@@ -1,5 +1,6 @@
 """Checks at the door, each with a sentence that names the argument."""
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,12 +28,13 @@ def check_options(
   check_count('max_gradients', max_gradients)
 
 
-def check_count(name: str, value: Any) -> int:
-  """Returns a positive integer, or raises TypeError or ValueError."""
+def check_count(name: str, value: Any, least: int = 1) -> int:
+  """Returns an integer of at least `least`, or raises TypeError, ValueError."""
+  message = f'{name} must be an integer, {least} or more, got {value!r}'
   if isinstance(value, bool) or not isinstance(value, int | np.integer):
-    raise TypeError(f'{name} must be a positive integer, got {value!r}')
-  if value < 1:
-    raise ValueError(f'{name} must be a positive integer, got {value}')
+    raise TypeError(message)
+  if value < least:
+    raise ValueError(message)
   return int(value)
 
 
@@ -72,56 +74,84 @@ def check_label(label: Any, num_classes: int) -> jax.Array:
   return jnp.asarray(label, jnp.int32)
 
 
-def check_labels(
-  labels: ArrayLike, xs: np.ndarray, num_classes: int
-) -> np.ndarray:
-  """Returns class numbers `[n]` as int32."""
+def check_labels(labels: ArrayLike, num: int, num_classes: int) -> np.ndarray:
+  """Returns class numbers `[num]` as int32."""
   labels = np.asarray(labels)
-  one_hot = labels.ndim == 2 and labels.shape == (len(xs), num_classes)
+  one_hot = labels.ndim == 2 and labels.shape == (num, num_classes)
   if one_hot or (labels.size and not np.issubdtype(labels.dtype, np.integer)):
     raise TypeError(
-      f'labels must be integers [n], got {labels.dtype} of shape '
-      f'{labels.shape}; for one-hot labels use labels.argmax(-1)'
+      f'labels must be integers [{num}], got {labels.dtype} of shape '
+      f'{labels.shape}; of one-hot labels pass labels.argmax(-1)'
     )
-  if labels.shape != (len(xs),):
+  if labels.shape != (num,):
     raise ValueError(
-      f'{len(xs)} inputs need as many labels, got shape {labels.shape}'
+      f'{num} inputs need as many labels [{num}], got shape {labels.shape}'
     )
   if labels.size and not 0 <= labels.min() <= labels.max() < num_classes:
     raise ValueError(
-      f'labels must lie in [0, {num_classes}), got '
-      f'[{labels.min()}, {labels.max()}]'
+      f'labels must lie in [0, {num_classes}), got labels from {labels.min()} '
+      f'to {labels.max()}'
     )
   return labels.astype(np.int32)
 
 
-def _pair(bounds):
-  """The two ends; infinite where there is none."""
+def pair(bounds: Any) -> tuple[Any, Any]:
+  """Returns the two ends of bounds, infinite where there is none."""
   if bounds is None:
     bounds = None, None
-  if not isinstance(bounds, list | tuple) or len(bounds) != 2:
-    raise ValueError(
-      'bounds must be None or (low, high), each a number, an array or None for '
-      f'no end; got {bounds!r}'
-    )
+  if isinstance(bounds, Mapping | str) or not _has_length(bounds, 2):
+    raise ValueError(f'bounds must be None or a pair (low, high), got {bounds}')
   low, high = bounds
   return -np.inf if low is None else low, np.inf if high is None else high
 
 
-def _check_order(low, high):
-  if np.isnan(low).any() or np.isnan(high).any():
-    raise ValueError('bounds must not be NaN; None or inf stands for no end')
-  if not np.all(low <= high):
+def _has_length(value, length):
+  try:
+    return len(value) == length
+  except TypeError:
+    return False
+
+
+def ends(bounds: tuple | None, *shapes: tuple) -> list[np.ndarray]:
+  """Returns both ends of bounds as float64 arrays of one of `shapes` or ().
+
+  Raises:
+    ValueError: for what is no pair, for NaN, other shapes and low > high.
+  """
+  found = []
+  for name, end in zip(('low', 'high'), pair(bounds), strict=True):
+    try:
+      end = np.asarray(end, np.float64)
+    except (TypeError, ValueError):
+      raise ValueError(
+        f'bounds must be numbers, arrays or None, got {end!r} for {name}'
+      ) from None
+    if np.isnan(end).any():
+      raise ValueError(
+        f'bounds must not be NaN, got {np.isnan(end).sum()} in {name}; None '
+        'stands for no end'
+      )
+    if end.shape not in ((), *shapes):
+      known = ' or '.join(map(str, shapes))
+      raise ValueError(
+        f'bounds must be numbers or arrays of shape {known}, got shape '
+        f'{end.shape} for {name}; np.broadcast_to expands one value a channel'
+      )
+    found.append(end)
+  crossed = np.count_nonzero(found[0] > found[1])
+  if crossed:
     raise ValueError(
-      'bounds must be (low, high) with low <= high everywhere, got '
-      f'{np.sum(~(low <= high))} entries where low is above high'
+      f'bounds must have low <= high, got low > high in {crossed} entries'
     )
+  return found
 
 
 def check_bounds(
   xs: np.ndarray, bounds: tuple | None
-) -> tuple[np.ndarray, np.ndarray, bool]:
-  """Returns the box of every input, in the dtype of the inputs.
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the box of the inputs, in their dtype.
+
+  Inputs outside by no more than `ROUNDING` units of rounding count as inside.
 
   Args:
     xs: inputs `[n, ...]`.
@@ -129,37 +159,29 @@ def check_bounds(
       `[n, ...]` of each input's own, or None for no end.
 
   Returns:
-    `(low, high, own)`: of the shape of one input, or of all where each has its
-    `own`. Inputs outside by no more than rounding count as inside.
+    `(low, high)`: of the shape of one input, or of all where each has its own.
 
   Raises:
     ValueError: for bounds that are no box, or inputs outside.
   """
-  ends = [np.asarray(end).astype(xs.dtype) for end in _pair(bounds)]
-  for name, end in zip(('low', 'high'), ends, strict=True):
-    if end.shape not in ((), xs.shape[1:], xs.shape):
-      raise ValueError(
-        f'bounds: {name} must be a number or an array of shape {xs.shape[1:]} '
-        f'or {xs.shape}, got shape {end.shape}'
-      )
-  own = any(end.shape == xs.shape and end.ndim > 0 for end in ends)
-  own = own and not all(end.shape in ((), xs.shape[1:]) for end in ends)
-  shape = xs.shape if own else xs.shape[1:]
-  low, high = (np.broadcast_to(end, shape) for end in ends)
-  _check_order(low, high)
-  with np.errstate(invalid='ignore', over='ignore'):
-    size = np.maximum(
-      *(np.where(np.isfinite(v), np.abs(v), 0) for v in (low, high))
+  with np.errstate(over='ignore'):  # Beyond the range of the dtype: no end.
+    low, high = (
+      end.astype(xs.dtype) for end in ends(bounds, xs.shape[1:], xs.shape)
     )
-    rounding = (ROUNDING * jnp.finfo(xs.dtype).eps * size).astype(xs.dtype)
-    outside = (xs < low - rounding) | (xs > high + rounding)
+  own = max(low.ndim, high.ndim) == xs.ndim
+  shape = xs.shape if own else xs.shape[1:]
+  low, high = np.broadcast_to(low, shape), np.broadcast_to(high, shape)
+  size = [np.where(np.isfinite(v), np.abs(v), 0) for v in (low, high)]
+  rounding = ROUNDING * float(jnp.finfo(xs.dtype).eps) * np.maximum(*size)
+  rounding = rounding.astype(xs.dtype)
+  outside = (xs < low - rounding) | (xs > high + rounding)
   outside = outside.any(axis=tuple(range(1, xs.ndim)))
   if outside.any():
     raise ValueError(
       f'{outside.sum()} of {len(xs)} inputs lie outside bounds (the first is '
       f'number {outside.argmax()}); clip them, or widen the bounds'
     )
-  return low, high, own
+  return low, high
 
 
 def check_box(
@@ -169,18 +191,18 @@ def check_box(
 
   It is widened to hold the input, so that rounding does not leave it outside.
   """
-  ends, given = [], _pair(bounds)
+  given, box = pair(bounds), []
   if not any(isinstance(end, jax.Array) for end in given):
-    _check_order(*map(np.asarray, given))  # Arrays of JAX may be traced.
+    ends(bounds, x.shape)  # Arrays of JAX may be traced.
   for name, end in zip(('low', 'high'), given, strict=True):
     end = jnp.asarray(end, x.dtype)
     if end.shape not in ((), x.shape):
       raise ValueError(
-        f'bounds: {name} must be a number or an array of shape {x.shape}, got '
-        f'shape {end.shape}'
+        f'bounds must be numbers or arrays of shape {x.shape}, got shape '
+        f'{end.shape} for {name}'
       )
-    ends.append(jnp.broadcast_to(end, x.shape))
-  low, high = ends
+    box.append(jnp.broadcast_to(end, x.shape))
+  low, high = box
   return jnp.minimum(low, x), jnp.maximum(high, x)
 
 

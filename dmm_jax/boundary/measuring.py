@@ -88,13 +88,14 @@ def measure(
   batch_size = inputs.check_count('batch_size', batch_size)
   example = jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype)
   network = network_lib.trace(_with_params(logits_fn, params), example)
-  low, high, own_box = inputs.check_bounds(xs, bounds)
+  low, high = inputs.check_bounds(xs, bounds)
+  own_box = low.ndim == xs.ndim
   rows = inputs.check_rows(project, project_rows, xs)
   project = _trace_project(project, example, rows)
   own = labels is None
   if labels is None:
     labels = np.zeros(len(xs), np.int32)
-  labels = inputs.check_labels(labels, xs, network.num_classes)
+  labels = inputs.check_labels(labels, len(xs), network.num_classes)
   search = programs.bind(
     _search,
     norm=float(norm),

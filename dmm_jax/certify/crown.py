@@ -11,6 +11,7 @@ import optax
 from dmm_jax import norms
 from dmm_jax import parallel
 from dmm_jax import programs
+from dmm_jax.boundary import inputs
 from dmm_jax.certify import layers as layers_lib
 from dmm_jax.certify import regions
 from dmm_jax.certify import relaxation
@@ -207,8 +208,8 @@ def lower_bounds(
       weights, or values at an input, that overflow float32.
   """
   layers_lib.check_norm(norm)
-  layers_lib.check_count('num_steps', num_steps, 0)
-  layers_lib.check_count('batch_size', batch_size, 1)
+  inputs.check_count('num_steps', num_steps, 0)
+  inputs.check_count('batch_size', batch_size)
   layers = layers_lib.check(layers)
   xs, labels, low, high = layers_lib.check_examples(layers, xs, labels, bounds)
   classes = np.arange(len(layers[-1][1]))[None] != labels[:, None]

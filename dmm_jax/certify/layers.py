@@ -12,13 +12,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 import numpy as np
 
+from dmm_jax.boundary import inputs
+
 Layers = Sequence[tuple[Any, Any]]
 
 NORMS = (1, 2, np.inf)
 FORM = '[(W [in, out], b [out]), ...] with a ReLU between each two'
 FLOAT32_MAX = float(np.finfo(np.float32).max)
-# Inputs may lie outside bounds by this many units of their own rounding.
-ROUNDING = 8
 
 
 def check(layers: Layers) -> tuple:
@@ -125,15 +125,6 @@ def check_norm(norm: float) -> None:
     raise ValueError(f'norm must be 1, 2 or inf, got {norm!r}')
 
 
-def check_count(name: str, value: int, least: int) -> None:
-  """Raise TypeError or ValueError for no integer of at least `least`."""
-  message = f'{name} must be an integer, {least} or more, got {value!r}'
-  if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-    raise TypeError(message)
-  if value < least:
-    raise ValueError(message)
-
-
 def check_seconds(name: str, value: float) -> None:
   """Raise TypeError or ValueError for what is not a time; inf is one."""
   message = f'{name} must be a number of seconds, 0 or more, got {value!r}'
@@ -165,11 +156,11 @@ def check_examples(
       outside the bounds or overflow float32 within the network; for labels
       that are no classes or too many or few; for bounds that are none.
   """
-  inputs = _check_inputs(layers, np.asarray(xs))
-  shape = len(inputs), len(layers[0][0])
-  classes = _check_labels(labels, len(inputs), len(layers[-1][1]))
-  low, high = (b.reshape(shape) for b in check_bounds(inputs, bounds))
-  flat = inputs.astype(np.float64).reshape(shape)
+  xs = _check_inputs(layers, np.asarray(xs))
+  shape = len(xs), len(layers[0][0])
+  classes = inputs.check_labels(labels, len(xs), len(layers[-1][1]))
+  low, high = (b.reshape(shape) for b in check_bounds(xs, bounds))
+  flat = xs.astype(np.float64).reshape(shape)
   _check_range(layers, flat)
   return flat, classes, low, high
 
@@ -193,29 +184,6 @@ def _check_inputs(layers, xs):
       f'number {finite.argmin()}); leave them out'
     )
   return xs
-
-
-def _check_labels(labels, count, num_classes):
-  labels = np.asarray(labels)
-  if not labels.size and not count:
-    return np.zeros(0, np.int32)
-  one_hot = labels.shape == (count, num_classes)
-  if one_hot or not jnp.issubdtype(labels.dtype, np.integer):
-    raise TypeError(
-      f'labels must be integers [{count}], got {labels.dtype} of shape '
-      f'{labels.shape}'
-      + ('; pass labels.argmax(-1) of one-hot labels' if one_hot else '')
-    )
-  if labels.shape != (count,):
-    raise ValueError(
-      f'{count} inputs need as many labels [{count}], got shape {labels.shape}'
-    )
-  if not 0 <= labels.min() <= labels.max() < num_classes:
-    raise ValueError(
-      f'labels must lie in [0, {num_classes}), got labels from {labels.min()} '
-      f'to {labels.max()}'
-    )
-  return labels.astype(np.int32)
 
 
 def check_bounds(
@@ -242,68 +210,14 @@ def check_bounds(
     ValueError: for what is not such a pair, for NaN, ends of other shapes,
       `low` above `high`, and inputs outside.
   """
-  low, high = _ends(xs, bounds)
-  crossed = np.count_nonzero(low > high)
-  if crossed:
-    raise ValueError(
-      f'bounds must have low <= high, got low > high in {crossed} entries'
-    )
-  with np.errstate(over='ignore'):  # Beyond the range of the dtype: no end.
-    ends = [end.astype(xs.dtype).astype(np.float64) for end in (low, high)]
-  size = np.maximum(*(np.where(np.isfinite(e), np.abs(e), 0.0) for e in ends))
-  rounding = ROUNDING * float(jnp.finfo(xs.dtype).eps) * size
+  inputs.check_bounds(xs, bounds)
+  low, high = inputs.ends(bounds, xs.shape[1:], xs.shape)
   double = xs.astype(np.float64)
-  outside = (double < ends[0] - rounding) | (double > ends[1] + rounding)
-  outside = outside.any(axis=tuple(range(1, xs.ndim)))
-  if outside.any():
-    raise ValueError(
-      f'{outside.sum()} of {len(xs)} inputs lie outside bounds (the first is '
-      f'number {outside.argmax()}); clip them, or give the bounds of the '
-      'inputs as they are'
-    )
   if np.any(double < low):
     low = np.minimum(double, low)
   if np.any(double > high):
     high = np.maximum(double, high)
   return np.broadcast_to(low, xs.shape), np.broadcast_to(high, xs.shape)
-
-
-def _ends(xs, bounds):
-  """Return `low` and `high` as float64 arrays that broadcast to `xs`."""
-  if bounds is None:
-    bounds = None, None
-  if isinstance(bounds, Mapping | str) or not _has_length(bounds, 2):
-    raise ValueError(f'bounds must be None or a pair (low, high), got {bounds}')
-  ends = []
-  for name, end, none in zip(
-    ('low', 'high'), bounds, (-np.inf, np.inf), strict=True
-  ):
-    try:
-      end = np.asarray(none if end is None else end, np.float64)
-    except (TypeError, ValueError):
-      raise ValueError(
-        f'bounds must be numbers, arrays or None, got {end!r} for {name}'
-      ) from None
-    if np.isnan(end).any():
-      raise ValueError(
-        f'bounds must not be NaN, got {np.isnan(end).sum()} in {name}; None '
-        'stands for no end'
-      )
-    if end.shape not in ((), xs.shape[1:], xs.shape):
-      raise ValueError(
-        f"bounds must be numbers, arrays of one input's shape {xs.shape[1:]} "
-        f"or of all inputs' {xs.shape}, got shape {end.shape} for {name}; "
-        'np.broadcast_to expands one value a channel'
-      )
-    ends.append(end)
-  return ends
-
-
-def _has_length(value, length):
-  try:
-    return len(value) == length
-  except TypeError:
-    return False
 
 
 def _check_range(layers, xs):
@@ -374,7 +288,7 @@ def dense_from_convolution(
     TypeError: for weights in half precision, as of `lower_bounds`.
     ValueError: for shapes that do not fit together, or a bad stride.
   """
-  check_count('stride', stride, 1)
+  inputs.check_count('stride', stride)
   kernel, bias = _to_float64('kernel', kernel), _to_float64('bias', bias)
   if (
     kernel.ndim != 4
