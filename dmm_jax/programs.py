@@ -31,6 +31,7 @@ class Bound:
 
   fn: Callable
   options: tuple[tuple[str, Hashable], ...]
+  types: tuple[type, ...]  # 1, 1.0 and True are equal, and compute otherwise.
 
   def __call__(self, *args: Any) -> Any:
     """Calls the function with its options."""
@@ -43,7 +44,7 @@ def bind(fn: Callable, **options: Hashable) -> Bound:
   Args:
     fn: a function at the top level of a module: one that captures no arrays.
     **options: hashable values: numbers, strings, tuples, frozen dataclasses,
-      Flax Linen modules.
+      Flax Linen modules; functions among them must capture no arrays either.
 
   Raises:
     TypeError: for a function that may capture arrays, or an option that cannot
@@ -62,7 +63,8 @@ def bind(fn: Callable, **options: Hashable) -> Bound:
         f'option {name} of {fn.__qualname__} must be hashable, got '
         f'{type(value).__name__}; pass arrays as arguments of the call'
       ) from None
-  return Bound(fn, tuple(sorted(options.items())))
+  pairs = tuple(sorted(options.items()))
+  return Bound(fn, pairs, tuple(type(value) for _, value in pairs))
 
 
 class Program:

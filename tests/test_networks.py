@@ -24,7 +24,7 @@ from dmm_jax.boundary.point import Status
 
 SIZE, CLASSES, NUM = 6, 3, 4
 NORMS = (1, 2, np.inf)
-QUICK = ('linear', 'ray', 'deepfool', 'fast')
+QUICK = ('linear', 'ray', 'deepfool')
 SLOW = tuple(m for m in boundary.METHODS if m not in QUICK)
 slow = lambda *values: pytest.param(*values, marks=pytest.mark.slow)
 each_method = pytest.mark.parametrize('method', (*QUICK, *map(slow, SLOW)))
@@ -276,7 +276,7 @@ def test_structure_is_what_is_computed():
 def test_options_are_bound_by_value():
   bind = lambda **options: programs.bind(truth, **options)
   assert bind(p=2) == bind(p=2) and hash(bind(p=2)) == hash(bind(p=2))
-  assert bind(p=2) != bind(p=1)
+  assert bind(p=2) != bind(p=1) and bind(p=1) != bind(p=1.0)
   assert bind(p=1)(draw(0), inputs())[0].shape == (NUM,)
   with pytest.raises(TypeError, match='top level'):
     programs.bind(lambda x: x)
@@ -421,8 +421,9 @@ def test_masks_and_offsets_do_not_matter(method, p):
     resolution = 1e-6 * (1 + 4 * abs(offset))
     if method == 'linear':
       want, _ = truth(params, xs, p)
-      rtol = 1e-5 * (1 + abs(offset))
-      np.testing.assert_allclose(found.distance, want, rtol=rtol)
+      # Rounding of the logits, of slopes above 1, once for either.
+      atol = 1e-6 * (1 + abs(offset))
+      np.testing.assert_allclose(found.distance, want, rtol=1e-5, atol=atol)
     else:
       assert_right(found, params, xs, p, resolution=resolution, excess=excess)
       assert np.all((found.target > 0) & (found.target < CLASSES + 1))
@@ -431,27 +432,28 @@ def test_masks_and_offsets_do_not_matter(method, p):
 @each_method
 def test_what_is_not_finite_is_said(method):
   xs = inputs(num=6)
-  cases = {
-    'nan': lambda x: apply(draw(0), x).at[1].set(jnp.nan),
-    'inf': lambda x: apply(draw(0), x).at[1].set(jnp.inf),
-    'alone': lambda x: jnp.full(CLASSES, -jnp.inf).at[1].set(x[0]),
-    'none': lambda x: jnp.full(CLASSES, -jnp.inf) + 0 * x[0],
+  added = {
+    'nan': (0, np.nan, 0),
+    'inf': (0, np.inf, 0),
+    'alone': (-np.inf, 0, -np.inf),
+    'none': (-np.inf,) * 3,
   }
-  for name, fn in cases.items():
-    found = boundary.measure(fn, xs, method=method, max_gradients=50)
+  shifted = lambda params, x: apply(params, x) + params['added']
+  for name, row in added.items():
+    params = draw(0) | {'added': np.float32(row)}
+    found = boundary.measure(
+      shifted, xs, params=params, method=method, max_gradients=50
+    )
     assert np.all(found.status == Status.NON_FINITE), name
     assert np.all(np.isinf(found.distance)), name
   # An input that is not finite, though the network does not see it.
   broken = xs.copy()
   broken[1, 0], broken[2, 0] = np.nan, np.inf
   blind = lambda x: apply(draw(0), x.at[0].set(0.5))
-  for labels in (None, np.zeros(6, int)):
-    found = boundary.measure(
-      blind, broken, labels, method=method, max_gradients=50
-    )
-    assert np.all(found.status[1:3] == Status.NON_FINITE)
-    assert np.all(np.isinf(found.distance[1:3]))
-    assert np.all(np.isfinite(found.distance[3:]))
+  found = boundary.measure(blind, broken, method=method, max_gradients=50)
+  assert np.all(found.status[1:3] == Status.NON_FINITE)
+  assert np.all(np.isinf(found.distance[1:3]))
+  assert np.all(np.isfinite(found.distance[3:]))
 
 
 # --- A thousand random cases ------------------------------------------------

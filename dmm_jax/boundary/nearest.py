@@ -210,8 +210,11 @@ def _search(problem, method, max_gradients, key, rtol):
 
 def _linear_step(problem):
   linear = problem_lib.linearize(problem, problem.x, problem.targets)
+  # Margins as they are: an estimate is no point that has to lie beyond.
+  gaps = problem.logits[problem.label] - problem.logits[problem.targets]
+  gaps = jnp.where(jnp.isfinite(gaps), gaps, linear.gaps)
   step, distance, i = steps.nearest_linear(
-    problem, problem.x, linear.gaps, linear.gradients
+    problem, problem.x, gaps, linear.gradients
   )
   useful = jnp.isfinite(distance)
   distance = jnp.where(useful, norms.norm(step, problem.norm), jnp.inf)
