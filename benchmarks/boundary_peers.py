@@ -46,7 +46,7 @@ import numpy as np
 import tqdm
 
 from benchmarks import _peers_report
-from benchmarks import turns
+from benchmarks import timing
 from dmm_jax import boundary
 from dmm_jax import margins
 from dmm_jax import parallel
@@ -278,8 +278,8 @@ def run_cell(out_dir, network, norm, attack, budget, solve, prepare):
   cell = dict(network=network.name, norm=str(norm), attack=attack)
   cell |= dict(budget=budget, error='', seconds=0.0, first_seconds=0.0)
   try:
-    _, cell['first_seconds'] = turns.timed(prepare)
-    (points, gradients, forwards), cell['seconds'] = turns.timed(solve)
+    _, cell['first_seconds'] = timing.timed(prepare)
+    (points, gradients, forwards), cell['seconds'] = timing.timed(solve)
     found = judge(network.exact_logits, network.xs, network.ys, points, norm)
   except Exception as error:  # Some peers raise; the others go on.
     cell['error'] = f'{type(error).__name__}: {error}'[:300]
@@ -454,7 +454,7 @@ def unit_times(network, batch_size, repeats, count=20):
   sides = {
     (fn, n): side(fn, n) for fn in (gradients, forwards) for n in (1, 1 + count)
   }
-  best = turns.best_times(sides, repeats)
+  best = timing.best_times(sides, repeats)
   return [
     (best[fn, 1 + count] - best[fn, 1]) / count for fn in (gradients, forwards)
   ]
@@ -467,7 +467,7 @@ def time_equal_quality(bench, norm, rows, repeats, threads):
   ours = [r['attack'] for r in sides if r['attack'].startswith('ours')]
   for row in sides:
     job = row['attack'], norm, row['budget']
-    first[row['attack']] = turns.timed(functools.partial(bench.prepare, *job))[
+    first[row['attack']] = timing.timed(functools.partial(bench.prepare, *job))[
       1
     ]
     # Torch is at times faster on one core: a peer may choose.
@@ -475,7 +475,7 @@ def time_equal_quality(bench, norm, rows, repeats, threads):
       calls[row['attack'], cores] = functools.partial(
         bench.solve_into, found, *job, cores
       )
-  taken = turns.best_times(calls, repeats, first=0)
+  taken = timing.best_times(calls, repeats, first=0)
   size = len(bench.network.xs)
   gradient, forward = unit_times(bench.network, size, repeats)
   for row in sides:
@@ -498,7 +498,7 @@ def first_call(reference, name, norm, method, budget, threads):
   jax.config.update('jax_num_cpu_devices', threads)
   network = load(reference, name, 20)
   run = lambda: run_ours(network, method, norm, budget, 256)
-  return turns.timed(run)[1]
+  return timing.timed(run)[1]
 
 
 def _speed(out_dir, benches, norms):

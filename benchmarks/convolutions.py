@@ -20,7 +20,7 @@ from absl import flags
 import jax
 import numpy as np
 
-from benchmarks import turns
+from benchmarks import timing
 from dmm_jax import _xla_cpu
 from dmm_jax import boundary
 from dmm_jax import models
@@ -63,7 +63,7 @@ def compare(module, shape):
   ordered = side('ordered', _xla_cpu.channels_last_gradients)
   plain = side('plain', lambda fn: fn)
   sides = {'ordered': ordered, 'plain': plain}
-  return turns.best_times(sides, _REPEATS.value), found
+  return timing.best_times(sides, _REPEATS.value), found
 
 
 def main(argv):

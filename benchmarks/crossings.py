@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import turns
+from benchmarks import timing
 from dmm_jax import halfway
 from dmm_jax import models
 from dmm_jax import parallel
@@ -77,7 +77,7 @@ def run(networks, snapshots, pairs, repeats):
   ours = side(crossing_fraction)
   theirs = side(on_grid, num=201)
   exact = side(on_grid, num=20_001)
-  found = turns.best_times({'ours': ours, 'grid': theirs}, repeats)
+  found = timing.best_times({'ours': ours, 'grid': theirs}, repeats)
   few = everyone[:1]
   truth, *both = (np.array(fn(few)) for fn in (exact, ours, theirs))
   error = [np.nanmax(np.abs(v - truth)) for v in both]

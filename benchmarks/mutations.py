@@ -29,7 +29,9 @@ TABLE = ROOT / 'benchmarks' / 'mutations.txt'
 # Of pytest's exit status; what else it may be is no answer.
 OUTCOMES = {0: 'survived', 1: 'caught'}
 
-_ONLY = flags.DEFINE_string('only', None, 'A room, as som; all without it.')
+_ONLY = flags.DEFINE_string(
+  'only', None, 'A module, as som; without it, all of them.'
+)
 _CLEAN = flags.DEFINE_bool('clean', False, 'Run the tests alone.')
 _FROM = flags.DEFINE_integer('start', 1, 'Number of the first one to run.')
 _LIMIT = flags.DEFINE_integer('limit', 900, 'Seconds; what hangs is caught.')
@@ -50,7 +52,7 @@ class Mutation(NamedTuple):
   tests: list[str]
 
   @property
-  def room(self) -> str:
+  def module(self) -> str:
     """The part of the library."""
     return pathlib.PurePath(self.file).parts[0].removesuffix('.py')
 
@@ -122,13 +124,13 @@ def main(argv):
   del argv
   everything = read(TABLE.read_text())
   check(everything, ROOT / 'dmm_jax')
-  chosen = [m for m in everything if _ONLY.value in (None, m.room)]
+  chosen = [m for m in everything if _ONLY.value in (None, m.module)]
   if _CLEAN.value:
     alone = {tuple(m.tests): m for m in chosen}.values()
     chosen = [m._replace(new=m.old) for m in alone]
   if not chosen:
-    rooms = ', '.join(sorted({m.room for m in everything}))
-    raise app.UsageError(f'--only: one of {rooms}')
+    modules = ', '.join(sorted({m.module for m in everything}))
+    raise app.UsageError(f'--only: one of {modules}')
   found = run(chosen, _FROM.value, _LIMIT.value)
   caught = found.count('caught')
   print(f'{caught} of {len(found)} caught ({caught / len(found):.0%})')

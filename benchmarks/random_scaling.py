@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from benchmarks import turns
+from benchmarks import timing
 from dmm_jax import margins
 from dmm_jax import parallel
 from dmm_jax import programs
@@ -80,7 +80,7 @@ def measure(name, size):
     'gradients': side(gradients, used),
     'draw': side(gradients, np.zeros_like(used)),
   }
-  times = turns.best_times(sides, _REPEATS.value)
+  times = timing.best_times(sides, _REPEATS.value)
   return times | {'used': float(np.mean(used)), 'num': num}
 
 

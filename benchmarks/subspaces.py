@@ -16,7 +16,7 @@ from absl import flags
 import jax
 import numpy as np
 
-from benchmarks import turns
+from benchmarks import timing
 from dmm_jax import boundary
 from dmm_jax import decompositions
 from dmm_jax import manifold
@@ -42,7 +42,7 @@ def bases(k, batch, repeats):
 
   # One example after the other: n backward passes of a batch fill the memory.
   backward = jax.jit(lambda zs: jax.lax.map(backward_one, zs))
-  found = turns.best_times(
+  found = timing.best_times(
     {'forward': lambda: forward(zs), 'backward': lambda: backward(zs)}, repeats
   )
   ratio = found['backward'] / found['forward']
@@ -81,7 +81,7 @@ def searches(k, batch, repeats):
       for name, options in sides.items()
     }
     gradients = {name: run().gradients.mean() for name, run in runs.items()}
-    found = turns.best_times(runs, repeats)
+    found = timing.best_times(runs, repeats)
     cost = {name: found[name] / gradients[name] for name in sides}
     print(
       f'{batch} searches, box {bounds}: {found["free"]:.3f} s free; seconds a '

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks import turns
+from benchmarks import timing
 from dmm_jax import models
 from dmm_jax import train
 
@@ -103,7 +103,7 @@ def main(argv):
   labels = rng.integers(0, 10, len(xs)).astype(np.int32)
   steps = len(xs) // _BATCH.value
   for name, module in MODELS.items():
-    found = turns.best_times(
+    found = timing.best_times(
       sides(module, xs, labels, _BATCH.value), _REPEATS.value
     )
     text = ', '.join(f'{k} {v / steps * 1e3:.2f} ms' for k, v in found.items())

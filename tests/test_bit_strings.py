@@ -3,12 +3,12 @@
 import itertools
 import json
 
-import broken
 import jax
 import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+import resume
 
 from dmm_jax import bit_strings
 from dmm_jax import records
@@ -150,7 +150,7 @@ def test_means_slopes_and_fits():
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
-  return broken.run_keeping_chunks(
+  return resume.run_keeping_chunks(
     experiment.run,
     lambda path: experiment.Config(workdir=str(path), **TOY),
     tmp_path_factory.mktemp('run'),
@@ -179,7 +179,7 @@ def test_random_networks_are_measured(finished, capsys):
 
 
 def test_a_broken_run_ends_with_the_same_bytes(finished, tmp_path):
-  broken.assert_goes_on(
+  resume.assert_goes_on(
     experiment.run,
     lambda path: experiment.Config(workdir=str(path), **TOY),
     finished,

@@ -2,9 +2,9 @@
 
 import json
 
-import broken
 import numpy as np
 import pytest
+import resume
 
 from dmm_jax import boundary
 from dmm_jax import distances
@@ -37,7 +37,7 @@ def toy(workdir, **more):
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
-  return broken.run_keeping_chunks(
+  return resume.run_keeping_chunks(
     boundary_distances.run, toy, tmp_path_factory.mktemp('run')
   )
 
@@ -110,7 +110,7 @@ def test_training_learns(finished):
 
 @pytest.mark.parametrize('lost', ['trained0-l2-000007', 'fresh1-l2-000014'])
 def test_a_broken_run_ends_with_the_same_bytes(finished, tmp_path, lost):
-  broken.assert_goes_on(
+  resume.assert_goes_on(
     boundary_distances.run,
     toy,
     finished,

@@ -509,7 +509,7 @@ each_function = pytest.mark.parametrize('function', FUNCTIONS)
     ((None, [1.0, np.nan, np.nan]), 'must not be NaN, got 2 in high'),
     ((1.0, -1.0), 'low > high in 1 entries'),
     ((np.array([-1.0, 2.0, 3.0]), 1.0), 'low > high in 2 entries'),
-    ((np.zeros(4), 1.0), r"of shape \(3,\).* shape \(4,\) for low"),
+    ((np.zeros(4), 1.0), r'of shape \(3,\).* shape \(4,\) for low'),
     ((-1.0, np.ones((5, 3))), r'got shape \(5, 3\) for high'),
     ((-1.0, np.ones((3, 1))), r'got shape \(3, 1\) for high'),
     ((-1.0, np.ones(1)), r'got shape \(1,\) for high.* np.broadcast_to'),

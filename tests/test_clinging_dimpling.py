@@ -2,10 +2,10 @@
 
 import json
 
-import broken
 import jax
 import numpy as np
 import pytest
+import resume
 
 from dmm_jax import records
 from experiments import clinging_dimpling as clinging
@@ -28,7 +28,7 @@ def toy(workdir, **more):
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
-  return broken.run_keeping_chunks(
+  return resume.run_keeping_chunks(
     clinging.run, toy, tmp_path_factory.mktemp('run')
   )
 
@@ -79,7 +79,7 @@ def test_figures_are_drawn(finished):
 
 
 def test_a_broken_run_ends_with_the_same_bytes(finished, tmp_path):
-  broken.assert_goes_on(
+  resume.assert_goes_on(
     clinging.run,
     toy,
     finished,

@@ -2,10 +2,10 @@
 
 import json
 
-import broken
 import jax
 import numpy as np
 import pytest
+import resume
 
 from dmm_jax import manifold
 from dmm_jax import records
@@ -33,7 +33,7 @@ def toy(workdir, **more):
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
-  return broken.run_keeping_chunks(
+  return resume.run_keeping_chunks(
     initial_scale.run, toy, tmp_path_factory.mktemp('run')
   )
 
@@ -58,7 +58,7 @@ def test_networks_of_each_factor_are_measured(finished, capsys):
 
 
 def test_a_broken_run_ends_with_the_same_bytes(finished, tmp_path):
-  broken.assert_goes_on(
+  resume.assert_goes_on(
     initial_scale.run,
     toy,
     finished,

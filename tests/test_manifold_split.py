@@ -2,9 +2,9 @@
 
 import json
 
-import broken
 import numpy as np
 import pytest
+import resume
 
 from dmm_jax import boundary
 from dmm_jax import manifold
@@ -29,7 +29,7 @@ def toy(workdir, **more):
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
-  return broken.run_keeping_chunks(
+  return resume.run_keeping_chunks(
     manifold_split.run, toy, tmp_path_factory.mktemp('run')
   )
 
@@ -87,7 +87,7 @@ def test_summary_tells_n_intervals_and_nulls(finished):
 
 
 def test_a_broken_run_ends_with_the_same_bytes(finished, tmp_path):
-  broken.assert_goes_on(
+  resume.assert_goes_on(
     manifold_split.run,
     toy,
     finished,

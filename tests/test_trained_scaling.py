@@ -3,11 +3,11 @@
 import functools
 import json
 
-import broken
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import resume
 
 from dmm_jax import data
 from dmm_jax import models
@@ -34,7 +34,7 @@ def toy(workdir, **more):
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
-  return broken.run_keeping_chunks(
+  return resume.run_keeping_chunks(
     trained_scaling.run, toy, tmp_path_factory.mktemp('run')
   )
 
@@ -80,7 +80,7 @@ def test_networks_of_each_size_are_measured(finished, capsys):
 
 
 def test_a_broken_run_ends_with_the_same_bytes(finished, tmp_path):
-  broken.assert_goes_on(
+  resume.assert_goes_on(
     trained_scaling.run,
     toy,
     finished,

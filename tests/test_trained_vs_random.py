@@ -2,10 +2,10 @@
 
 import json
 
-import broken
 import jax
 import numpy as np
 import pytest
+import resume
 from scipy import stats
 
 from dmm_jax import boundary
@@ -37,7 +37,7 @@ def toy(workdir, **more):
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
-  return broken.run_keeping_chunks(
+  return resume.run_keeping_chunks(
     experiment.run, toy, tmp_path_factory.mktemp('run')
   )
 
@@ -92,7 +92,7 @@ def test_scales_are_those_of_the_images(finished):
 def test_a_broken_run_ends_with_the_same_bytes(finished, tmp_path, monkeypatch):
   draw = lambda run_dir: []
   monkeypatch.setattr(experiment.plots, 'trained_vs_random', draw)
-  broken.assert_goes_on(
+  resume.assert_goes_on(
     experiment.run,
     toy,
     finished,

@@ -174,8 +174,8 @@ def check_bounds(
   size = [np.where(np.isfinite(v), np.abs(v), 0) for v in (low, high)]
   rounding = ROUNDING * float(jnp.finfo(xs.dtype).eps) * np.maximum(*size)
   rounding = rounding.astype(xs.dtype)
-  outside = (xs < low - rounding) | (xs > high + rounding)
-  outside = outside.any(axis=tuple(range(1, xs.ndim)))
+  entries = (xs < low - rounding) | (xs > high + rounding)
+  outside = np.any(entries, axis=tuple(range(1, xs.ndim)))
   if outside.any():
     raise ValueError(
       f'{outside.sum()} of {len(xs)} inputs lie outside bounds (the first is '

@@ -156,11 +156,11 @@ def check_examples(
       outside the bounds or overflow float32 within the network; for labels
       that are no classes or too many or few; for bounds that are none.
   """
-  xs = _check_inputs(layers, np.asarray(xs))
-  shape = len(xs), len(layers[0][0])
-  classes = inputs.check_labels(labels, len(xs), len(layers[-1][1]))
-  low, high = (b.reshape(shape) for b in check_bounds(xs, bounds))
-  flat = xs.astype(np.float64).reshape(shape)
+  examples = _check_inputs(layers, np.asarray(xs))
+  shape = len(examples), len(layers[0][0])
+  classes = inputs.check_labels(labels, len(examples), len(layers[-1][1]))
+  low, high = (b.reshape(shape) for b in check_bounds(examples, bounds))
+  flat = examples.astype(np.float64).reshape(shape)
   _check_range(layers, flat)
   return flat, classes, low, high
 
