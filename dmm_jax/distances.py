@@ -90,8 +90,8 @@ def describe(found: dict[str, np.ndarray]) -> dict:
     'n': distance.size,
     'examples': len(distance),
     'draws': distance.shape[1],
-    'misclassified': statistics.share(wrong),
-    'not_found': statistics.share(np.isinf(found['distance'])),
+    'misclassified': statistics.proportion(wrong),
+    'not_found': statistics.proportion(np.isinf(found['distance'])),
     'quantiles': {
       str(q): statistics.estimate(statistics.quantile(q), distance)
       for q in QUANTILES

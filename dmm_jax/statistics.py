@@ -211,10 +211,6 @@ def proportion(hits: np.ndarray) -> dict:
   return {'value': value, 'interval': [*map(float, wilson(value, len(hits)))]}
 
 
-# `distances` names it so until it is rebuilt.
-share = proportion
-
-
 def log_slope(n: np.ndarray) -> Callable:
   """Returns `y [..., len(n)] -> [...]`: least squares of log y on log n."""
   centred = np.log(n) - np.mean(np.log(n))

@@ -19,6 +19,7 @@ import pytest
 from dmm_jax import boundary
 from dmm_jax import margins
 from dmm_jax import norms
+from dmm_jax import parallel
 from dmm_jax import programs
 from dmm_jax.boundary.point import Status
 
@@ -216,6 +217,23 @@ def test_params_are_read_at_each_call_and_compile_once(labelled):
     for t in (0.5, 3.0):
       assert_right(solve(scaled, draw(0) | {'t': t}), draw(0), xs)
   assert not compiled
+
+
+@pytest.mark.parametrize('labelled', (False, True))
+def test_params_may_lie_on_all_devices(labelled):
+  """As those of a network that `train.fit` has returned."""
+  module, xs = nn.Sequential([nn.Dense(8), nn.relu, nn.Dense(3)]), inputs()
+  held = module.init(jax.random.key(0), xs[0])
+  labels = np.asarray(module.apply(held, xs).argmax(1)) if labelled else None
+  measure = lambda fn: boundary.measure(fn, xs, labels, method='ray')
+  want = measure(lambda x: module.apply(held, x))
+  everywhere = parallel.replicate(held)
+  with oracles.compilations() as compiled:
+    found = measure(lambda x: module.apply(everywhere, x))
+  np.testing.assert_array_equal(found.distance, want.distance)
+  assert len(compiled) <= 3  # For where the arrays lie, not for the network.
+  found = boundary.measure(module.apply, xs, params=everywhere, method='ray')
+  np.testing.assert_array_equal(found.distance, want.distance)
 
 
 def test_a_projection_that_changes_is_used_as_it_is():
