@@ -482,6 +482,7 @@ def test_what_is_not_finite_is_said(method):
 def test_a_thousand_random_cases(method):
   """12 methods x 3 norms x 3 dtypes x 10 networks, with masks and offsets."""
   rng = np.random.default_rng(boundary.METHODS.index(method))
+  ratios = []
   for p, dtype in itertools.product(
     NORMS, (jnp.float32, jnp.float16, jnp.bfloat16)
   ):
@@ -511,8 +512,12 @@ def test_a_thousand_random_cases(method):
         xs[done],
         p,
         resolution=2 * exact * (1 + abs(offset)),
-        excess=EXCESS.get(method, 1e-3),
+        # Published attacks promise a point beyond, not the nearest class.
+        excess=np.inf if method in EXCESS else 1e-3,
       )
+      ratios += list(some.distance / truth(params, xs[done], p)[0])
+  # Nor are they far off as a rule.
+  assert method == 'linear' or np.median(ratios) <= 1.1
 
 
 # --- Arguments -------------------------------------------------------------
