@@ -26,8 +26,10 @@ setuptools.setup(
     'stream': ['grain>=0.2.13'],
     'test': [
       'grain>=0.2.13',
+      'hypothesis>=6.130',
       'mypy>=2',
       'pytest>=8',
+      'pytest-cov>=6',
       'pytest-xdist>=3.6',
       'ruff>=0.12',
     ],
