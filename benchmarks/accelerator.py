@@ -3,28 +3,35 @@
   python -m benchmarks.accelerator --out=accelerator.json
   python -m benchmarks.accelerator --small --out=small.json
 
-At most eight minutes; --small is the same at sizes for a CPU. Section by
+Eight minutes or more; --small is the same at sizes for a CPU. Section by
 section, each written as it ends: started again with the same --out, it goes on
 with the sections that are missing.
 
   device   which one, versions, and the rate of matrix products: 8192^3, of
            float32 at 'highest' precision and of bfloat16
-  search   examples a second of `boundary.measure`, and the share of the float32
-           rate that its gradients amount to (operations as XLA counts them)
-  memory   the largest batch of ResNet-18 that `fast` takes
-  figure1  De Palma, Kiani, Lloyd (2021), https://arxiv.org/abs/2004.05923,
-           Figure 1: their ResNet20, 13 sizes, 300 networks x 10 uniform images,
-           in as many rounds as fit the time; medians beside those released
   map      `som.fit`, 480,000 codes of 34 on 30 x 30, 10 epochs
   many     64 MLPs at once beside one after the other
+  search   examples a second of `boundary.measure`, and the share of the float32
+           rate that its gradients amount to (operations as XLA counts them)
   train    a step of `train.fit`, ResNet-18, beside the bare step
+  figure1  De Palma, Kiani, Lloyd (2021), https://arxiv.org/abs/2004.05923,
+           Figure 1: their ResNet20, 13 sizes, 300 networks x 10 uniform images,
+           in as many sizes and rounds as fit the time; medians beside those
+           released, and all distances in a file .npz beside --out
+  memory   the largest batch of ResNet-18 that `fast` takes
+
+Seen on an H100, JAX 0.11.2: the first four in `results/accelerator.json`.
+Compiling took most of it, 70 to 160 s a search (six at once); figure1's 13
+sizes compiled at once were not through after 5 minutes.
 
 Needs no data, and of requirements.txt neither tensorflow-datasets nor
 neural-tangents. Compiling is told apart; float32 throughout, 'highest'.
 """
 
+from concurrent import futures
 import functools
 import importlib.metadata
+import itertools
 import json
 import pathlib
 import time
@@ -105,18 +112,18 @@ def prepare(module, shape, num):
 def gradient_cost(logits_fn, variables, x):
   """Floating-point operations of one logit's gradient, as XLA counts them."""
   fn = jax.jit(jax.value_and_grad(lambda x, v: logits_fn(v, x)[0]))
-  cost = fn.lower(x, variables).compile().cost_analysis()
-  return (cost[0] if isinstance(cost, list) else cost)['flops']
+  # Before it is compiled: a GPU's library calls do not count in what comes out.
+  return fn.lower(x, variables).cost_analysis()['flops']
 
 
 def search():
-  found = {}
+  runs, flops = {}, {}
   for name, (module, shape, num) in networks().items():
     logits_fn, variables, xs = prepare(module, shape, num)
-    flops = gradient_cost(logits_fn, variables, xs[0])
     for method, count, part in (('fast', 40, 1), ('portfolio', 200, 4)):
       rows = xs[: num // part]
-      run = functools.partial(
+      flops[name, method] = gradient_cost(logits_fn, variables, xs[0])
+      runs[name, method] = functools.partial(
         boundary.measure,
         logits_fn,
         rows,
@@ -126,21 +133,30 @@ def search():
         max_gradients=count,
         batch_size=len(rows),
       )
-      out, first = timing.timed(run)
-      out, again = timing.timed(run)
-      # Two thirds of a gradient are its backward pass, which forwards lack.
-      work = flops * (out.gradients.sum() + out.forwards.sum() / 3)
-      found[f'{name} {method}'] = {
-        'examples': len(rows),
-        'first_seconds': first,
-        'seconds': again,
-        'examples_per_second': len(rows) / again,
-        'gradients': float(out.gradients.mean()),
-        'forwards': float(out.forwards.mean()),
-        'share_of_rate': float(work / again / matmul_rate(jnp.float32)),
-        'median_distance': float(np.median(out.distance)),
-      }
+  first = side_by_side(runs)
+  found = {}
+  for name, run in runs.items():
+    out, seconds = timing.timed(run)
+    # A third of a value and its gradient is what a forward pass takes.
+    work = flops[name] * (out.gradients.sum() + out.forwards.sum() / 3)
+    num = len(out.distance)
+    found[' '.join(name)] = {
+      'examples': num,
+      'seconds_with_compiling': first[name][1],
+      'seconds': seconds,
+      'examples_per_second': num / seconds,
+      'gradients': float(out.gradients.mean()),
+      'forwards': float(out.forwards.mean()),
+      'share_of_rate': float(work / seconds / matmul_rate(jnp.float32)),
+      'median_distance': float(np.median(out.distance)),
+    }
   return found
+
+
+def side_by_side(runs):
+  """First calls, which compile for the most part, in threads: by name."""
+  with futures.ThreadPoolExecutor(6) as pool:
+    return dict(zip(runs, pool.map(timing.timed, runs.values()), strict=True))
 
 
 def memory():
@@ -173,39 +189,44 @@ def memory():
 
 def figure1():
   """Distances of random ResNet20s by size, in rounds over all sizes."""
-  module = random_nets.ARCHITECTURES['resnet20'].module(pick(0, 4))
+  name, width = pick(('resnet20', 0), ('lenet', 4))
   sides, images = pick(SIDES, (12, 16)), pick(10, 2)
-  per_round, rounds = pick(50, 4), pick(6, 1)
+  per_round, rounds = pick(50, 4), pick(6, 2)
   sample = random_nets.sampler(
-    module,
+    random_nets.ARCHITECTURES[name].module(width),
     exponents=NORMS,
     bounds=(0.0, 1.0),
     method='fast',
     max_gradients=40,
   )
-  found = {side: [] for side in sides}
-  seconds = dict.fromkeys(sides, 0.0)
-  start = time.monotonic()
-  for number in range(rounds):
-    for side in sides:
-      if time.monotonic() - start > _SECONDS.value and number:
-        continue
 
-      def one(network, side=side):
-        key = jax.random.fold_in(jax.random.key(side), network)
-        key_weights, key_inputs = jax.random.split(key)
-        shape = (images, side, side, 3)
-        return sample(key_weights, jax.random.uniform(key_inputs, shape))
+  def measure(side, number):
+    def one(network):
+      key = jax.random.fold_in(jax.random.key(side), network)
+      key_weights, key_inputs = jax.random.split(key)
+      shape = (images, side, side, 3)
+      return sample(key_weights, jax.random.uniform(key_inputs, shape))
 
-      chosen = np.arange(number * per_round, (number + 1) * per_round)
-      run = functools.partial(
-        parallel.map_examples,
-        one,
-        (chosen,),
-        batch_size=per_round,
-        vmap_size=pick(None, 1),
-      )
-      out, took = timing.timed(run)
+    return parallel.map_examples(
+      one,
+      (np.arange(number * per_round, (number + 1) * per_round),),
+      batch_size=per_round,
+      vmap_size=pick(None, 1),
+    )
+
+  start, found = time.monotonic(), {}
+  in_time = lambda: time.monotonic() - start < _SECONDS.value
+  # Three sizes at a time: on a GPU each takes minutes to compile.
+  for first in range(0, len(sides), 3):
+    if in_time():
+      group = sides[first : first + 3]
+      runs = {v: functools.partial(measure, v, 0) for v in group}
+      found |= {v: [out] for v, (out, _) in side_by_side(runs).items()}
+      print(f'figure1: {group}, {time.monotonic() - start:.0f} s', flush=True)
+  sides, seconds = list(found), dict.fromkeys(found, 0.0)
+  for number, side in itertools.product(range(1, rounds), sides):
+    if in_time():
+      out, took = timing.timed(functools.partial(measure, side, number))
       found[side].append(out)
       seconds[side] += took
   released = {row[0]: row[1:] for row in random_nets.RELEASED_RESNET20}
@@ -234,7 +255,11 @@ def figure1():
         }
       )
   np.savez_compressed(pathlib.Path(_OUT.value).with_suffix('.npz'), **columns)
-  return {'rows': rows, 'seconds': {3 * k**2: v for k, v in seconds.items()}}
+  return {
+    'architecture': name,
+    'rows': rows,
+    'seconds_after_the_first_round': {3 * k**2: v for k, v in seconds.items()},
+  }
 
 
 def map_of_codes():
@@ -339,14 +364,14 @@ def step():
   }
 
 
+# The longest last; after what runs out of memory little of it may be left.
 SECTIONS = {
   'device': device,
-  'search': search,
-  'figure1': figure1,
   'map': map_of_codes,
   'many': many,
+  'search': search,
   'train': step,
-  # Last: what runs out of memory may leave little of it.
+  'figure1': figure1,
   'memory': memory,
 }
 
