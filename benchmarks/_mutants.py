@@ -34,6 +34,9 @@ OPPOSITE = {a: b for v in PAIRS for a, b in [v.split(), v.split()[::-1]]}
 # A sum for a mean is told by all that a mean for a median is.
 OPPOSITE['mean'] = 'sum'
 BEST = ('argmin', 'argmax', 'argsort')
+# Of whose arguments either may come first.
+SYMMETRIC = {'min', 'max', 'minimum', 'maximum', 'logical_and', 'logical_or'}
+SYMMETRIC |= {'array_equal', 'hypot', 'gcd', 'add', 'multiply'}
 
 
 class Mutant(NamedTuple):
@@ -283,7 +286,8 @@ class _Finder:
     """Swaps two arguments of a call, and leaves out one by keyword."""
     args = node.args
     pair = args[1:3] if name == 'where' and len(args) == 3 else args[:2]
-    if len(pair) == 2 and not any(isinstance(v, ast.Starred) for v in pair):
+    starred = any(isinstance(v, ast.Starred) for v in pair)
+    if len(pair) == 2 and not starred and name not in SYMMETRIC:
       low, high = map(self.place, pair)
       both = [self.source(v) for v in pair]
       middle = self.text[low[1] : high[0]].decode()

@@ -189,7 +189,7 @@ def _cover(path: pathlib.Path) -> pathlib.Path:
           if phase == 'setup':
             # What a fixture runs is seen by all that use one of the same.
             own = tests[test][1]
-            users = [k for k, v in tests.items() if own & v - COMMON]
+            users = [k for k, v in tests.items() if own & v[1] - COMMON]
           for user in users:
             executed[user][file].add(number)
   files = {f'tests/{path.name}': _digest(path)}
@@ -301,8 +301,16 @@ class Bench:
     self.context.set_forkserver_preload(list(PRELOADED))
     os.environ.update(environment())
 
-  def run(self, mutant: _mutants.Mutant | None, tests: list[str]) -> Outcome:
-    """Returns what becomes of a mutant, or of the tree as it is."""
+  def run(
+    self, mutant: _mutants.Mutant | None, tests: list[str], expected: float
+  ) -> Outcome:
+    """Returns what becomes of a mutant, or of the tree as it is.
+
+    Args:
+      mutant: None for the tree as it is.
+      tests: to be run.
+      expected: seconds that they take; what takes several times as long hangs.
+    """
     start = time.monotonic()
     tree = self.free.pop()
     path, text = None, b''
@@ -311,8 +319,7 @@ class Bench:
         path = tree / 'dmm_jax' / mutant.file
         text = path.read_bytes()
         path.write_bytes(mutant.apply(text))
-      limit = 120 + 4 * _BUDGET.value
-      word, test = judge(tree, tests, limit, self.context)
+      word, test = judge(tree, tests, 90 + 4 * expected, self.context)
     finally:
       if path:
         path.write_bytes(text)
@@ -353,7 +360,7 @@ def main(argv):
     elif not tests:
       outcome = Outcome(UNTESTED, '', 0)
     else:
-      outcome = bench.run(m, tests)
+      outcome = bench.run(m, tests, sum(seconds[v] for v in tests))
     print(describe(m, outcome), flush=True)
     return outcome
 
@@ -364,7 +371,9 @@ def main(argv):
     bench = Bench(directory, _JOBS.value)
     outcomes = list(pool.map(try_out, drawn))
     catchers = {v.test for v in outcomes if '::' in v.test}
-    alone = list(pool.map(lambda v: bench.run(None, [v]), sorted(catchers)))
+    alone = list(
+      pool.map(lambda v: bench.run(None, [v], seconds[v]), sorted(catchers))
+    )
   for test, outcome in zip(sorted(catchers), alone, strict=True):
     if outcome.word != SURVIVED:
       print(f'fails without any change: {test}')

@@ -43,8 +43,13 @@ def norm(v: jax.Array, p: float) -> jax.Array:
     return jnp.sum(a)
   # Scaling by the largest entry keeps squares of tiny gradients from vanishing.
   scale = jnp.max(a, initial=0.0)
-  unit = a / jnp.where(scale > 0, scale, 1.0)
+  unit = a / _divisor(scale)
   return scale * jnp.sum(unit**p) ** (1 / p)
+
+
+def _divisor(v):
+  """`v` where it is positive, 1 elsewhere: quotients have no effect there."""
+  return jnp.where(v > 0, v, 1.0)
 
 
 def dual(p: float) -> float:
@@ -109,16 +114,17 @@ def _fill_level(size, room, gap):
 def _fill_l2(size, room, gap):
   # In units of the largest entry: squares of tiny gradients stay above zero.
   largest = jnp.max(size, initial=0.0)
-  unit = size / jnp.where(largest > 0, largest, 1.0)
-  reach = jnp.where(size > 0, room / jnp.where(size > 0, unit, 1.0), 0.0)
-  level = _water_level(unit**2, reach, gap / jnp.where(largest > 0, largest, 1))
-  return jnp.where(size > 0, jnp.minimum(level * unit, room), 0.0)
+  unit = size / _divisor(largest)
+  reach = room / _divisor(unit)
+  level = _water_level(unit**2, reach, gap / _divisor(largest))
+  # An infinite level would make NaN of entries so small that `unit` is 0.
+  return jnp.where(level == np.inf, room, jnp.minimum(level * unit, room))
 
 
 def _fill_steepest(size, room, gap):
   # The cut between full and empty is bisected, which beats sorting; what lies
   # at it has one size, but for rounding, and shares the rest.
-  room = jnp.minimum(room, gap / jnp.where(size > 0, size, 1.0))
+  room = jnp.minimum(room, gap / _divisor(size))
   gain = size * room
   gained = lambda cut: jnp.sum(jnp.where(size > cut, gain, 0.0))
   low, high = _bisect(
@@ -129,7 +135,7 @@ def _fill_steepest(size, room, gap):
   at = (size > low) & (size <= high)
   rest = jnp.maximum(gap - gained(high), 0.0)
   shared = jnp.sum(jnp.where(at, gain, 0.0))
-  share = jnp.minimum(rest / jnp.where(shared > 0, shared, 1.0), 1.0)
+  share = jnp.minimum(rest / _divisor(shared), 1.0)
   return jnp.where(size > high, room, jnp.where(at, share * room, 0.0))
 
 
@@ -142,21 +148,17 @@ def _water_level(weight, depth, gap):
 
   def newton(level):
     full = depth <= level
-    rest = gap - jnp.sum(jnp.where(full & (weight > 0), weight * depth, 0.0))
+    rest = gap - jnp.sum(jnp.where(full, weight * depth, 0.0))
     slope = jnp.sum(jnp.where(full, 0.0, weight))
-    return jnp.where(slope > 0, rest / jnp.where(slope > 0, slope, 1.0), np.inf)
+    return jnp.where(slope > 0, rest / _divisor(slope), np.inf)
 
-  def climbing(state):
-    level, new, rounds = state
-    return (new > level) & (rounds < depth.size)
-
-  def step(state):
-    _, level, rounds = state
-    return level, newton(level), rounds + 1
-
+  # Ends: each round fills one more at least, or finds the same level.
   start = jnp.zeros((), weight.dtype)
-  first = newton(start - 1)
-  _, level, _ = jax.lax.while_loop(climbing, step, (start - 1, first, 0))
+  _, level = jax.lax.while_loop(
+    lambda state: state[1] > state[0],
+    lambda state: (state[1], newton(state[1])),
+    (start, newton(start)),
+  )
   return jnp.maximum(level, 0.0)
 
 
@@ -241,9 +243,8 @@ def _ball_l2(size, room, radius):
   # Lengths in units of the radius, sizes in units of the largest: squares stay
   # clear of underflow.
   largest = jnp.max(size, initial=0.0)
-  unit = size / jnp.where(largest > 0, largest, 1.0)
-  depth = room / jnp.where(radius > 0, radius, 1.0)
-  depth = jnp.where(unit > 0, depth / jnp.where(unit > 0, unit, 1.0), 0.0)
+  unit = size / _divisor(largest)
+  depth = room / _divisor(radius) / _divisor(unit)
   level = radius * jnp.sqrt(_water_level(unit**2, depth**2, 1.0))
   scaled = jnp.where(level < largest, level * unit, size)
   return jnp.where(radius > 0, jnp.minimum(scaled, room), 0.0)
@@ -295,7 +296,7 @@ def _prox_linf(size, room, weight):
   return jnp.minimum(reach, level)
 
 
-def _bisect(decreasing, low, high, rounds=40):
+def _bisect(decreasing, low, high):
   """Narrows a bracket of a decreasing function's root to rounding."""
 
   def halve(_, bracket):
@@ -304,4 +305,4 @@ def _bisect(decreasing, low, high, rounds=40):
     right = decreasing(middle) > 0
     return jnp.where(right, middle, low), jnp.where(right, high, middle)
 
-  return jax.lax.fori_loop(0, rounds, halve, (low, high))
+  return jax.lax.fori_loop(0, 40, halve, (low, high))

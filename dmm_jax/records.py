@@ -114,7 +114,6 @@ def open_run(workdir: str, config: Any, experiment: str) -> pathlib.Path:
 
 @_by_first
 def _begin(run_dir, asked, experiment):
-  run_dir.mkdir(parents=True, exist_ok=True)
   for part in run_dir.rglob('.*.part'):  # Left by a killed run.
     part.unlink()
   lines = [f'--{name}={value}' for name, value in asked.items()]
@@ -270,9 +269,9 @@ def load_columns(path: pathlib.Path) -> dict[str, np.ndarray]:
   return _read_columns(path)
 
 
-def _appears(path, seconds=60):
+def _appears(path):
   """Whether a file is there; waits for one that process 0 may be writing."""
-  end = time.monotonic() + (0 if is_first() else seconds)
+  end = time.monotonic() + (0 if is_first() else 60)
   while not path.exists() and time.monotonic() < end:
     time.sleep(0.05)
   return path.exists()

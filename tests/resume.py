@@ -5,6 +5,21 @@ import shutil
 import pytest
 
 from dmm_jax import records
+from dmm_jax.plots import canvas
+from experiments import common
+
+
+def draw_quickly(patch):
+  """Leaves empty figures; `test_plots_*` look at what is drawn."""
+
+  def save(figure, stem):
+    stem.parent.mkdir(exist_ok=True)
+    paths = [stem.with_name(f'{stem.name}.{v}') for v in ('png', 'pdf')]
+    for path in paths:
+      path.touch()
+    return paths[0]
+
+  patch.setattr(canvas, 'save', save)
 
 
 def run_keeping_chunks(run, config, directory):
@@ -24,6 +39,7 @@ def run_keeping_chunks(run, config, directory):
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(records, 'finish_run', keep)
+    draw_quickly(patch)
     summary = run(config(run_dir))
   return run_dir, summary, kept
 
@@ -48,6 +64,16 @@ def assert_goes_on(run, config, finished, directory, *, lost, kept, same):
     shutil.copy(whole / name, broken)
   shutil.copytree(chunks, broken / 'chunks')
   (broken / 'chunks' / f'{lost}.npz').unlink()
-  run(config(broken))
+  conduct = common.conduct
+  with pytest.MonkeyPatch.context() as patch:
+    # Figures are drawn from the same files.
+    patch.setattr(
+      common,
+      'conduct',
+      lambda *args, **options: conduct(
+        *args, **options | {'draw': lambda run_dir: []}
+      ),
+    )
+    run(config(broken))
   for name in same:
     assert (broken / name).read_bytes() == (whole / name).read_bytes(), name

@@ -1,6 +1,6 @@
-"""Maps in plain numpy, by their definitions; weights `[x, y, d]` as MiniSom's.
+"""Maps in plain numpy, by their definitions, all pairs at once.
 
-x runs across (our columns), y down (our rows).
+Units are numbered row by row; codebooks are `[rows, cols, d]`.
 """
 
 import itertools
@@ -8,106 +8,71 @@ import itertools
 import numpy as np
 
 
-def places(shape, topology):
-  """Where units lie, `[x, y, 2]`."""
-  x, y = np.indices(shape).astype(float)
+def places(grid, topology):
+  """Where units lie, down and right, `[units, 2]`.
+
+  Every second row of hexagons lies half a unit to the left, the last one too.
+  """
+  out = np.indices(grid).reshape(2, -1).T.astype(float)
   if topology == 'hexagonal':
-    x[:, ::-2] -= 0.5
-    y *= np.sqrt(3) / 2
-  return np.stack([x, y], -1)
-
-
-def influence(shape, unit, sigma, topology, neighborhood):
-  """MiniSom's `neighborhood(unit, sigma)`, with triangles of height 1."""
-  where = places(shape, topology)
-  offset = np.abs(where - where[unit])
-  if topology == 'hexagonal' or neighborhood in ('gaussian', 'mexican_hat'):
-    away = np.sqrt(np.sum(offset**2, -1))
-    return {
-      'gaussian': np.exp(-(away**2) / (2 * sigma**2)),
-      'mexican_hat': np.exp(-(away**2) / (2 * sigma**2))
-      * (1 - away**2 / sigma**2),
-      'bubble': (away < sigma) * 1.0,
-      'triangle': np.maximum(1 - away / sigma, 0),
-    }[neighborhood]
-  if neighborhood == 'bubble':
-    return np.all(offset < sigma, -1) * 1.0
-  return np.prod(np.maximum(1 - offset / sigma, 0), -1)
-
-
-def measure(x, weights, distance):
-  away = x - weights
-  if distance == 'euclidean':
-    return np.linalg.norm(away, axis=-1)
-  if distance == 'l1':
-    return np.abs(away).sum(-1)
-  if distance == 'linf':
-    return np.abs(away).max(-1)
-  if distance == 'correlation':
-    x, weights = x - x.mean(), weights - weights.mean(-1, keepdims=True)
-  size = np.linalg.norm(x) * np.linalg.norm(weights, axis=-1)
-  return 1 - weights @ x / size
-
-
-def winner(x, weights, distance='euclidean'):
-  away = measure(x, weights, distance)
-  return np.unravel_index(np.argmin(away), away.shape)
-
-
-def online(weights, xs, sigmas, rates, topology, neighborhood, distance):
-  """MiniSom's `update`, code after code."""
-  for x, sigma, rate in zip(xs, sigmas, rates, strict=True):
-    unit = winner(x, weights, distance)
-    g = rate * influence(weights.shape[:2], unit, sigma, topology, neighborhood)
-    weights = weights + g[..., None] * (x - weights)
-  return weights
-
-
-def batch(weights, xs, sigma, topology, neighborhood, distance='euclidean'):
-  """XPySom's epoch with std_coeff 1: numerator over denominator."""
-  above, below = np.zeros_like(weights), np.zeros(weights.shape[:2])
-  for x in xs:
-    unit = winner(x, weights, distance)
-    g = influence(weights.shape[:2], unit, sigma, topology, neighborhood)
-    above += g[..., None] * x
-    below += g
-  reached = below > 0
-  mean = above / np.where(reached, below, 1)[..., None]
-  return np.where(reached[..., None], mean, weights)
-
-
-def two_best(x, weights):
-  order = np.argsort(measure(x, weights, 'euclidean').ravel(), kind='stable')
-  return [np.unravel_index(i, weights.shape[:2]) for i in order[:2]]
-
-
-def topographic_error(weights, xs, topology):
-  """MiniSom's: farther than 1.42 on squares, not at 1 on hexagons."""
-  where = places(weights.shape[:2], topology)
-  pairs = [two_best(x, weights) for x in xs]
-  away = np.array([np.linalg.norm(where[a] - where[b]) for a, b in pairs])
-  if topology == 'hexagonal':
-    return 1 - np.mean(np.isclose(away, 1))
-  return np.mean(away > 1.42)
-
-
-def quantization_error(weights, xs):
-  return np.mean([measure(x, weights, 'euclidean').min() for x in xs])
-
-
-def u_matrix(weights, topology):
-  """Mean distance from the units that lie within 1.42, or at 1."""
-  where = places(weights.shape[:2], topology)
-  out = np.zeros(weights.shape[:2])
-  for unit in itertools.product(*map(range, out.shape)):
-    away = np.linalg.norm(where - where[unit], axis=-1)
-    near = (away > 0) & (away < (1.01 if topology == 'hexagonal' else 1.42))
-    if near.any():
-      out[unit] = measure(weights[unit], weights[near], 'euclidean').mean()
+    out[(grid[0] - 1 - out[:, 0]) % 2 == 0, 1] -= 0.5
+    out[:, 0] *= np.sqrt(3) / 2
   return out
 
 
-def all_distances(xs, units, distance):
+def offsets(grid, topology, periodic):
+  """Absolute offsets of all pairs, of the nearest copy, `[units, units, 2]`."""
+  where = places(grid, topology)
+  away = where[:, None] - where[None]
+  if not periodic:
+    return np.abs(away)
+  height = np.sqrt(3) / 2 if topology == 'hexagonal' else 1
+  turns = np.array(list(itertools.product((0, -1, 1), repeat=2)))
+  copies = away + (turns * [grid[0] * height, grid[1]])[:, None, None]
+  best = np.linalg.norm(copies, axis=-1).round(9).argmin(axis=0)
+  return np.abs(np.take_along_axis(copies, best[None, ..., None], 0)[0])
+
+
+def adjacent(grid, topology, periodic):
+  """Whether pairs of different units are neighbours, `[units, units]`.
+
+  8 on squares and 6 on hexagons.
+  """
+  away = offsets(grid, topology, periodic)
+  if topology == 'rectangular':
+    near = away.max(-1) < 1.01
+  else:
+    near = np.linalg.norm(away, axis=-1) < 1.01
+  return near & ~np.eye(len(near), dtype=bool)
+
+
+def influence(grid, sigma, topology, periodic, neighborhood):
+  """MiniSom's `neighborhood`, with triangles of height 1, `[units, units]`."""
+  offset = offsets(grid, topology, periodic)
+  square = np.sum(offset**2, -1) / sigma**2
+  if neighborhood == 'gaussian':
+    return np.exp(-square / 2)
+  if neighborhood == 'mexican_hat':
+    return np.exp(-square / 2) * (1 - square)
+  along = offset / sigma
+  if topology == 'hexagonal':
+    along = np.sqrt(square)[..., None]
+  if neighborhood == 'bubble':
+    return np.all(along < 1, -1) * 1.0
+  return np.prod(np.maximum(1 - along, 0), -1)
+
+
+def is_usable(xs, distance):
+  """Whether codes `[n, d]` are finite, and have a direction."""
+  usable = np.isfinite(xs).all(-1)
+  if distance == 'cosine':
+    usable &= (xs != 0).any(-1)
+  if distance == 'correlation':
+    usable &= np.ptp(np.nan_to_num(xs), axis=-1) > 0
+  return usable
+
+
+def all_distances(xs, units, distance='euclidean'):
   """Distances of all codes from all units in float64, `[n, k]`."""
   xs, units = xs.astype(float), units.astype(float)
   away = xs[:, None] - units[None]
@@ -128,26 +93,63 @@ def all_distances(xs, units, distance):
   return np.where((lengths[0] > 0) & (lengths[1].T > 0), away, 1)
 
 
-def distortion(weights, xs, sigma):
-  """Mean over codes of squared distances by influence, euclidean."""
-  total = 0
-  for x in xs:
-    h = influence(
-      weights.shape[:2], winner(x, weights), sigma, 'rectangular', 'gaussian'
-    )
-    total += np.sum(h * np.sum((x - weights) ** 2, -1))
-  return total / len(xs)
+def batch_step(codebook, xs, sigma, distance='euclidean', **names):
+  """Each unit becomes the mean of codes by influence of their nearest units.
+
+  Returns the codebook, and the mean distance of codes before.
+  """
+  options = dict(
+    topology='rectangular', periodic=False, neighborhood='gaussian'
+  )
+  xs = xs[is_usable(xs, distance)]
+  units = codebook.reshape(-1, codebook.shape[-1])
+  away = all_distances(xs, units, distance)
+  h = influence(codebook.shape[:2], sigma, **options | names)
+  h = h[:, away.argmin(1)]
+  total = h.sum(1, keepdims=True)
+  new = np.where(total > 1e-31, h @ xs / np.maximum(total, 1e-99), units)
+  return new.reshape(codebook.shape), away.min(1).mean()
 
 
-def torus_distances(grid, topology):
-  """Least distance over the nine nearest copies, `[units, units]`."""
-  rows, cols = grid
-  where = places((cols, rows), topology).swapaxes(0, 1).reshape(-1, 2)
-  height = np.sqrt(3) / 2 if topology == 'hexagonal' else 1
-  copies = [
-    np.linalg.norm(
-      where[:, None] - where[None] + [i * cols, j * rows * height], axis=-1
-    )
-    for i, j in itertools.product((-1, 0, 1), repeat=2)
+def online_step(codebook, x, sigma, rate, distance='euclidean', **names):
+  """Units go towards a code by influence of its nearest one.
+
+  Returns the codebook, and the code's distance before.
+  """
+  options = dict(
+    topology='rectangular', periodic=False, neighborhood='gaussian'
+  )
+  units = codebook.reshape(-1, codebook.shape[-1])
+  away = all_distances(x[None], units, distance)[0]
+  h = influence(codebook.shape[:2], sigma, **options | names)[away.argmin()]
+  new = units + rate * h[:, None] * (x - units)
+  return new.reshape(codebook.shape), away.min()
+
+
+def schedule(name, start, end, num):
+  """Values from the first to the last update."""
+  t = np.arange(num)
+  if name == 'asymptotic':
+    return start / (1 + 2 * t / num)
+  if name == 'linear':
+    return np.linspace(start, end, num)
+  return np.geomspace(start, end, num)
+
+
+def u_matrix(codebook, topology, periodic, reduce=np.mean):
+  """Distances from neighbours, 0 without any."""
+  units = codebook.reshape(-1, codebook.shape[-1])
+  near = adjacent(codebook.shape[:2], topology, periodic)
+  away = all_distances(units, units)
+  out = [
+    reduce(a[n]) if n.any() else 0 for a, n in zip(away, near, strict=True)
   ]
-  return np.min(copies, axis=0)
+  return np.reshape(out, codebook.shape[:2])
+
+
+def distortion(codebook, xs, sigma, distance, **names):
+  """Mean over codes of squared distances by influence, euclidean."""
+  units = codebook.reshape(-1, codebook.shape[-1])
+  nearest = all_distances(xs, units, distance).argmin(1)
+  h = influence(codebook.shape[:2], sigma, **names)[nearest]
+  return np.mean(np.sum(h * all_distances(xs, units) ** 2, axis=1))

@@ -1,5 +1,6 @@
 """Flips of bits, held against trying all strings; the experiment, toy size."""
 
+import functools
 import itertools
 import json
 
@@ -29,71 +30,153 @@ TOY = dict(
 )
 
 
-@pytest.fixture(scope='module')
-def searched():
-  """Of 40 networks: weights, order, and what the searches find."""
+SYMBOLS = ((-1.0, 1.0), (0.5, 2.0))
+
+
+@pytest.fixture(autouse=True)
+def empty_figures(monkeypatch):
+  resume.draw_quickly(monkeypatch)
+
+
+@pytest.fixture(scope='module', params=SYMBOLS)
+def searched(request):
+  """Of 40 networks 9-12-12-1: weights, string, order, and what is found."""
+  symbols = request.param
 
   def one(key):
-    network, x = bit_strings.draw(key, N), jnp.ones(N)
+    keys = jax.random.split(key, 4)
+    shapes = ((N, 12), (12, 12), (12,))
+    weights = map(jax.random.normal, keys[:3], shapes)
+    network = bit_strings.Network(*weights)
+    bits = jax.random.bernoulli(keys[3], shape=(N,))
+    x = jnp.where(bits, symbols[1], symbols[0])
+    options = dict(symbols=symbols)
     return (
       network,
-      bit_strings.greedy(network, x),
-      bit_strings.greedy(network, x, candidates=2),
-      bit_strings.random_flips(key, network, x, block=4),
+      x,
+      bit_strings.greedy(network, x, **options),
+      bit_strings.greedy(network, x, candidates=3, **options),
+      bit_strings.random_flips(key, network, x, block=4, **options),
       jax.random.permutation(key, N),
-      bit_strings.exhaustive(network, x, reach=3),
+      bit_strings.exhaustive(network, x, **options),
+      bit_strings.exhaustive(network, x, reach=2, **options),
     )
 
   keys = jax.random.split(jax.random.key(0), 40)
-  return jax.device_get(jax.jit(lambda k: jax.lax.map(one, k))(keys))
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(bit_strings, '_CHUNK', 20)  # Of 36 and 84 sets of bits.
+    found = jax.device_get(jax.jit(lambda k: jax.lax.map(one, k))(keys))
+  at = lambda i: jax.tree.map(lambda v: np.asarray(v, float)[i], found)
+  return symbols, [at(i) for i in range(40)]
 
 
-def outputs(networks, i, strings):
-  first, second, head = (w[i].astype(float) for w in networks)
+def outputs(network, strings):
+  first, second, head = network
   return np.maximum(np.maximum(strings @ first, 0) @ second, 0) @ head
 
 
+def gradient(network, x):
+  first, second, head = network
+  inner = x @ first
+  back = second @ (head * (np.maximum(inner, 0) @ second > 0))
+  return first @ (back * (inner > 0))
+
+
+def greedy(network, x, symbols, candidates):
+  """Flips, worst rank and whether the class changed, bit by bit."""
+  x, left, flips, rank = x.copy(), [*range(N)], 0, 0
+  sign = np.sign(outputs(network, x))
+  while sign * outputs(network, x) > 0 and left:
+    gain = -sign * gradient(network, x) * (sum(symbols) - 2 * x)
+    tried = sorted(left, key=lambda i: -gain[i])[:candidates]
+    flipped = np.repeat(x[None], len(tried), 0)
+    flipped[range(len(tried)), tried] = sum(symbols) - x[tried]
+    best = int(np.argmin(sign * outputs(network, flipped)))
+    x, flips, rank = flipped[best], flips + 1, max(rank, best)
+    left.remove(tried[best])
+  return flips, rank, sign * outputs(network, x) <= 0
+
+
 def test_searches_agree_with_trying_all_strings(searched):
-  networks, full, few, randomly, order, nearest = searched
-  strings = np.array([*itertools.product((1.0, -1.0), repeat=N)])
-  distance = (strings < 0).sum(1)
-  seen = set()
-  for i in range(40):
-    values = outputs(networks, i, strings)
-    other = values * values[0] <= 0
+  symbols, cases = searched
+  strings = np.array([*itertools.product(symbols, repeat=N)])
+  seen, differ, alive = set(), 0, 0
+  for network, x, full, few, randomly, order, nearest, near in cases:
+    values = outputs(network, strings)
+    if not values.all():  # A string that no unit answers is on the boundary.
+      continue
+    alive += 1
+    distance = (strings != x).sum(1)
+    value = outputs(network, x)
+    other = values * value <= 0
     best = distance[other].min(initial=N + 1)
-    assert nearest[i] == (best if best <= 3 else np.inf)
+    assert nearest == (best if best <= 3 else np.inf)
+    assert near == (best if best <= 2 else np.inf)
     seen.add(int(best))
-    np.testing.assert_allclose(full.output[i], values[0], rtol=1e-4)
-    # Greed, by itself.
-    x, flips = np.ones(N), 0
-    while outputs(networks, i, x) * values[0] > 0 and flips < N:
-      trials = np.where(np.eye(N, dtype=bool), -x, x)[x > 0]
-      after = outputs(networks, i, trials) * np.sign(values[0])
-      x, flips = trials[after.argmin()], flips + 1
-    crossed = outputs(networks, i, x) * values[0] <= 0
-    assert full.flips[i] == (flips if crossed else np.inf)
-    assert full.flips[i] == best or 2 < full.flips[i] > best
-    if full.rank[i] < 2:
-      assert few.flips[i] == full.flips[i]
-    path = 1.0 - 2 * (np.arange(N)[:, None] >= np.argsort(order[i]))
-    crossed = outputs(networks, i, path) * values[0] <= 0
-    want = crossed.argmax() + 1 if crossed.any() else np.inf
-    assert randomly[i] == want
-  assert {1, 2, 3} < seen
-  # The gradient ranks the best flips first.
-  assert np.mean(full.rank) < 2.5
+    for found, candidates in ((full, N), (few, 3)):
+      np.testing.assert_allclose(found.output, value, rtol=1e-4)
+      flips, rank, crossed = greedy(network, x, symbols, candidates)
+      assert found.flips == (flips if crossed else np.inf)
+      assert found.rank == rank
+    assert full.flips == best or 2 < full.flips > best
+    differ += full.flips != few.flips
+    path = np.repeat(x[None], N, 0)
+    for i, place in enumerate(order.astype(int)):
+      path[i:, place] = sum(symbols) - x[place]
+    crossed = outputs(network, path) * value <= 0
+    assert randomly == (crossed.argmax() + 1 if crossed.any() else np.inf)
+    # One gradient counts the bits that make up for the output.
+    gain = -np.sign(value) * gradient(network, x) * (sum(symbols) - 2 * x)
+    reached = np.cumsum(-np.sort(-gain)) >= abs(value)
+    straight = reached.argmax() + 1 if reached.any() else np.inf
+    assert full.straight == few.straight == straight
+  assert {1, 2, 3} < seen and differ and alive > 30
 
 
-def test_one_gradient_counts_the_bits_that_make_up_for_the_output(searched):
-  networks, full, *_ = searched
-  slope = jax.vmap(
-    jax.grad(lambda x, w: bit_strings.output(w, x)), in_axes=(None, 0)
-  )(jnp.ones(N), bit_strings.Network(*networks))
-  for i in range(40):
-    gain = -np.sort(-2 * np.asarray(slope[i]) * np.sign(full.output[i]))
-    reached = np.cumsum(gain) >= abs(full.output[i])
-    assert full.straight[i] == reached.argmax() + 1
+def test_signs_are_the_usual_symbols_and_all_bits_are_candidates():
+  network = bit_strings.draw(jax.random.key(1), N)
+  x = jnp.ones(N).at[2].set(-1.0)
+  key = jax.random.key(4)
+  for search in (
+    bit_strings.greedy,
+    functools.partial(bit_strings.random_flips, key),
+    bit_strings.exhaustive,
+  ):
+    found = search(network, x)
+    wanted = search(network, x, symbols=(-1.0, 1.0))
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+  more = bit_strings.greedy(network, x, candidates=N + 5)
+  jax.tree.map(
+    np.testing.assert_array_equal, more, bit_strings.greedy(network, x)
+  )
+  # A network that is positive by nothing is as far as its first flip.
+  zero = network._replace(head=0 * network.head)
+  assert bit_strings.greedy(zero, x).flips == 0
+  assert bit_strings.exhaustive(zero, x) == 1
+
+
+def test_random_networks_are_drawn_as_the_authors_do():
+  """The output's variance is 2 n / (n + 1), and parts are independent."""
+  n = 24
+  draws = jax.jit(jax.vmap(lambda k: bit_strings.draw(k, n)))(
+    jax.random.split(jax.random.key(0), 1500)
+  )
+  for layer in draws[:2]:
+    assert layer.shape == (1500, n, n)
+    np.testing.assert_allclose(np.var(layer), 2 / n, rtol=0.01)
+    # Truncated at two standard deviations of the normal before that.
+    most = 2 * np.sqrt(2 / n) / 0.87962566103423978
+    assert 0.99 * most < np.abs(layer).max() <= most * 1.0001
+  assert draws.head.shape == (1500, n)
+  most = np.sqrt(6 / (n + 1))
+  assert 0.99 * most < np.abs(draws.head).max() <= most
+  np.testing.assert_allclose(np.var(draws.head), 2 / (n + 1), rtol=0.02)
+  assert abs(np.mean(draws.first * draws.second)) * n < 0.02
+  x = jnp.where(jnp.arange(n) % 3 == 0, 1.0, -1.0)
+  values = jax.vmap(bit_strings.output, (0, None))(draws, x)
+  np.testing.assert_allclose(np.var(values), 2 * n / (n + 1), rtol=0.12)
+  one = jax.tree.map(lambda v: np.asarray(v[3], float), draws)
+  np.testing.assert_allclose(values[3], outputs(one, np.asarray(x)), rtol=1e-4)
 
 
 def test_bits_may_be_zero_and_one():
@@ -113,12 +196,34 @@ def test_bits_may_be_zero_and_one():
   assert np.isinf(found.flips) and np.isinf(found.straight)
 
 
-def test_laws_of_infinite_width():
+def test_greedy_flips_at_infinite_width():
   n = 2000
   leading = np.sqrt(n / (2 * np.pi * np.log(n)))
   assert 0.9 < bit_strings.greedy_law(n, 1000).mean() / leading < 1.1
+  # One bit, or the larger one of two, always makes up for the sum.
+  assert set(bit_strings.greedy_law(1, 150)) == {1}
+  assert set(bit_strings.greedy_law(2, 150)) == {1}
+  rng = np.random.default_rng(5)
+  wanted = []
+  for gradient in rng.normal(size=(4000, 40)):
+    value, flips = gradient.sum(), 0
+    parts = sorted(np.sign(value) * gradient)
+    rest = abs(value)
+    while rest > 0:
+      rest, flips = rest - 2 * parts.pop(), flips + 1
+    wanted.append(flips)
+  flips = bit_strings.greedy_law(40)
+  assert len(flips) == 4000 and len(bit_strings.greedy_law(40, 130)) == 130
+  counts = [np.bincount(np.int64(v), minlength=9)[:9] for v in (flips, wanted)]
+  np.testing.assert_allclose(*counts, atol=4 * np.sqrt(max(counts[1])))
+  np.testing.assert_array_equal(flips, bit_strings.greedy_law(40, seed=0))
+  assert np.any(flips != bit_strings.greedy_law(40, seed=1))
+
+
+def test_random_flips_at_infinite_width():
   # Two bits: three Gaussians, whose signs agree with a known probability.
-  flips = bit_strings.random_law(2, 40000)
+  flips = bit_strings.random_law(2)
+  assert len(flips) == 40000
   path = np.array([[1.0, 1], [-1, 1], [-1, -1]])
   kernel = oracles.dense_kernel(path, path, 2, np.sqrt(2), 0.0) / 2
   one, two, both = np.arcsin(kernel[[0, 1, 0], [1, 2, 2]])
@@ -126,6 +231,11 @@ def test_laws_of_infinite_width():
   np.testing.assert_allclose(np.isinf(flips).mean(), never, atol=0.01)
   first = np.arccos(kernel[0, 1]) / np.pi
   np.testing.assert_allclose(np.mean(flips == 1), first, atol=0.01)
+  assert set(flips) == {1, 2, np.inf}
+  few = bit_strings.random_law(5, 2500)
+  assert len(few) == 2500 and set(few) <= {1, 2, 3, 4, 5, np.inf}
+  np.testing.assert_array_equal(few, bit_strings.random_law(5, 2500, seed=0))
+  assert np.any(few != bit_strings.random_law(5, 2500, seed=1))
 
 
 def test_means_slopes_and_fits():
@@ -173,7 +283,7 @@ def test_random_networks_are_measured(finished, capsys):
   written = (run_dir / 'summary.json').read_text()
   assert json.dumps(summary, indent=2) + '\n' == written
   for name in ('flips', 'margin'):
-    assert (run_dir / f'figures/{name}.png').stat().st_size > 5000
+    assert (run_dir / f'figures/{name}.png').is_file()
   experiment.report(summary)
   assert 'all strings up to 2 flips at n = 12' in capsys.readouterr().out
 
@@ -213,7 +323,7 @@ def test_networks_trained_on_images_of_bits(tmp_path, capsys):
   np.testing.assert_allclose(
     rows['test']['of_right']['value'], part['flips'][right].mean()
   )
-  assert (tmp_path / 'figures/images.png').stat().st_size > 5000
+  assert (tmp_path / 'figures/images.png').is_file()
   assert 'digits, 64 bits' in capsys.readouterr().out
 
 

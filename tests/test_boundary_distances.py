@@ -7,7 +7,6 @@ import pytest
 import resume
 
 from dmm_jax import boundary
-from dmm_jax import distances
 from dmm_jax import records
 from experiments import boundary_distances
 from experiments import common
@@ -29,6 +28,11 @@ COLUMNS = (
   'network draw norm index label predicted target distance margin status '
   'gradients forwards alignment alignment_unboxed margin_at_point lower'
 ).split()
+
+
+@pytest.fixture(autouse=True)
+def empty_figures(monkeypatch):
+  resume.draw_quickly(monkeypatch)
 
 
 def toy(workdir, **more):
@@ -99,7 +103,7 @@ def test_figures_are_drawn_from_the_files(finished):
   run_dir, _, _ = finished
   for name in ('robust_accuracy', 'histogram', 'points_l2'):
     for ending in ('png', 'pdf'):
-      assert (run_dir / f'figures/{name}.{ending}').stat().st_size > 5000
+      assert (run_dir / f'figures/{name}.{ending}').is_file()
 
 
 def test_training_learns(finished):
@@ -108,26 +112,16 @@ def test_training_learns(finished):
   assert len(losses) == 10 and losses[-1] < 0.7 * losses[0]
 
 
-@pytest.mark.parametrize('lost', ['trained0-l2-000007', 'fresh1-l2-000014'])
-def test_a_broken_run_ends_with_the_same_bytes(finished, tmp_path, lost):
+def test_a_broken_run_trains_anew_to_the_same_bytes(finished, tmp_path):
   resume.assert_goes_on(
     boundary_distances.run,
     toy,
     finished,
     tmp_path,
-    lost=lost,
-    kept=('network.npz',),
-    same=('results.npz', 'points.npz', 'summary.json'),
+    lost='trained0-l2-000007',
+    kept=(),
+    same=('network.npz', 'results.npz', 'points.npz', 'summary.json'),
   )
-
-
-def test_training_repeats_to_the_same_bits(finished, tmp_path):
-  boundary_distances.run(toy(tmp_path, num_examples=1))
-  for name in ('network', 'parameters'):
-    np.testing.assert_array_equal(
-      records.load_columns(tmp_path / 'network.npz')[name],
-      records.load_columns(finished[0] / 'network.npz')[name],
-    )
 
 
 def test_fresh_convolutional_network_of_some_classes(tmp_path, capsys):
@@ -183,31 +177,6 @@ def test_bad_flags_are_named_and_nothing_is_written(tmp_path, flags, message):
   with pytest.raises(common.FlagError, match=message):
     boundary_distances.run(toy(tmp_path / 'run', **flags))
   assert not (tmp_path / 'run').exists()
-
-
-def test_columns_are_described():
-  found, wrong = boundary.Status.FOUND, boundary.Status.MISCLASSIFIED
-  status = [found, found, boundary.Status.NOT_FOUND, found, found, wrong]
-  told = distances.describe(
-    {
-      'network': np.full(6, 'fresh'),
-      'norm': np.full(6, 2.0),
-      'draw': np.repeat([0, 1], 3),
-      'distance': np.array([1, 2, np.inf, 3, 4, 0]),
-      'status': np.array(status),
-      'lower': np.array([0.5, 2.5, np.nan, 2.7, np.nan, np.nan]),
-      'alignment': np.array([1, 0.9, 7, 0.8, np.nan, 7]),
-      'alignment_unboxed': np.full(6, 0.5),
-      'gradients': np.arange(6),
-      'forwards': np.arange(6),
-    }
-  )
-  assert (told['n'], told['examples'], told['draws']) == (6, 3, 2)
-  assert told['misclassified']['value'] == told['not_found']['value'] == 1 / 6
-  assert told['by_draw'] == [2, 3]
-  assert told['quantiles']['50']['value'] == 2
-  assert told['lower_violations'] == 1
-  assert told['lower_over_distance'] == told['alignment'] == pytest.approx(0.9)
 
 
 def test_verdict_follows_the_rule():

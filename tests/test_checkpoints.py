@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from dmm_jax import checkpoints
+from dmm_jax import parallel
 from dmm_jax import train
 
 PARAMS = {'a': jnp.arange(6.0).reshape(2, 3), 'b': {'c': jnp.ones(3)}}
@@ -19,61 +20,91 @@ def scaled(factor):
   return STATE._replace(params=params)
 
 
-def write(directory, steps=(0, 1, 2, 5, 7), keep=(1,)):
+def write(directory, steps=(0, 1, 2, 5, 7), keep=(1,), factor=1):
   with checkpoints.writer(directory, DESCRIPTION, keep=keep) as save:
     for step in steps:
-      save(step, scaled(step))
+      save(step, scaled(factor * step))
 
 
-def test_the_last_ones_and_the_kept_ones_stay(tmp_path):
-  write(tmp_path / 'run')
-  assert checkpoints.steps(tmp_path / 'run') == [1, 5, 7]
-  for step in (1, 5, 7, None):
-    found = checkpoints.read(tmp_path / 'run', STATE, step)
-    assert found.step == (7 if step is None else step)
+def test_the_last_two_and_the_kept_ones_stay(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)  # A name that is relative.
+  write('deep/run', (0, 1, 2, 5, 9, 10))
+  # As numbers: 9 lies before 10.
+  assert checkpoints.steps('deep/run') == [1, 9, 10]
+  (tmp_path / 'deep/run/notes').mkdir()
+  assert checkpoints.steps(tmp_path / 'deep/run') == [1, 9, 10]
+  for step in (1, 9, 10, None):
+    found = checkpoints.read('deep/run', STATE, step)
+    assert found.step == (10 if step is None else step)
     assert found.description == DESCRIPTION
     want = scaled(found.step)
     assert jax.tree.structure(found.state) == jax.tree.structure(want)
     jax.tree.map(np.testing.assert_array_equal, found.state, want)
 
 
-def test_without_a_pattern_it_comes_as_dicts(tmp_path):
-  write(tmp_path, (3,))
-  found = checkpoints.read(tmp_path)
-  np.testing.assert_array_equal(
-    found.state['params']['a'], scaled(3).params['a']
-  )
+def test_without_a_pattern_it_comes_as_dicts_of_numpy_arrays(tmp_path):
+  rows = parallel.shard(jnp.arange(4.0))
+  with checkpoints.writer(tmp_path, {}) as save:
+    save(3, STATE._replace(params={**PARAMS, 'rows': rows}))
+  found = checkpoints.read(str(tmp_path))
+  assert found.step == 3 and found.description == {}
+  params = found.state['params']
+  assert all(isinstance(v, np.ndarray) for v in jax.tree.leaves(params))
+  np.testing.assert_array_equal(params['a'], PARAMS['a'])
+  np.testing.assert_array_equal(params['rows'], np.arange(4))
+  assert params['b']['c'].dtype == np.float32
 
 
 def test_writing_goes_on_where_it_ended(tmp_path):
   write(tmp_path, (1, 2))
-  write(tmp_path, (2, 3), keep=())
+  # What a killed run left.
+  left = tmp_path / '7.orbax-checkpoint-tmp-1'
+  left.mkdir()
+  write(tmp_path, (2, 3), keep=(), factor=10)
+  assert not left.exists()
   assert checkpoints.steps(tmp_path) == [2, 3]
-  assert checkpoints.read(tmp_path, STATE, 2).state.params['b']['c'][0] == 2
+  found = checkpoints.read(tmp_path, STATE, 2).state
+  np.testing.assert_array_equal(found.params['b']['c'], 3 * [20])
 
 
 def test_what_is_not_there_is_named(tmp_path):
   assert checkpoints.steps(tmp_path / 'none') == []
-  with pytest.raises(checkpoints.CheckpointError, match='no checkpoint in'):
+  (tmp_path / 'file').write_text('')
+  assert checkpoints.steps(tmp_path / 'file') == []
+  said = rf'^no checkpoint in {tmp_path}/none$'
+  with pytest.raises(checkpoints.CheckpointError, match=said):
     checkpoints.read(tmp_path / 'none')
-  write(tmp_path, (1,))
   with pytest.raises(
-    checkpoints.CheckpointError, match=r'of step 4.* those of'
+    checkpoints.CheckpointError, match=r'^no checkpoint of step 4 in .*none$'
+  ):
+    checkpoints.read(tmp_path / 'none', step=4)
+  for step in (9, 10):
+    (tmp_path / str(step)).mkdir()
+  with pytest.raises(
+    checkpoints.CheckpointError,
+    match=r'^no checkpoint of step 4 in .*; it has those of 9, 10$',
   ):
     checkpoints.read(tmp_path, step=4)
 
 
 def test_another_network_is_refused(tmp_path):
   write(tmp_path, (1,))
-  other = STATE._replace(params={**PARAMS, 'a': jnp.zeros((3, 3))})
-  with pytest.raises(
-    checkpoints.CheckpointError,
-    match=r'another network: params/a is \(2, 3\) there, \(3, 3\) here',
-  ):
+  other = STATE._replace(
+    params={'a': jnp.zeros((3, 3)), 'b': {'c': jnp.zeros(4)}}
+  )
+  said = r'another network: params/a is \(2, 3\) there, \(3, 3\) here \(2 of'
+  with pytest.raises(checkpoints.CheckpointError, match=said):
     checkpoints.read(tmp_path, other)
-  more = STATE._replace(params={**PARAMS, 'd': jnp.zeros(3)})
-  with pytest.raises(checkpoints.CheckpointError, match='params/d is absent'):
+  more = STATE._replace(params={**PARAMS, 'd': 1.0})
+  said = r'params/d is absent there, \(\) here \(1 of 8 arrays differ\)'
+  with pytest.raises(checkpoints.CheckpointError, match=said):
     checkpoints.read(tmp_path, more)
+  fewer = STATE._replace(params={'a': PARAMS['a']})
+  said = r'params/b/c is \(3,\) there, absent here'
+  with pytest.raises(checkpoints.CheckpointError, match=said):
+    checkpoints.read(tmp_path, fewer)
+  with pytest.raises(checkpoints.CheckpointError, match='no array in it'):
+    checkpoints._compare({}, STATE, tmp_path)
 
 
 def test_a_broken_checkpoint_is_named(tmp_path):
@@ -84,11 +115,39 @@ def test_a_broken_checkpoint_is_named(tmp_path):
       path.write_bytes(b'')
       broken += 1
   assert broken
-  with pytest.raises(checkpoints.CheckpointError, match='cannot read'):
+  said = rf'^cannot read the checkpoint {tmp_path}/1: '
+  with pytest.raises(checkpoints.CheckpointError, match=said):
     checkpoints.read(tmp_path, STATE)
 
 
 def test_no_rights_and_no_directory_are_errors(tmp_path):
   (tmp_path / 'file').write_text('')
-  with pytest.raises(checkpoints.CheckpointError, match='cannot write'):
+  said = rf'^cannot write to the checkpoint {tmp_path}/file/run: '
+  with pytest.raises(checkpoints.CheckpointError, match=said):
     write(tmp_path / 'file' / 'run', (1,))
+
+
+@pytest.mark.parametrize('at', ('save_async', 'close'))
+def test_what_cannot_be_written_is_named_when_it_is_known(
+  tmp_path, monkeypatch, at
+):
+  def fail(*args, **options):
+    raise OSError('  disk full\nat block 7')
+
+  monkeypatch.setattr(checkpoints._training.Checkpointer, at, fail)
+  said = rf'^cannot write to the checkpoint {tmp_path}: disk full$'
+  with pytest.raises(checkpoints.CheckpointError, match=said):
+    write(tmp_path, (1,))
+
+
+def test_bare_errors_are_told_by_their_kind_and_deaths_as_they_are():
+  with pytest.raises(checkpoints.CheckpointError, match=r'here: KeyError$'):
+    with checkpoints._explained('read', 'here'):
+      raise KeyError
+  for error in (
+    checkpoints.CheckpointError('own'),
+    jax.errors.JaxRuntimeError('a process has died'),
+  ):
+    with pytest.raises(type(error), match=str(error)):
+      with checkpoints._explained('read', 'here'):
+        raise error

@@ -1,14 +1,17 @@
-"""Measures of codes, by definition, by scikit-learn, by hand."""
+"""Measures of codes, by definition, by scikit-learn and scipy, by hand."""
+
+import collections
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import spatial
+from sklearn import cluster
 from sklearn import decomposition
 
 from dmm_jax import codes
-from dmm_jax import models
+from dmm_jax import programs
 from dmm_jax import som
 
 KEY = jax.random.key(0)
@@ -18,250 +21,500 @@ def draw(n=40, d=6, seed=0):
   return np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32)
 
 
-def row_map(values, **names):
-  return som.Map(jnp.asarray(values, jnp.float32)[None, :, None], **names)
+# --- Layers ----------------------------------------------------------------
+
+WEIGHTS = draw(2, 3, seed=1)
 
 
-def test_layers_of_a_network():
-  module = models.CNN((3, 4), (5,))
-  xs = draw(7, 64).reshape(7, 8, 8, 1)
-  variables = module.init(KEY, xs[0])
-  forward = lambda x: module.apply(variables, x)
-  logits, hidden = jax.vmap(forward)(xs)
-  found = codes.of_network(forward, xs, batch_size=3)
-  assert list(found) == ['input', 'conv0', 'conv1', 'dense0', 'logits']
-  np.testing.assert_allclose(found['input'], xs.reshape(7, -1))
-  np.testing.assert_allclose(found['logits'], logits, atol=1e-5)
-  conv = np.asarray(hidden['conv0'])
-  np.testing.assert_allclose(found['conv0'], conv.mean((1, 2)), atol=1e-5)
-  np.testing.assert_allclose(found['dense0'], hidden['dense0'], atol=1e-5)
-  # Other poolings of one layer.
+def network(x, weights, offset):
+  """Two layers, in no order of the alphabet, for an image `[2, 3, 2]`."""
+  wide = x @ weights
+  tokens = (jnp.sum(wide, axis=0) + offset).astype(jnp.float16)
+  return jnp.sum(wide, axis=(0, 1))[:2], {'wide': wide, 'tokens': tokens}
+
+
+def test_layers_of_a_network_are_pooled_vectors_in_its_order(capfd):
+  xs = draw(5, 12).reshape(5, 2, 3, 2)
+  shared = jnp.asarray(WEIGHTS), jnp.asarray(0.5)
+  wide = xs @ WEIGHTS
+  tokens = (wide.sum(1) + 0.5).astype(np.float16).astype(np.float32)
+  found = codes.of_network(network, xs, shared=shared)
   want = {
-    'max': conv.max((1, 2)),
-    'flat': conv.reshape(7, -1),
-    'raw': conv,
+    'input': xs.reshape(5, -1),
+    'wide': wide.mean((1, 2)),
+    'tokens': tokens.mean(1),
+    'logits': wide.sum((1, 2))[:, :2],
   }
-  for pooling, value in want.items():
-    one = jax.vmap(lambda c, p=pooling: codes.pool(c, p))(conv)
-    np.testing.assert_allclose(one, value, atol=1e-6)
-  with pytest.raises(ValueError, match='pooling'):
-    codes.pool(conv, 'sum')
-
-
-def test_standardize():
-  raw = draw() * 3 + 2
-  raw[:, 2] = 0.1
-  out = codes.standardize(raw)
-  np.testing.assert_allclose(out.mean(0), 0, atol=1e-5)
-  np.testing.assert_allclose(out.std(0), [1, 1, 0, 1, 1, 1], atol=1e-5)
-  np.testing.assert_allclose(codes.standardize(raw[:3], raw), out[:3])
-
-
-def test_spectrum():
-  raw = draw() * [5, 3, 1, 1, 0.1, 0]
-  want = decomposition.PCA().fit(raw)
-  spectrum = codes.spectrum(raw)
-  np.testing.assert_allclose(
-    spectrum * 40 / 39, want.explained_variance_, rtol=1e-4, atol=1e-8
+  assert list(found) == list(want)
+  for name, value in want.items():
+    assert found[name].dtype == np.float32, name
+    tolerance = 2e-3 if name == 'tokens' else 1e-5
+    np.testing.assert_allclose(found[name], value, atol=tolerance)
+  assert not capfd.readouterr().err
+  # Some layers, in the order asked for, otherwise pooled, a few at once.
+  some = codes.of_network(
+    network,
+    xs,
+    shared=shared,
+    pooling='raw',
+    layers=['logits', 'wide'],
+    batch_size=2,
+    progress='a label',
   )
-  cut = np.cumsum(want.explained_variance_ratio_)
-  assert codes.num_components(spectrum) == 1 + np.sum(cut < 0.9)
+  assert list(some) == ['logits', 'wide']
+  np.testing.assert_allclose(some['wide'], wide, atol=1e-5)
+  assert 'a label' in capfd.readouterr().err
+
+
+def test_codes_of_a_bound_network_compile_once_a_batch_size():
+  xs = draw(5, 12).reshape(5, 2, 3, 2)
+  traced = []
+  global _watched
+
+  def _watched(x, weights, offset):
+    traced.append(x.shape)
+    return network(x, weights, offset)
+
+  _watched.__qualname__ = '_watched'
+  bound = programs.bind(_watched)
+  run = lambda seed, size: codes.of_network(
+    bound,
+    xs,
+    shared=(jnp.asarray(draw(2, 3, seed)), jnp.asarray(1.0)),
+    layers=('logits',),
+    batch_size=size,
+  )['logits']
+  counts = []
+  for seed, size in ((2, 4), (3, 4), (3, 2)):
+    want = (xs @ draw(2, 3, seed)).sum((1, 2))[:, :2]
+    np.testing.assert_allclose(run(seed, size), want, atol=1e-5)
+    counts.append(len(traced))
+  assert 0 < counts[0] == counts[1] < counts[2]
+
+
+def test_pooling_is_over_all_but_the_channels():
+  code = draw(6, 4).reshape(2, 3, 4)
+  pool = lambda name: codes.pool(jnp.asarray(code), name)
+  np.testing.assert_allclose(pool('mean'), code.mean((0, 1)), atol=1e-6)
+  np.testing.assert_array_equal(pool('max'), code.max((0, 1)))
+  np.testing.assert_array_equal(pool('flat'), code.ravel())
+  np.testing.assert_array_equal(pool('raw'), code)
+  assert codes.POOLINGS == ('mean', 'max', 'flat', 'raw')
+  with pytest.raises(ValueError, match=r"pooling: one of .* not 'sum'"):
+    codes.pool(code, 'sum')
+
+
+def test_standardize_by_these_or_by_other_codes():
+  raw, of = draw() * 3 + 2, draw(30, 6, seed=1) * [1, 2, 3, 4, 5, 6] - 1
+  np.testing.assert_allclose(
+    codes.standardize(raw), (raw - raw.mean(0)) / raw.std(0), rtol=1e-4
+  )
+  # Constant but for rounding; and small, but varying.
+  of[:, 2], of[:, 3] = 7.0 + 1e-7 * of[:, 2], 7.0 + 1e-4 * of[:, 3]
+  want = (raw - of.mean(0)) / of.std(0)
+  want[:, 2] = 0
+  np.testing.assert_allclose(codes.standardize(raw, of), want, rtol=1e-4)
+  assert not np.any(codes.standardize(np.zeros((3, 2))))
+
+
+# --- Measures --------------------------------------------------------------
+
+
+@pytest.mark.parametrize('n, d', [(40, 6), (5, 7)])
+def test_the_spectrum_is_that_of_principal_components(n, d):
+  raw = (draw(n, d) * (np.arange(d) + 0.5) + 3).astype(np.float32)
+  want = decomposition.PCA().fit(raw.astype(float)).explained_variance_
+  found = codes.spectrum(raw)
+  assert found.shape == (min(n, d),) and found.dtype == np.float64
+  np.testing.assert_allclose(
+    found, want * (n - 1) / n, rtol=1e-6, atol=1e-9 * want[0]
+  )
+  assert found.min() >= 0
+
+
+def test_components_and_participation_of_a_spectrum_by_hand():
+  spectrum = np.array([5.0, 3, 1.5, 0.5])
+  for share, num in ((0.4, 1), (0.5, 1), (0.51, 2), (0.9, 3), (1.0, 4)):
+    assert codes.num_components(spectrum, share) == num
+  # A share that is met up to rounding; 90 % if nothing is said.
   assert codes.num_components(np.ones(10)) == 9
-  assert codes.participation_ratio(np.ones(7)) == pytest.approx(7)
-  assert codes.participation_ratio(np.eye(1, 7)[0]) == pytest.approx(1)
+  assert codes.num_components(np.ones(40)) == 36
+  assert codes.num_components(np.full(10, 1e-3), 0.7) == 7
+  assert codes.participation_ratio(spectrum) == pytest.approx(100 / 36.5)
+  assert codes.participation_ratio(np.full(7, 0.1)) == pytest.approx(7)
   nothing = codes.spectrum(np.ones((5, 3)))
   assert codes.num_components(nothing) == 0
   assert np.isnan(codes.participation_ratio(nothing))
 
 
-def test_diversity():
+def test_diversity_is_the_mean_distance_of_pairs():
   raw = draw() + 1
-  pairs = spatial.distance.pdist(raw, 'cosine')
-  assert codes.diversity(raw) == pytest.approx(pairs.mean(), abs=1e-6)
-  pairs = spatial.distance.pdist(raw, 'correlation')
-  value = codes.diversity(raw, centred=True)
-  assert value == pytest.approx(pairs.mean(), abs=1e-6)
-  same = np.outer(np.arange(1, 5), [1.0, 2, 3])
-  assert codes.diversity(same) == pytest.approx(0, abs=1e-9)
-  # Codes of zeros, or with NaN, are left out.
-  holed = np.concatenate([raw, 0 * raw[:2], np.nan * raw[:2]])
-  assert codes.diversity(holed) == pytest.approx(codes.diversity(raw))
+  pairs = spatial.distance.pdist(raw.astype(float), 'cosine')
+  plain = pytest.approx(pairs.mean(), abs=1e-9)
+  assert codes.diversity(raw) == plain
+  pairs = spatial.distance.pdist(raw.astype(float), 'correlation')
+  centred = pytest.approx(pairs.mean(), abs=1e-9)
+  assert codes.diversity(raw, centred=True) == centred
+  # Codes without a length, or not finite in one entry, are left out; and those
+  # that are constant where each is centred.
+  holed = np.concatenate([raw, 0 * raw[:2], raw[:2]])
+  holed[-1, 2], holed[-2, 1] = np.nan, np.inf
+  assert codes.diversity(holed) == plain
+  same = np.full((1, 6), 0.1, np.float32)
+  flat = np.concatenate([raw, same])
+  assert codes.diversity(flat, centred=True) == centred
+  assert abs(codes.diversity(flat) - codes.diversity(raw)) > 1e-3
   assert np.isnan(codes.diversity(raw[:1]))
+  two = codes.diversity(np.array([[3.0, 0], [0, -0.1]]))
+  assert two == pytest.approx(1)
   # The trap: standardized codes are diverse in every layer.
   assert codes.diversity(codes.standardize(draw(400))) > 0.99
 
 
-def test_units_and_classes_by_hand():
+def test_occupancy_and_entropy_of_units():
   units = np.array([0, 0, 0, 1, 1, 3, -1])
-  labels = np.array([0, 0, 1, 1, 1, 2, 0])
-  assert codes.purity(units, labels) == pytest.approx(5 / 6)
-  found = codes.majorities(units, labels, 4)
-  np.testing.assert_array_equal(found, [0, 1, -1, 2])
-  new_units, new_labels = np.array([0, 1, 2, -1]), np.array([0, 2, 0, 0])
-  assert codes.accuracy(new_units, new_labels, found) == 1 / 4
-  assert codes.occupancy(units, 4) == 3 / 4
+  assert codes.occupancy(units, 5) == 3 / 5
   share = np.array([3, 2, 1]) / 6
-  entropy = -np.sum(share * np.log(share)) / np.log(4)
-  assert codes.entropy(units, 4) == pytest.approx(entropy)
-  assert codes.entropy(np.arange(4), 4) == pytest.approx(1)
-  assert np.isnan(codes.entropy(units, 1))
+  want = -np.sum(share * np.log(share)) / np.log(5)
+  assert codes.entropy(units, 5) == pytest.approx(want)
+  assert codes.entropy(np.arange(2), 2) == pytest.approx(1)
+  single = codes.entropy(np.array([3, 3, -1]), 4)
+  assert single == 0 and not np.signbit(single)
+  assert np.isnan(codes.entropy(0 * units, 1))
+  assert np.isnan(codes.entropy(np.array([-1]), 4))
+
+
+# --- Units and classes -----------------------------------------------------
+
+
+def test_units_and_classes_by_hand():
+  units = np.array([0, 0, 0, 1, 1, 3, -1, -1])
+  labels = np.array([1, 1, 3, 3, 3, 4, 1, 4])
+  assert codes.purity(units, labels) == pytest.approx(5 / 6)
   # 2 I / (H + H), from the table of both.
   table = np.array([[2, 0, 0], [1, 2, 0], [0, 0, 1]]) / 6
   plain = lambda p: -np.sum(p[p > 0] * np.log(p[p > 0]))
   sides = plain(table.sum(0)) + plain(table.sum(1))
   want = 2 * (sides - plain(table.ravel())) / sides
   assert codes.nmi(units, labels) == pytest.approx(want)
-  none = np.full(7, -1)
+  none = np.full(8, -1)
   assert np.isnan(codes.nmi(none, labels))
   assert np.isnan(codes.purity(none, labels))
 
 
-def test_dispersion():
+def test_majorities_and_their_accuracy_by_hand():
+  units = np.array([0, 0, 0, 1, 1, 1, 3, 3, -1, 4, 4])
+  labels = np.array([2, 2, 4, 4, 4, 2, 4, 1, 0, -1, -1])
+  found = codes.majorities(units, labels, 6)
+  # The lowest of equally common ones; none without a code that has a label.
+  np.testing.assert_array_equal(found, [2, 4, -1, 1, -1, -1])
+  nobody = codes.majorities(units[:0], labels[:0], 2)
+  np.testing.assert_array_equal(nobody, [-1, -1])
+  zero = codes.majorities(np.array([1, 1]), np.array([0, 0]), 2)
+  np.testing.assert_array_equal(zero, [-1, 0])
+  new_units = np.array([0, 1, 3, 2, -1, 0, 2, -1])
+  new_labels = np.array([2, 4, 2, 2, -1, 2, -1, 1])
+  assert codes.accuracy(new_units, new_labels, found) == 3 / 8
+  assert codes.accuracy(
+    np.array([0, 1]), np.array([0, 3]), np.array([0, 1])
+  ) == (1 / 2)
+
+
+def spread(where, spans):
+  """The mean distance from the middle, on a torus from its nearest copy."""
+  middle = where.mean(axis=0)
+  if spans is not None:
+    angle = where * 2 * np.pi / spans
+    middle = np.arctan2(np.sin(angle).sum(0), np.cos(angle).sum(0))
+    middle = middle * spans / (2 * np.pi)
+  copies = [np.zeros(2)]
+  if spans is not None:
+    steps = np.stack(np.meshgrid(*2 * [np.arange(-2, 3)]), -1).reshape(-1, 2)
+    copies = list(steps * spans)
+  away = [np.linalg.norm(where - middle + c, axis=1) for c in copies]
+  return np.min(away, axis=0).mean()
+
+
+@pytest.mark.parametrize('topology', som.TOPOLOGIES)
+@pytest.mark.parametrize('periodic', [False, True])
+def test_dispersion_of_classes_on_a_grid(topology, periodic):
   rng = np.random.default_rng(0)
-  labels = rng.integers(0, 4, 4000)
-  corners = np.array([[1, 1], [1, 8], [8, 1], [8, 8]])
-  flat = som.Map(jnp.zeros((10, 10, 1)))
-  spread = corners[labels] + rng.integers(-1, 2, (4000, 2))
-  middle = spread.mean(0)
-  want = np.mean(
-    [
-      np.linalg.norm(
-        spread[labels == c] - spread[labels == c].mean(0), axis=1
-      ).mean()
-      for c in range(4)
-    ]
-  )
-  want /= np.linalg.norm(spread - middle, axis=1).mean()
-  assert codes.dispersion(flat, spread, labels) == pytest.approx(want)
-  # The null: classes that know nothing of units.
-  value = codes.dispersion(flat, spread, rng.permutation(labels))
-  assert value == pytest.approx(1, abs=0.02)
-  assert codes.dispersion(flat, corners[labels], labels) == 0
-  assert np.isnan(codes.dispersion(flat, 0 * spread, labels))
+  grid = 6, 11
+  trained = som.Map(jnp.zeros((*grid, 1)), topology=topology, periodic=periodic)
+  labels = rng.choice([2, 3, 7], 300, p=[0.6, 0.3, 0.1])
+  units = np.array([[0, 1], [5, 4], [3, 9]])[np.searchsorted([2, 3, 7], labels)]
+  units = (units + rng.integers(-2, 2, (300, 2))) % grid
+  height = np.sqrt(0.75) if topology == 'hexagonal' else 1
+  where = units * [height, 1.0]
+  if topology == 'hexagonal':
+    where[:, 1] -= 0.5 * (units[:, 0] % 2 == 1)
+  spans = np.array([6 * height, 11]) if periodic else None
+  own = [spread(where[labels == c], spans) for c in (2, 3, 7)]
+  want = np.mean(own) / spread(where, spans)
+  # Codes without a unit do not count.
+  units = np.concatenate([units, [[-1, -1], [-1, -1]]])
+  found = codes.dispersion(trained, units, np.r_[labels, 2, 9])
+  assert found == pytest.approx(want, rel=1e-9)
+
+
+def test_dispersion_where_nothing_is_spread():
+  labels = np.arange(8) % 2
+  trained = som.Map(jnp.zeros((3, 4, 1)))
+  apart = np.array([[0, 1], [2, 3]])[labels]
+  assert codes.dispersion(trained, apart, labels) == 0
+  near = np.array([[0, 1], [0, 2]])[labels]
+  assert codes.dispersion(trained, near, 0 * labels) == pytest.approx(1)
+  assert np.isnan(codes.dispersion(trained, 0 * apart, labels))
+  assert np.isnan(codes.dispersion(trained, -1 + 0 * apart, labels))
   # Across the seam of a torus nothing changes.
-  torus = som.Map(jnp.zeros((10, 10, 1)), periodic=True)
-  within = (corners * [1, 0])[labels] + rng.integers(-1, 2, (4000, 2))
+  torus = som.Map(jnp.zeros((3, 4, 1)), periodic=True)
   shifted = [
-    codes.dispersion(torus, (within + s) % 10, labels) for s in (0, 3, 5)
+    codes.dispersion(torus, (apart // [1, 2] + s) % [3, 4], labels // 2 % 2)
+    for s in ([0, 0], [1, 3], [2, 1])
   ]
-  np.testing.assert_allclose(shifted, shifted[0], rtol=1e-6)
+  np.testing.assert_allclose(shifted, shifted[0], rtol=1e-9)
 
 
-def test_unit_shift():
-  ours = row_map([0.0, 1.0, 3.0, 7.0])
-  before = np.array([[0.1], [0.1], [3.2], [np.nan]])
-  after = np.array([[0.2], [6.0], [1.4], [1.0]])
-  shift = codes.unit_shift(ours, before, after)
-  np.testing.assert_allclose(shift.grid, [0, 3, 1, np.nan], rtol=1e-6)
-  np.testing.assert_array_equal(shift.changed, [False, True, True, False])
-  mean = np.mean([1, 3, 7, 2, 6, 4])
-  want = [0, 7 / mean, 2 / mean, np.nan]
-  np.testing.assert_allclose(shift.code, want, rtol=1e-6)
-  # Round the torus it is one step.
-  torus = row_map([0.0, 1.0, 3.0, 7.0], periodic=True)
-  assert codes.unit_shift(torus, before, after).grid[1] == 1
+# --- Shifts ----------------------------------------------------------------
 
 
-def test_matched_noise():
-  x, perturbed = draw(2, 50)
-  noise = codes.matched_noise(KEY, x, perturbed)
-  size = np.abs(perturbed - x).max()
-  np.testing.assert_allclose(np.abs(noise - x), size, rtol=1e-4)
-  noise = codes.matched_noise(KEY, x, perturbed, norm=2)
-  lengths = [np.linalg.norm(v - x) for v in (noise, perturbed)]
-  np.testing.assert_allclose(*lengths, rtol=1e-5)
-  noise = codes.matched_noise(KEY, x, perturbed, bounds=(-1.0, 1.0))
-  assert np.abs(noise).max() <= 1
-  with pytest.raises(ValueError, match='norm'):
+def test_unit_shift_by_hand():
+  units = np.array([[0.0, 1, 3, 7], [20, 30, 50, 60], [80, 95, 99, 300]])
+  before = np.array([[0.1], [0.1], [52], [np.nan], [78], [1]])
+  after = np.array([[0.2], [310], [33], [1], [np.inf], [83]])
+  starts = np.array([[0, 0], [0, 0], [1, 2], [0, 0], [2, 0], [0, 1]])
+  ends = np.array([[0, 0], [2, 3], [1, 1], [0, 1], [0, 0], [2, 0]])
+  known = np.array([1, 1, 1, 0, 0, 1], bool)
+  mean = spatial.distance.pdist(units.reshape(-1, 1)).mean()
+  gone = [0, 300, 20, np.nan, np.nan, 79]
+  for periodic in (False, True):
+    trained = som.Map(jnp.asarray(units)[..., None] / 1e3, periodic=periodic)
+    shift = codes.unit_shift(trained, before / 1e3, after / 1e3)
+    away = np.abs(starts - ends)
+    away = np.minimum(away, [3, 4] - away) if periodic else away
+    want = np.where(known, np.hypot(*away.T), np.nan)
+    np.testing.assert_allclose(shift.grid, want, rtol=1e-6)
+    np.testing.assert_array_equal(shift.changed, [0, 1, 1, 0, 0, 1])
+    np.testing.assert_allclose(shift.code, np.array(gone) / mean, rtol=1e-5)
+  same = codes.unit_shift(
+    som.Map(jnp.ones((3, 4, 1)), periodic=True), before, after
+  )
+  assert np.all(np.isnan(same.code)) and same.grid[0] == 0
+
+
+def test_matched_noise_is_as_large_as_the_perturbation():
+  x = draw(20, 15)
+  perturbed = x + 0.3 * draw(20, 15, 1)
+  delta = perturbed - x
+  noise = lambda key, **more: codes.matched_noise(key, x, perturbed, **more) - x
+  signs = noise(KEY)
+  size = np.abs(delta).max()
+  np.testing.assert_allclose(np.abs(signs), size, rtol=1e-5)
+  ball = noise(KEY, norm=2)
+  length = np.linalg.norm(delta)
+  assert np.linalg.norm(ball) == pytest.approx(length, rel=1e-5)
+  # Of no direction, each entry by itself, and another for another key.
+  other = jax.random.key(1)
+  for norm in (np.inf, 2):
+    one, two = noise(KEY, norm=norm), noise(other, norm=norm)
+    for a, b in ((one, two), (one, np.ones_like(one)), (one[1:], one[:-1])):
+      cosine = np.sum(a * b) / np.linalg.norm(a) / np.linalg.norm(b)
+      assert abs(cosine) < 0.25
+    np.testing.assert_array_equal(one, noise(KEY, norm=norm))
+  assert np.unique(np.abs(ball)).size > 200
+  low, high = np.float32(x - 0.1), np.float32(0.5)
+  boxed = codes.matched_noise(KEY, x, perturbed, bounds=(low, high))
+  np.testing.assert_allclose(boxed, np.clip(signs + x, low, high), rtol=1e-5)
+  with pytest.raises(ValueError, match='norm: 2 or inf, not 1'):
     codes.matched_noise(KEY, x, perturbed, norm=1)
 
 
 def test_nearest_other_class():
   raw, labels = draw(), np.arange(40) % 3
-  away, which = codes.nearest_other_class(raw, labels, raw, labels)
-  table = spatial.distance.cdist(raw, raw)
-  table[labels[:, None] == labels] = np.inf
+  others, theirs = draw(25, 6, seed=1) + 1, np.arange(25) % 4 - 1
+  away, which = codes.nearest_other_class(raw, labels, others, theirs)
+  table = spatial.distance.cdist(raw, others)
+  table[(labels[:, None] == theirs) | (theirs < 0)] = np.inf
   np.testing.assert_array_equal(which, table.argmin(1))
-  np.testing.assert_allclose(away, table.min(1), rtol=1e-4)
+  np.testing.assert_allclose(away, table.min(1), rtol=1e-5)
   # Units without a class count for nothing; with none left, infinitely far.
-  alone = np.where(labels == 0, 0, -1)
-  away, which = codes.nearest_other_class(raw, 0 * labels, raw, alone)
-  assert np.all(np.isinf(away)) and np.all(which == -1)
+  alone = np.where(theirs == 0, 0, -1)
+  away, which = codes.nearest_other_class(raw, labels, others, alone)
+  np.testing.assert_array_equal(np.isinf(away), labels == 0)
+  np.testing.assert_array_equal(which < 0, labels == 0)
+  assert np.all(which[labels == 0] == -1)
+  assert np.all(alone[which[labels > 0]] == 0)
 
 
-def test_top_inputs():
-  ours = row_map([0.0, 5.0, 50.0])
-  raw = np.array([[1.0], [0.1], [4.0], [0.5], [0.2]])
-  top = codes.top_inputs(ours, raw, 3)
-  np.testing.assert_array_equal(top, [[[1, 4, 3], [2, -1, -1], [-1, -1, -1]]])
+# --- What a unit stands for ------------------------------------------------
 
 
-def test_synthesis_meets_a_code_that_can_be_met():
-  weights = jnp.asarray(draw(16, 4, seed=1))
-  encode = lambda x: x.ravel() @ weights
-  inside = jax.random.uniform(KEY, (3, 4, 4))
-  targets = jax.vmap(encode)(inside)
-  ours = som.Map(targets[None])
-  make = jax.vmap(
-    lambda t: codes.synthesize(
-      KEY, encode, t, jnp.full((4, 4), 0.5), num_steps=300, rate=0.02
+def test_top_inputs_of_each_unit():
+  ours = som.Map(jnp.array([0.0, 500, 50, 5, 900, 700]).reshape(2, 3, 1))
+  raw = np.array([[1.0], [0.1], [4.0], [0.5], [0.5], [0.2], [np.nan], [480]])
+  top = codes.top_inputs(ours, raw, 4)
+  want = np.full((2, 3, 4), -1)
+  # Of equally near ones the first.
+  want[0, 0], want[1, 0, 0], want[0, 1, 0] = [1, 5, 3, 4], 2, 7
+  np.testing.assert_array_equal(top, want)
+  assert codes.top_inputs(ours, raw).shape == (2, 3, 9)
+
+
+def test_reencoded_is_whether_both_row_and_column_are_met():
+  ours = som.Map(jnp.arange(6.0).reshape(2, 3, 1))
+  units = np.array([[0, 1], [1, 1], [0, 2], [1, 2], [0, 0]])
+  met = codes.reencoded(ours, np.array([[1.0]] * 4 + [[0.1]]), units)
+  np.testing.assert_array_equal(met, [True, False, False, False, True])
+
+
+def adam(x, target, weights, steps, rate, bounds, roughness, shrinkage):
+  """The best input of numpy's Adam on the objective, with slopes by hand."""
+  scale = np.sum(target**2) or 1.0
+  axes = range(min(x.ndim, 2))
+  mean = second = np.zeros_like(x)
+  best, out = np.inf, x
+  for t in range(steps + 1):
+    miss = weights @ x.ravel() - target
+    value = miss @ miss / scale + shrinkage * np.mean(x**2)
+    slope = (2 / scale * weights.T @ miss).reshape(x.shape)
+    slope = slope + 2 * shrinkage * x / x.size
+    for axis in axes:
+      step = np.diff(x, axis=axis)
+      value += roughness * np.mean(step**2)
+      ends = [(0, 0)] * x.ndim
+      ends[axis] = (1, 1)
+      slope -= (
+        2 * roughness / step.size * np.diff(np.pad(step, ends), axis=axis)
+      )
+    if value < best:
+      best, out = value, x
+    mean, second = 0.9 * mean + 0.1 * slope, 0.999 * second + 0.001 * slope**2
+    change = mean / (1 - 0.9 ** (t + 1))
+    change /= np.sqrt(second / (1 - 0.999 ** (t + 1))) + 1e-8
+    x = x - rate * change
+    x = x if bounds is None else np.clip(x, *bounds)
+  return out
+
+
+@pytest.mark.parametrize('shape', [(3, 4, 2), (7,)])
+def test_synthesis_is_adam_on_the_objective(shape):
+  rng = np.random.default_rng(0)
+  start = rng.uniform(size=shape)
+  weights = rng.normal(size=(5, start.size))
+  target = weights @ rng.uniform(size=start.size)
+  low = np.float64(0.1) * rng.uniform(size=shape)
+  encode = lambda x: jnp.asarray(weights) @ x.ravel()
+  with jax.enable_x64(True):
+    make = lambda target, **options: codes.synthesize(
+      KEY, encode, target, jnp.asarray(start), **options
     )
-  )
-  made = make(targets)
-  assert made.min() >= 0 and made.max() <= 1
-  np.testing.assert_allclose(jax.vmap(encode)(made), targets, atol=0.05)
-  units = np.array([[0, 0], [0, 1], [0, 2]])
-  found = jax.vmap(encode)(made)
-  np.testing.assert_array_equal(codes.reencoded(ours, found, units), True)
-  wrong = codes.reencoded(ours, found, units[::-1])
-  np.testing.assert_array_equal(wrong, [False, True, False])
+    by_default = make(target)
+    chosen = dict(bounds=None, roughness=0.3, shrinkage=0.7)
+    free = make(target / 30, num_steps=9, rate=0.2, **chosen)
+    boxed = make(0 * target, num_steps=30, rate=0.03, bounds=(low, 0.8))
+  want = adam(start, target, weights, 200, 0.05, (0, 1), 0, 0)
+  np.testing.assert_allclose(by_default, want, atol=1e-9)
+  assert np.sum((target / 30) ** 2) < 1 < np.sum(target**2)
+  want = adam(start, target / 30, weights, 9, 0.2, None, 0.3, 0.7)
+  np.testing.assert_allclose(free, want, atol=1e-9)
+  want = adam(start, 0 * target, weights, 30, 0.03, (low, 0.8), 0, 0)
+  np.testing.assert_allclose(boxed, want, atol=1e-9)
 
 
 def test_the_best_input_that_was_met_is_returned():
-  start = jnp.full(2, 0.9)
-  found = codes.synthesize(
-    KEY, lambda x: x, jnp.ones(2), start, bounds=None, num_steps=1, rate=1.0
-  )
-  np.testing.assert_array_equal(found, start)
-
-
-def test_roughness_smooths_what_is_synthesized():
-  weights = jnp.asarray(draw(16, 1, seed=2))
-  encode = lambda x: x.ravel() @ weights
-  make = lambda roughness: codes.synthesize(
+  # One step of 1 goes too far, and the start was better; one of 0.1 is not.
+  make = lambda rate: codes.synthesize(
     KEY,
-    encode,
-    jnp.ones(1),
-    jax.random.uniform(KEY, (4, 4)),
-    roughness=roughness,
-    num_steps=100,
-    jitter=1,
+    lambda x: x,
+    jnp.ones(2),
+    jnp.full(2, 0.9),
+    bounds=None,
+    num_steps=1,
+    rate=rate,
   )
-  rough = [np.mean(np.diff(make(r), axis=0) ** 2) for r in (0.0, 10.0)]
-  assert rough[1] < 0.2 * rough[0]
+  np.testing.assert_allclose(make(1.0), 0.9, rtol=1e-6)
+  np.testing.assert_allclose(make(0.1), 1.0, rtol=1e-6)
 
 
-def test_controls():
-  centres = np.array([[0, 0], [10, 0], [0, 10]], np.float32)
-  labels = np.arange(60) % 3
-  raw = centres[labels] + draw(60, 2)
-  ours = codes.kmeans(0, np.concatenate([raw, [[np.nan, 0]]]), 3)
-  unit = np.asarray(som.flat(ours, som.best_matching_units(ours, raw)))
-  assert codes.nmi(unit, labels) == pytest.approx(1)
+def test_jitter_moves_the_image_by_so_many_pixels_at_random():
+  # The code is one pixel, which the image is rolled under: what is changed are
+  # the pixels that came to lie there.
+  encode = lambda x: x[3, 4]
+  make = jax.jit(
+    lambda key, jitter: codes.synthesize(
+      key,
+      encode,
+      jnp.ones(2),
+      jnp.zeros((7, 9, 2)),
+      num_steps=60,
+      jitter=jitter,
+      rate=0.02,
+    ),
+    static_argnums=1,
+  )
+  touched = [np.asarray(make(KEY, j)) != 0 for j in (1, 2)]
+  for j, found in zip((1, 2), touched, strict=True):
+    rows, cols, _ = np.nonzero(found)
+    assert rows.min() == 3 - j and rows.max() == 3 + j
+    assert cols.min() == 4 - j and cols.max() == 4 + j
+  assert np.any(make(jax.random.key(1), 1) != make(KEY, 1))
+  # What is returned was met unrolled: its own code is near the target.
+  still = make(KEY, 0)
+  assert np.count_nonzero(still) == 2
+  np.testing.assert_allclose(still[3, 4], 1, atol=0.1)
+
+
+# --- Controls --------------------------------------------------------------
+
+
+def test_kmeans_is_scikit_learns():
+  raw = draw(50, 3, seed=2)
+  holed = np.concatenate([raw, raw[:2]])
+  holed[50, 0], holed[51, 2] = np.nan, np.inf
+  plain = lambda **more: cluster.KMeans(7, random_state=4, **more).fit(raw)
+  ours = codes.kmeans(4, holed, 7)
+  assert ours.grid == (1, 7)
+  want = plain(n_init=3).cluster_centers_
+  np.testing.assert_allclose(ours.codebook[0], want, rtol=1e-5)
+  once = codes.kmeans(4, holed, 7, n_init=1, max_iter=2).codebook[0]
+  want = plain(n_init=1, max_iter=2).cluster_centers_
+  np.testing.assert_allclose(once, want, rtol=1e-5)
+  assert np.abs(once - ours.codebook[0]).max() > 1e-3
+  assert np.any(codes.kmeans(5, raw, 7).codebook != ours.codebook)
   assert codes.kmeans(0, raw[:2], 3).grid == (1, 2)
-  # Hashing: opposite codes differ in every bit, equal directions in none.
-  raw = np.concatenate([raw - raw.mean(0), raw.mean(0) - raw])
+
+
+def test_random_bits_are_sides_of_hyperplanes_through_the_mean():
+  # Whole numbers, so that the mean is exactly 0.
+  raw = np.round(4 * draw(60, 3))
+  raw = np.concatenate([raw, -raw, np.zeros((1, 3))])
   bits = codes.random_bits(KEY, raw, 8)
-  np.testing.assert_array_equal(bits[:60] ^ bits[60:], 2**8 - 1)
-  assert codes.nmi(bits[:60], labels) > 0.3
-  # The share of equal bits falls with the angle, as 1 - angle / pi.
-  pair = np.array([[1.0, 0], [0, 1], [-1, 0], [0, -1]], np.float32)
-  bits = codes.random_bits(KEY, pair, 30)
-  differ = np.mean([bin(b).count('1') / 30 for b in bits[:3] ^ bits[1:]])
-  assert abs(differ - 0.5) < 0.25
-  # Hyperplanes go through the mean, wherever that is.
-  np.testing.assert_array_equal(codes.random_bits(KEY, pair + 4, 30), bits)
-  with pytest.raises(ValueError, match='num_bits'):
-    codes.random_bits(KEY, pair, 31)
-  holed = np.concatenate([pair, [[np.nan, 0]]])
-  assert codes.random_bits(KEY, holed, 4)[-1] == -1
+  # Opposite codes differ in every bit; the mean is on no positive side.
+  np.testing.assert_array_equal(bits[:60] ^ bits[60:-1], 2**8 - 1)
+  assert bits[-1] == 0
+  table = bits[:-1, None] >> np.arange(8) & 1
+  assert np.all(np.ptp(table, axis=0) == 1)
+  assert len(np.unique(table.T, axis=0)) == 8
+  # What is not finite has none, and moves no mean.
+  holed = np.concatenate([raw + 2, raw[:2]])
+  holed[-1, 1], holed[-2, 0] = np.nan, np.inf
+  found = codes.random_bits(KEY, holed, 8)
+  np.testing.assert_array_equal(found[-2:], [-1, -1])
+  np.testing.assert_array_equal(found[:-3], bits[:-1])
+  np.testing.assert_array_equal(codes.random_bits(KEY, holed[-2:], 8), -1)
+  assert codes.random_bits(KEY, holed[-3:], 8)[0] == 0
+  # The share of bits that differ is angle / pi.
+  turn = np.arange(12) * np.pi / 6
+  pair = np.stack([np.cos(turn), np.sin(turn)], axis=1).astype(np.float32)
+  differ = collections.defaultdict(list)
+  for seed in range(8):
+    bits = codes.random_bits(jax.random.key(seed), pair, 30)
+    for step in (1, 2, 3):
+      for b in bits ^ np.roll(bits, step):
+        differ[step].append(bin(b).count('1') / 30)
+  for step, shares in differ.items():
+    assert np.mean(shares) == pytest.approx(step / 6, abs=0.02)
+  assert set(codes.random_bits(KEY, raw, 1)) == {0, 1}
+  for num in (0, 31):
+    with pytest.raises(ValueError, match=f'num_bits: 1 to 30, not {num}'):
+      codes.random_bits(KEY, pair, num)

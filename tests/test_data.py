@@ -1,8 +1,9 @@
+"""Sets of images: read, resized, streamed, and what is refused."""
+
 import itertools
 import os
 import pathlib
 import shutil
-import socket
 import subprocess
 import sys
 import types
@@ -10,6 +11,7 @@ import types
 import jax
 import numpy as np
 import pytest
+from sklearn import datasets
 import tensorflow_datasets as tfds
 
 from dmm_jax import data
@@ -22,7 +24,6 @@ TFDS = pathlib.Path(
   )
 )
 KEY = jax.random.key(3)
-ANSWERS = reading._answers
 
 
 @pytest.fixture(autouse=True)
@@ -115,6 +116,12 @@ def test_digits_are_embedded():
   with pytest.raises(ValueError, match="'train' or 'test'"):
     data.load('digits', 'validation')
   assert data.load('digits', 'test', size=12)[0].shape == (360, 12, 12, 1)
+  images, numbers = datasets.load_digits(return_X_y=True)
+  np.testing.assert_allclose(xs.reshape(-1, 64), images[:1437] / 16)
+  np.testing.assert_array_equal(labels, numbers[:1437])
+  last, numbers_of_last = data.load('digits', 'test')
+  np.testing.assert_allclose(last.reshape(-1, 64), images[1437:] / 16)
+  np.testing.assert_array_equal(numbers_of_last, numbers[1437:])
 
 
 def test_digits_have_slices():
@@ -142,15 +149,6 @@ def test_resize_keeps_the_picture(size, channels):
   )
 
 
-def test_absent_set_says_how_to_prepare_it(tmp_path):
-  command = f'tfds build mnist --file_format=array_record --data_dir={tmp_path}'
-  with pytest.raises(
-    FileNotFoundError, match='tests download nothing'
-  ) as error:
-    data.load('mnist', 'test', str(tmp_path))
-  assert command in str(error.value)
-
-
 def test_nothing_is_downloaded_without_tensorflow(fake, monkeypatch):
   monkeypatch.setattr(reading, 'has_tensorflow', lambda: False)
   # It has no download_and_prepare.
@@ -159,73 +157,15 @@ def test_nothing_is_downloaded_without_tensorflow(fake, monkeypatch):
     data.load('fake')
 
 
-def test_nothing_is_downloaded_unless_wanted(tmp_path):
-  for read in (
-    data.load,
-    lambda *args, **kwargs: next(data.stream(*args, **kwargs, batch_size=2)),
-  ):
-    with pytest.raises(FileNotFoundError, match='download is False; pass') as e:
-      read('mnist', 'test', str(tmp_path), download=False)
-    assert str(tmp_path) in str(e.value)
-  assert not list(tmp_path.iterdir())
-
-
-def test_hosts_that_do_not_answer_are_named_and_nothing_is_written(
-  tmp_path, monkeypatch
-):
-  asked = []
-  monkeypatch.setattr(reading, '_answers', lambda url: asked.append(url))
-  with pytest.raises(
-    FileNotFoundError, match=r'no answer from storage\.googleapis\.com'
-  ):
-    data.load('mnist', 'test', str(tmp_path))
-  assert len(asked) == 1 and not list(tmp_path.iterdir())
-  (tmp_path / 'downloads' / 'mnist').mkdir(parents=True)
-  with pytest.raises(FileNotFoundError, match='no answer from'):
-    data.load('mnist', 'test', str(tmp_path))
-  # Files that are there already may suffice.
-  (tmp_path / 'downloads' / 'mnist' / 'images.gz').touch()
-  with pytest.raises(FileNotFoundError, match='tests download nothing'):
-    data.load('mnist', 'test', str(tmp_path))
-  assert len(asked) == 2
-
-
-def test_a_host_that_refuses_does_not_answer():
-  with socket.socket() as free:
-    free.bind(('127.0.0.1', 0))
-    port = free.getsockname()[1]
-  assert not ANSWERS(f'http://127.0.0.1:{port}/images.gz')
-
-
-def test_a_download_that_is_cut_off_leaves_nothing(tmp_path, monkeypatch):
-  root = tmp_path / 'sets'
-
-  def cut_off(self, **_):
-    folder = root / 'downloads' / 'mnist'
-    (root / 'downloads' / 'extracted').mkdir(parents=True)
-    (folder / 'images.gz.tmp.0123').mkdir(parents=True)
-    (folder / 'images.gz.tmp.0123' / 'images.gz').write_bytes(b'half')
-    if kept:
-      (folder / 'labels.gz').write_bytes(b'whole')
-    raise KeyboardInterrupt
-
-  monkeypatch.setattr(
-    type(tfds.builder('mnist')), 'download_and_prepare', cut_off
-  )
-  root.mkdir()
-  for kept in (False, True):
-    with pytest.raises(KeyboardInterrupt):
-      data.load('mnist', 'test', str(root))
-    files = [p.name for p in root.rglob('*') if p.is_file()]
-    assert files == ['labels.gz'] * kept
-    assert bool(list(root.iterdir())) == kept
-  assert not (root / 'downloads' / 'extracted').exists()
-
-
-@pytest.mark.parametrize('data_dir', ['', '/no/such/place'])
-def test_absent_directories_ask_for_one(data_dir):
-  with pytest.raises(FileNotFoundError, match=r'no such directory.*; pass the'):
-    data.load('mnist', 'test', data_dir)
+def test_preparing_leaves_the_gpu_to_jax(fake, monkeypatch):
+  name = 'TF_FORCE_GPU_ALLOW_GROWTH'
+  for before, after in ((None, 'true'), ('false', 'false')):
+    monkeypatch.delenv(name, raising=False)
+    if before:
+      monkeypatch.setenv(name, before)
+    fake([row(4, 4)], prepared=False).download_and_prepare = lambda **_: None
+    data.load('fake')
+    assert os.environ[name] == after
 
 
 def test_reading_says_nothing():
@@ -240,30 +180,6 @@ else: raise AssertionError
     [sys.executable, '-c', code], capture_output=True, text=True, check=False
   )
   assert (done.returncode, done.stdout, done.stderr) == (0, '', '')
-
-
-def test_failed_preparation_leaves_no_set(tmp_path, monkeypatch):
-  written = []
-
-  def half(self, **_):
-    path = pathlib.Path(self._data_dir) / 'mnist-test.array_record-0'
-    path.write_bytes(b'half')
-    self.info.write_to_directory(self._data_dir)
-    written.append(path)
-    raise ModuleNotFoundError("No module named 'tensorflow'")
-
-  monkeypatch.setattr(
-    tfds.core.DatasetBuilder, '_make_download_manager', lambda *_, **__: None
-  )
-  monkeypatch.setattr(
-    type(tfds.builder('mnist')), '_download_and_prepare', half
-  )
-  # The second time, too, it is prepared anew, not read.
-  for times in (1, 2):
-    with pytest.raises(FileNotFoundError, match='tensorflow'):
-      data.load('mnist', 'test', str(tmp_path))
-    assert len(written) == times
-    assert not list(tmp_path.iterdir())
 
 
 def test_set_is_prepared_on_first_use_only(fake):
@@ -286,17 +202,13 @@ def test_other_file_formats_are_refused(fake):
     data.load('fake')
 
 
-def test_directories_are_checked(tmp_path, monkeypatch):
-  with pytest.raises(FileNotFoundError, match=r'no such directory.*absent'):
-    data.load('mnist', 'test', str(tmp_path / 'absent'))
-  monkeypatch.setattr(os, 'access', lambda path, mode: False)
-  with pytest.raises(PermissionError, match=str(tmp_path)):
-    data.load('mnist', 'test', str(tmp_path))
-
-
 def test_names_and_splits_are_checked(fake):
   with pytest.raises(ValueError, match=r'no set .mnst.; near to it: mnist'):
     data.load('mnst')
+  with pytest.raises(ValueError, match=r'no set .qqqqqqqqqq.$'):
+    data.load('qqqqqqqqqq')
+  with pytest.raises(ValueError, match=r'no set .digit.; near to it: digits'):
+    data.load('digit')
   with pytest.raises(ValueError, match=r'9\.9\.9, only: '):
     data.load('mnist:9.9.9')
   fake([])
@@ -313,10 +225,14 @@ def test_a_set_without_classes_is_refused(fake):
     data.load('fake')
   with pytest.raises(ValueError, match='features are image, objects'):
     data.num_classes('fake')
+  words = {'image': tfds.features.Image(), 'label': tfds.features.Text()}
+  fake([row(4, 4)], kinds=words)
+  with pytest.raises(ValueError, match="needed are an 'image' and a 'label'"):
+    data.num_classes('fake')
 
 
 def test_unequal_images_need_a_size(fake):
-  rows = [row(9, 6, 1), row(6, 9, 2), row(6, 6)]
+  rows = [row(13, 6, 1), row(6, 13, 2), row(6, 6)]
   fake(rows)
   with pytest.raises(ValueError, match='pass size='):
     data.load('fake')
@@ -324,18 +240,21 @@ def test_unequal_images_need_a_size(fake):
   assert xs.shape == (3, 4, 4, 3) and xs.dtype == np.float32
   assert labels.tolist() == [1, 2, 0] and labels.dtype == np.int32
   # PIL against JAX, on the central squares.
-  middles = [rows[0]['image'][1:7], rows[1]['image'][:, 1:7], rows[2]['image']]
+  middles = [rows[0]['image'][3:9], rows[1]['image'][:, 3:9], rows[2]['image']]
   expected = data.resize(np.stack(middles).astype(np.float32) / 255, 4, 3)
   np.testing.assert_allclose(xs, expected, atol=1e-6)
 
 
 def test_chunks_are_joined(fake, monkeypatch):
   monkeypatch.setattr(sets, 'CHUNK', 2)
+  monkeypatch.setattr(reading, '_CHUNK', 2)
   images = [np.full((2, 2, 3), i, np.uint8) for i in range(5)]
   fake([{'image': x, 'label': i % 3} for i, x in enumerate(images)])
   xs, labels = data.load('fake')
   np.testing.assert_allclose(xs[:, 0, 0, 0] * 255, np.arange(5), rtol=1e-6)
   assert labels.tolist() == [0, 1, 2, 0, 1]
+  lazy, labels = data.load('fake', in_memory=False)
+  assert labels.tolist() == [0, 1, 2, 0, 1] and lazy.shape == (5, 2, 2, 3)
 
 
 @pytest.mark.parametrize(
@@ -401,6 +320,21 @@ def test_stream_says_that_it_needs_grain(monkeypatch):
   monkeypatch.setitem(sys.modules, 'grain', None)
   with pytest.raises(ImportError, match='pip install grain'):
     data.stream('digits', batch_size=4)
+
+
+def test_streams_take_a_size_and_whole_epochs(fake):
+  pytest.importorskip('grain')
+  xs, labels = next(data.stream('digits', 'test', batch_size=4, size=5))
+  want, numbers_of = data.load('digits', 'test', size=5)
+  np.testing.assert_array_equal(xs, want[:4])
+  np.testing.assert_array_equal(labels, numbers_of[:4])
+  numbered(fake, 6)
+  draw = lambda **options: numbers(
+    data.stream('fake', shuffle=True, batch_size=6, **options)
+  )
+  ((*once,),) = draw()
+  assert sorted(once) == list(range(6))
+  assert [once] == draw(seed=0, num_epochs=1, shard=(0, 1))
 
 
 def test_stream_in_order_is_the_set():
@@ -474,114 +408,18 @@ def test_stream_errors(fake):
     data.stream('fake', batch_size=2)
   with pytest.raises(ValueError, match='batch_size 4, of 3 examples'):
     data.stream('fake', batch_size=4, size=4, shuffle=True)
-  with pytest.raises(ValueError, match='shard'):
-    data.stream('fake', batch_size=2, size=4, shard=(2, 2))
+  for shard in ((2, 2), (-1, 2)):
+    with pytest.raises(
+      ValueError, match=r'shard is \(index, count\), 0 <= ind'
+    ):
+      data.stream('fake', batch_size=2, size=4, shard=shard)
+  with pytest.raises(ValueError, match='batch_size 0, of 3 examples'):
+    data.stream('fake', batch_size=0, size=4)
   batches = data.stream('fake', batch_size=2, size=4)
   xs, labels = next(batches)
   assert xs.shape == (2, 4, 4, 3) and labels.tolist() == [0, 1]
   with pytest.raises(ValueError, match=r"record 2 of 'fake'.*hash mismatch"):
     next(batches)
-
-
-def test_classes_are_renumbered():
-  labels = np.array([5, 3, 8, 3, 0], np.int32)
-  xs = np.arange(5.0)[:, None]
-  got, numbers, rows = data.of_classes(xs, labels, np.array([3, 8]))
-  assert rows.tolist() == [1, 2, 3] and numbers.tolist() == [0, 1, 0]
-  np.testing.assert_array_equal(got, xs[rows])
-
-
-def test_balanced_rows():
-  labels = data.load('digits', 'train')[1]
-  rows = data.balanced(KEY, labels, 30)
-  assert rows.dtype == np.int32 and np.all(np.diff(rows) > 0)
-  assert np.bincount(labels[rows]).tolist() == [30] * 10
-  np.testing.assert_array_equal(rows, data.balanced(KEY, labels, 30))
-  other = data.balanced(jax.random.key(4), labels, 30)
-  assert not np.array_equal(rows, other)
-  few = np.array([0, 0, 0, 7, 7])
-  assert data.balanced(KEY, few, 2)[-2:].tolist() == [3, 4]
-  with pytest.raises(ValueError, match='class 7 has 2 examples'):
-    data.balanced(KEY, few, 3)
-
-
-def test_balanced_rows_are_equally_likely():
-  labels = np.repeat(np.arange(2), [4, 6])
-  picks = [data.balanced(jax.random.key(i), labels, 2) for i in range(400)]
-  shares = np.bincount(np.concatenate(picks), minlength=10) / 400
-  # Standard errors of at most 0.025.
-  np.testing.assert_allclose(
-    shares, np.repeat([1 / 2, 1 / 3], [4, 6]), atol=0.1
-  )
-
-
-def test_parity():
-  got = data.parity(np.arange(5))
-  assert got.tolist() == [0, 1, 0, 1, 0] and got.dtype == np.int32
-
-
-def test_shuffled_labels():
-  labels = np.repeat(np.arange(10, dtype=np.int32), 1000)
-  got = data.shuffle_labels(KEY, labels)
-  assert got.dtype == np.int32
-  assert np.bincount(got).tolist() == [1000] * 10
-  # One in ten stays, by chance: standard error 0.003.
-  np.testing.assert_allclose((got == labels).mean(), 0.1, atol=0.012)
-  np.testing.assert_array_equal(got, data.shuffle_labels(KEY, labels))
-
-
-@pytest.mark.parametrize('fraction', [0.0, 0.3, 0.12345, 1.0])
-def test_noisy_labels(fraction):
-  labels = np.repeat(np.arange(4, dtype=np.int32), 5000)
-  got = data.noisy_labels(KEY, labels, fraction, 4)
-  wrong = got != labels
-  assert wrong.sum() == round(fraction * 20000) and got.dtype == np.int32
-  if fraction == 1:
-    # Each of the other classes, equally often: a third of 5000 +- 33.
-    table = np.histogram2d(labels, got, bins=4)[0]
-    np.testing.assert_allclose(table + np.eye(4) * 5000 / 3, 5000 / 3, atol=170)
-  if fraction == 0.3:
-    again = data.noisy_labels(KEY, labels, fraction, 4)
-    np.testing.assert_array_equal(got, again)
-    # Spread over the rows, not the first ones.
-    np.testing.assert_allclose(wrong[:10000].mean(), 0.3, atol=0.03)
-
-
-@pytest.mark.parametrize(
-  'labels, error, words',
-  [
-    (np.array([0, -1, 2]), ValueError, r'in \[0, 3\), got labels from -1 to 2'),
-    (np.array([1, 2, 3]), ValueError, r'in \[0, 3\), got labels from 1 to 3'),
-    (np.array([[0], [1], [2]]), ValueError, r'got \(3, 1\); pass labels'),
-    (np.array([0, 1]), ValueError, r'shape \(3,\), got \(2,\)'),
-    (np.array([0.0, 1.0, np.nan]), TypeError, 'integers, got float64'),
-    (np.array([True, False, True]), TypeError, 'integers, got bool'),
-    (np.array(['0', '1', '2']), TypeError, 'labels must be integers'),
-  ],
-)
-@pytest.mark.parametrize('on_device', [False, True])
-def test_labels_that_are_no_classes(labels, error, words, on_device):
-  if on_device and labels.dtype.kind != 'U':
-    labels, words = jax.numpy.asarray(labels), words.replace('64', '32')
-  with pytest.raises(error, match=words):
-    data.check_labels(labels, (3,), 3)
-
-
-def test_labels_that_are_classes():
-  data.check_labels([0, 2, 1], (3,), 3)
-  data.check_labels(np.array([[7, 0]], np.uint8), (1, 2))
-  data.check_labels(jax.numpy.array([], int), (0,), 2)
-
-
-def test_noise_is_checked():
-  labels = np.array([0, 1, 2])
-  with pytest.raises(ValueError, match='fraction'):
-    data.noisy_labels(KEY, labels, 1.1, 3)
-  with pytest.raises(ValueError, match='num_classes'):
-    data.noisy_labels(KEY, labels, 0.5, 2)
-  with pytest.raises(ValueError, match='num_classes'):
-    data.noisy_labels(KEY, np.zeros(3, int), 0.5, 1)
-  assert labels.tolist() == [0, 1, 2]
 
 
 def test_images_on_disk_are_read_when_asked_for(fake):
@@ -604,6 +442,20 @@ def test_images_on_disk_are_read_when_asked_for(fake):
   some, numbers, kept = data.of_classes(lazy, labels, np.array([0, 2]))
   np.testing.assert_array_equal(some, xs[kept])
   assert set(numbers) == {0, 1}
+
+
+def test_columns_are_arrays_along_their_first_axis():
+  rows = np.arange(24, dtype=np.float32).reshape(6, 2, 2)
+  column = data.Column(lambda keys: [rows[k] for k in keys], [5, 0, 3], (2, 2))
+  assert column.shape == (3, 2, 2) and column.ndim == 3 and len(column) == 3
+  np.testing.assert_array_equal(column[:2].take(np.array([1]))[0], rows[0])
+  np.testing.assert_array_equal(np.asarray(column), rows[[5, 0, 3]])
+  wide = np.asarray(column, np.float64)
+  assert wide.dtype == np.float64 and np.asarray(column).dtype == np.float32
+  np.testing.assert_array_equal(wide, rows[[5, 0, 3]])
+  assert column.take(np.array([2]), axis=0).shape == (1, 2, 2)
+  with pytest.raises(ValueError, match='has rows along axis 0, not 1'):
+    column.take(np.array([0]), axis=1)
 
 
 def test_errors_of_images_on_disk(fake):

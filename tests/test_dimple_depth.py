@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import resume
 
 from dmm_jax import boundary
 from dmm_jax import records
@@ -20,6 +21,11 @@ TOY = dict(
   method='projection',
   max_gradients=30,
 )
+
+
+@pytest.fixture(autouse=True)
+def empty_figures(monkeypatch):
+  resume.draw_quickly(monkeypatch)
 
 
 def toy(workdir, **more):
@@ -49,7 +55,7 @@ def test_networks_are_measured_and_held_against_the_plain_one(tmp_path, capsys):
   np.testing.assert_allclose(hard['free_growth']['value'], want, rtol=1e-6)
   written = (tmp_path / 'summary.json').read_text()
   assert json.dumps(summary, indent=2) + '\n' == written
-  assert (tmp_path / 'figures/depth.png').stat().st_size > 5000
+  assert (tmp_path / 'figures/depth.png').is_file()
   assert 'normal in tangents' in capsys.readouterr().out
 
 

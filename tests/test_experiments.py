@@ -1,5 +1,6 @@
 """Every script, at toy size: run it, kill it, then read what it wrote."""
 
+import dataclasses
 import importlib
 import json
 import os
@@ -12,10 +13,10 @@ import time
 
 import numpy as np
 import pytest
-from scipy import stats
+import resume
 
+from dmm_jax import boundary
 from dmm_jax import records
-from dmm_jax import scaling
 from experiments import common
 from experiments import random_scaling
 
@@ -33,7 +34,14 @@ TOY = dict(
   batch_size=8,
   num_predicted=1,
   infinite_draws=10,
+  # Searches run in `test_random_scaling_on_real_images`.
+  attack='linear',
 )
+
+
+@pytest.fixture(autouse=True)
+def empty_figures(monkeypatch):
+  resume.draw_quickly(monkeypatch)
 
 
 def toy(workdir, **more):
@@ -45,7 +53,8 @@ def test_random_scaling(tmp_path, capsys):
   rows = records.load_columns(tmp_path / 'results.npz')
   assert len(rows['distance']) == 2 * 2 * 20 * 3
   assert set(rows['n']) == {108, 432}
-  found = rows['status'] == 0
+  found = rows['status'] == boundary.Status.ESTIMATE
+  assert found.all()
   assert np.all(np.isinf(rows['distance'][~found]))
   assert np.all(rows['distance'][found] > 0)
   assert np.unique(rows['network']).size == 20
@@ -63,7 +72,7 @@ def test_random_scaling(tmp_path, capsys):
     assert size['bound_excess'] < 0.3
   for name in ('distance', 'relative', 'law', 'margin', 'excess'):
     for ending in ('png', 'pdf'):
-      assert (tmp_path / f'figures/{name}.{ending}').stat().st_size > 5000
+      assert (tmp_path / f'figures/{name}.{ending}').is_file()
   out = capsys.readouterr().out
   assert 'verdict' in out and 'resnet20' in out and 'figures:' in out
   # A finished run shows its results again, and measures nothing.
@@ -91,40 +100,6 @@ def test_random_scaling_on_real_images(tmp_path, attack):
   )
   (row,) = summary['rows']
   assert row['sizes'][0]['images'] == 40 and row['sizes'][0]['networks'] == 20
-
-
-def test_rows_of_one_dimension():
-  estimate = np.arange(1.0, 7)
-  results = {
-    'n': np.full(6, 48),
-    'image': np.tile([0, 1], 3),
-    'distance': 2 * estimate,
-    'estimate': estimate,
-    'input_norm': np.full(6, 4.0),
-    'status': np.array([0, 0, 0, 5, 2, 3]),
-    'gradients': np.arange(6),
-    'margin': 3 * estimate,
-  }
-  row = scaling.at_size(results)
-  assert (row['n'], row['networks'], row['images']) == (48, 3, 6)
-  assert row['not_found'] == 2
-  values = {k: v['value'] for k, v in row.items() if isinstance(v, dict)}
-  assert values['median'] == 7 and values['relative'] == 7 / 4
-  assert values['excess'] == 2
-  for q in (40, 60):
-    want = np.percentile(estimate, q) / 3.5
-    assert values[f'quantile_{q}_50'] == pytest.approx(want)
-  unit = stats.halfnorm.ppf(0.5)
-  want = unit * 3 * np.sqrt(np.mean(estimate**2)) / 3
-  assert row['predicted'] == pytest.approx(want)
-  law = dict(n=results['n'], scale=np.ones(6), input_norm=np.full(6, 4.0))
-  bound = dict(radius=np.array([4.0]), bound=np.array([0.1]))
-  row = scaling.at_size(results, law, bound)
-  assert row['predicted'] == pytest.approx(unit)
-  assert row['bound_excess'] == pytest.approx(2 / 6 - 0.1)
-  # Massart's band, of three networks.
-  chance = np.sqrt(np.log(20) / 6)
-  assert row['bound_excess_by_chance'] == pytest.approx(chance)
 
 
 def test_verdict_follows_the_numbers():
@@ -196,11 +171,13 @@ def test_command_line(tmp_path):
     cwd=ROOT,
     check=False,
   )
-  out = run(f'--workdir={tmp_path}', '--sizes=eight')
-  assert out.returncode == 2 and '--sizes=eight is not int' in out.stderr
   out = run(f'--workdir={tmp_path}', '--preset=huge')
+  assert out.returncode == 2
   assert '--preset=huge is unknown; it is one of quick' in out.stderr
   assert 'Traceback' not in out.stderr and not any(tmp_path.iterdir())
+  fields = {v.name: v for v in dataclasses.fields(random_scaling.Config)}
+  with pytest.raises(common.FlagError, match='--sizes=eight is not int'):
+    common._parse(fields['sizes'], 'eight')
   out = run('--helpshort')
   assert '--num_networks' in out.stdout and 'Networks a size' in out.stdout
 

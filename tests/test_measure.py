@@ -1,6 +1,7 @@
 """`boundary.measure` over a data set: who is searched, seeds, invariances."""
 
 import functools
+import inspect
 import itertools
 import json
 import pathlib
@@ -16,7 +17,9 @@ import pytest
 
 from dmm_jax import boundary
 from dmm_jax import norms
-from dmm_jax.boundary import subspace
+from dmm_jax.boundary import measuring
+from dmm_jax.boundary import nearest
+from dmm_jax.boundary import network as network_lib
 from dmm_jax.boundary.point import Status
 
 NORMS = (1, 2, np.inf)
@@ -25,7 +28,6 @@ BUDGET = 60  # Of 'portfolio': a contest of all targets, but a short one.
 METHODS = ('fast', 'portfolio')
 SIZE, CLASSES = 6, 5
 slow = lambda *values: pytest.param(*values, marks=pytest.mark.slow)
-each_method = pytest.mark.parametrize('method', METHODS)
 
 
 def layers(seed, widths=(SIZE, 16, CLASSES)):
@@ -82,41 +84,44 @@ def assert_same(got, want, *, rtol):
   np.testing.assert_array_equal(got.status, want.status)
 
 
-@each_method
-@pytest.mark.parametrize('seed', range(3))
-def test_scale_of_the_logits_does_not_matter(method, seed):
-  *rest, last = layers(seed)
-  want = base(seed, method)
-  for factor in (2.0**-10, 2.0**10):
-    scaled = [*rest, last * np.float32(factor)]
-    got = measure(scaled, inputs(seed), method=method)
-    assert_same(got, want, rtol=1e-6)
-    np.testing.assert_array_equal(got.target, want.target)
+def test_scale_and_order_do_not_matter():
+  """Of the logits, the classes and the coordinates; three networks."""
+  for seed in range(3):
+    want, xs = base(seed, 'fast'), inputs(seed)
+    first, last = layers(seed)
+    for factor in (2.0**-10, 2.0**10):
+      got = measure([first, last * np.float32(factor)], xs)
+      assert_same(got, want, rtol=1e-6)
+      np.testing.assert_array_equal(got.target, want.target)
+    order = np.random.default_rng(seed).permutation(CLASSES)
+    got = measure([first, last[:, order]], xs)
+    assert_same(got, want, rtol=1e-4)
+    np.testing.assert_array_equal(order[got.target], want.target)
+    # Random points, where there are any, are other ones.
+    order = np.random.default_rng(seed).permutation(SIZE)
+    got = measure([first[order], last], xs[:, order])
+    assert_same(got, want, rtol=0.01)
 
 
-@each_method
-@pytest.mark.parametrize('seed', range(3))
-def test_order_of_the_classes_does_not_matter(method, seed):
-  *rest, last = layers(seed)
-  order = np.random.default_rng(seed).permutation(CLASSES)
-  got = measure([*rest, last[:, order]], inputs(seed), method=method)
-  assert_same(got, base(seed, method), rtol=1e-4)
-  np.testing.assert_array_equal(order[got.target], base(seed, method).target)
+def test_results_are_the_same_bits_whatever_else_is_in_the_batch():
+  """guarantees.md: same seed, same batch size, same devices."""
+  xs = inputs(0)
+  want = base(0, 'fast')
+  order = np.random.default_rng(0).permutation(len(xs))
+  got = measure(layers(0), xs[order])
+  for a, b in zip(got, want, strict=True):
+    np.testing.assert_array_equal(a, b[order])
+  # Fewer of them, filled up with what does not matter.
+  many = measure(layers(0), np.concatenate([xs[:5], inputs(8)[:7]]))
+  for a, b in zip(many, want, strict=True):
+    np.testing.assert_array_equal(a[:5], b[:5])
 
 
-@each_method
-@pytest.mark.parametrize('seed', range(3))
-def test_order_of_the_coordinates_does_not_matter(method, seed):
-  # Random points, where there are any, are other ones.
-  first, *rest = layers(seed)
-  order = np.random.default_rng(seed).permutation(SIZE)
-  got = measure([first[order], *rest], inputs(seed)[:, order], method=method)
-  assert_same(got, base(seed, method), rtol=0.01)
-
-
-@pytest.mark.parametrize('batch_size', (1, 7, 64))
-@pytest.mark.parametrize('method', ('fast', slow('portfolio')))
+@pytest.mark.parametrize(
+  'method, batch_size', [('deepfool', 7), *map(slow, METHODS, (7, 7))]
+)
 def test_batch_size_does_not_matter(method, batch_size):
+  """guarantees.md: all distances stay those of verified points."""
   xs = inputs(0)
   got = measure(layers(0), xs, method=method, batch_size=batch_size)
   # Every point is pulled back to within 1e-5 of the boundary, no closer.
@@ -126,7 +131,8 @@ def test_batch_size_does_not_matter(method, batch_size):
   assert np.all(differs == (got.status == Status.FOUND))
 
 
-@pytest.mark.parametrize('method', list(map(slow, METHODS)))
+@pytest.mark.slow
+@pytest.mark.parametrize('method', METHODS)
 def test_one_example_with_jit_and_without(method):
   x = jnp.asarray(inputs(0)[0])
   solve = functools.partial(solver(method), x)
@@ -138,7 +144,8 @@ def test_one_example_with_jit_and_without(method):
   assert got.target == want.target
 
 
-@pytest.mark.parametrize('method', ('fast', slow('portfolio')))
+@pytest.mark.slow
+@pytest.mark.parametrize('method', METHODS)
 def test_precision_does_not_matter(method):
   want = base(0, method)
   with jax.enable_x64(True):
@@ -265,66 +272,6 @@ def test_every_input_may_have_bounds_of_its_own(p):
     measure(weights, xs + 100, bounds=(low, high))
 
 
-def subspace_problem(seed, size=20, rank=8, at_bound=3):
-  rng = np.random.default_rng(seed)
-  basis = np.linalg.qr(rng.normal(size=(size, rank)))[0]
-  x = rng.uniform(size=size)
-  x[:at_bound] = 0
-  return basis, basis @ (basis.T @ rng.normal(size=size)), -x, 1 - x
-
-
-@functools.cache
-def project_feasible():
-  return jax.jit(
-    lambda basis, *args: subspace.project_feasible(
-      lambda v: basis @ (basis.T @ v), *args
-    )
-  )
-
-
-@pytest.mark.parametrize('p', NORMS)
-@pytest.mark.parametrize('share', (0.3, 0.8, 1.5))
-def test_steps_in_subspace_and_box_agree_with_scipy(p, share):
-  """`share` of what the subspace and the box allow at most is predicted."""
-  reached, lengths = [], []
-  for seed in range(8):
-    basis, g, low, high = subspace_problem(seed)
-    most = oracles.largest_gain(basis, g, low, high)
-    gap = share * most
-    step = norms.smallest_step(*map(jnp.float32, (g, gap, low, high)), norm=p)
-    step, left = project_feasible()(
-      *map(jnp.float32, (basis, step, g, low, high))
-    )
-    step = np.asarray(step, float)
-    assert np.all((step >= np.float32(low)) & (step <= np.float32(high)))
-    off = np.linalg.norm(step - basis @ (basis.T @ step))
-    assert off <= 1e-5 * np.linalg.norm(step)
-    gain = g @ step
-    decrease = g @ np.asarray(
-      norms.smallest_step(*map(jnp.float32, (g, gap, low, high)), norm=p)
-    )
-    np.testing.assert_allclose(gain / decrease, left, atol=1e-3)
-    assert gain <= most * (1 + 1e-5)
-    reached.append(gain / min(decrease, most))
-    want = oracles.smallest_step(basis, g, gain, low, high, p)
-    lengths.append(np.linalg.norm(step, p) / want)
-  assert min(reached) >= (0.999 if share < 0.5 else 0.35)
-  assert np.mean(reached) >= {0.3: 0.999, 0.8: 0.8, 1.5: 0.6}[share]
-  assert min(lengths) >= 1 - 1e-3
-  assert np.median(lengths) <= (1.01 if p == 2 else 1.6)
-
-
-def test_decreases_that_fit_are_preserved():
-  basis, g, low, high = map(jnp.float32, subspace_problem(0))
-  for bounds in ((-jnp.inf, jnp.inf), (-99 + 0 * low, 99 + 0 * high)):
-    step, left = project_feasible()(basis, 0.1 * g, g, *bounds)
-    np.testing.assert_allclose(step, 0.1 * g, atol=1e-6)
-    np.testing.assert_allclose(left, 1.0, rtol=1e-5)
-  for gradient in (0 * g, g):
-    step, left = project_feasible()(basis, 0 * g, gradient, low, high)
-    assert not np.any(step) and left == 1
-
-
 @pytest.mark.parametrize(
   'method',
   (
@@ -355,6 +302,130 @@ def test_points_lie_in_subspace_and_box(method, p):
   # Each has inputs at bounds, which used to stop all but a few of them.
   assert np.mean(np.any((xs == 0) | (xs == 1), axis=1)) > 0.9
   assert np.mean(np.isfinite(found.distance)) > 0.7
+
+
+# --- Its parts ----------------------------------------------------------------
+
+
+def line(x):
+  """Three classes; 0 leads where x0 > 1."""
+  return jnp.stack([x[0], 1 + 0 * x[1], x[1] - 50])
+
+
+def test_one_evaluation_tells_who_needs_a_search():
+  network = network_lib.trace(line, np.zeros(2, np.float32))
+  xs = jnp.array([[3.0, 1], [0.5, 1], [jnp.nan, 1], [3.0, jnp.inf], [1.0, 0]])
+  screen = jax.jit(
+    jax.vmap(lambda x: measuring._prescreen(x, jnp.int32(0), network))
+  )
+  got = screen(xs)
+  # At (1, 0) both lead: nothing differs, and there is nothing to search either.
+  assert got.needs_search.tolist() == [True, False, False, False, True]
+  none, wrong, nan = Status.NOT_FOUND, Status.MISCLASSIFIED, Status.NON_FINITE
+  assert got.point.status.tolist() == [none, wrong, nan, nan, none]
+  inf = np.inf
+  assert got.point.distance.tolist() == [inf, 0, inf, inf, inf]
+  assert got.point.target.tolist() == [-1, 1, -1, -1, -1]
+  assert np.all(got.point.gradients == 1) and np.all(got.point.forwards == 1)
+  np.testing.assert_array_equal(got.point.point, xs)
+  np.testing.assert_allclose(got.point.margin[:2], [2, -0.5])
+  np.testing.assert_array_equal(got.point.normal[1], [1, 0])
+  assert not got.probabilities.any()
+  point, logits = nearest.unsearched_point(network, xs[1], jnp.int32(0))
+  np.testing.assert_array_equal(logits, [0.5, 1, -49])
+  assert point.distance == 0
+
+
+@pytest.mark.parametrize(
+  'logits, looks',
+  [
+    ([0.2, 0.3, 0.5], True),
+    ([0.0, 0.0, 1.0], True),
+    ([0.2, 0.3, 0.5009], True),
+    ([0.2, 0.3, 0.4991], True),
+    ([0.2, 0.3, 0.5015], False),
+    ([0.2, 0.3, 0.4985], False),
+    ([-0.1, 0.6, 0.5], False),
+    ([-0.2, 1.2, 0.0], False),
+  ],
+)
+def test_numbers_that_add_up_to_one_look_like_probabilities(logits, looks):
+  fn = lambda x: jnp.array(logits, jnp.float32) + 0 * x[0]
+  network = network_lib.trace(fn, np.zeros(2, np.float32))
+  got = measuring._prescreen(jnp.zeros(2), jnp.int32(2), network)
+  assert bool(got.probabilities) == looks
+
+
+def test_chosen_rows_are_written_and_short_batches_filled():
+  seen = []
+
+  def run(columns):
+    seen.append([v.tolist() for v in columns])
+    return {'a': 10 * columns[0], 'b': columns[1] + 0.5}
+
+  def scatter(chosen, batch_size):
+    results = {'a': -np.ones(7, int), 'b': -np.ones((7, 1))}
+    columns = np.arange(7), np.arange(7.0)[:, None]
+    measuring.scatter(results, np.array(chosen), run, columns, batch_size)
+    return results['a'].tolist(), results['b'][:, 0].tolist()
+
+  chosen = [False, True, False, False, True, True, False]
+  a, b = scatter(chosen, 2)
+  assert a == [-1, 10, -1, -1, 40, 50, -1]
+  assert b == [-1, 1.5, -1, -1, 4.5, 5.5, -1]
+  assert seen.pop()[0] == [1, 4, 5]
+  # To the batch that all rows would make.
+  assert scatter(chosen, 5) == (a, b) and seen.pop()[0] == [1, 4, 5, 1, 4]
+  assert scatter(chosen, 99) == (a, b)
+  assert seen.pop()[0] == [1, 4, 5, 1, 4, 5, 1]
+  assert scatter([False] * 7, 3)[0] == [-1] * 7 and not seen
+
+
+def test_every_option_reaches_the_search(capsys):
+  xs = np.array([[3.0, 1.0], [5.0, -2.0], [1.5, 4.0]], np.float32)
+  rows = np.array([[1.0, 1], [0.6, 0.8], [0, 1]], np.float32)
+  labels = np.zeros(3, int)
+  solve = functools.partial(boundary.measure, line, xs, method='linear')
+  plain = solve()
+  np.testing.assert_allclose(plain.distance, [2, 4, 0.5], rtol=1e-6)
+  np.testing.assert_array_equal(plain.gradients, [3] * 3)  # Two, and a normal.
+  assert not capsys.readouterr().err
+  solve(progress=True)
+  assert 'boundary distances' in capsys.readouterr().err
+  # A subspace of each input's own: the line along its row.
+  onto = lambda v, row: row * jnp.sum(row * v) / jnp.sum(row**2)
+  for given in (None, labels):
+    own = solve(given, project=onto, project_rows=(rows,))
+    want = [2 * 2**0.5, 4 / 0.6, 47.5]
+    np.testing.assert_allclose(own.distance, want, rtol=1e-5)
+    boxes = (xs - [[9.0, 9], [0.5, 9], [9, 9]], None)
+    boxed = solve(given, bounds=boxes)
+    np.testing.assert_allclose(boxed.distance[[0, 2]], [2, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(boxed.point[1], [4.5, -2], rtol=1e-6)
+    both = solve(given, bounds=boxes, project=onto, project_rows=(rows,))
+    np.testing.assert_allclose(both.distance[0], 2 * 2**0.5, rtol=1e-5)
+    assert both.distance[1] < 1
+    assert solve(given, norm=1, bounds=(-9, 9)).distance[1] == 4
+  given = solve(np.array([1, 0, 0]))
+  assert given.status.tolist() == [Status.MISCLASSIFIED, *[Status.ESTIMATE] * 2]
+  assert given.target.tolist() == [0, 1, 1]
+  scaled = lambda params, x: params['t'] * line(x) + params['b']
+  params = {'t': 2.0, 'b': jnp.array([0.0, 1, 0])}
+  moved = boundary.measure(scaled, xs, params=params, method='linear')
+  np.testing.assert_allclose(moved.distance, [1.5, 3.5, 0], atol=1e-6)
+  defaults = inspect.signature(boundary.measure).parameters
+  usual = dict(norm=2, method='portfolio', max_gradients=2000, seed=0)
+  usual |= dict(batch_size=256, progress=False, params=None, labels=None)
+  assert {k: defaults[k].default for k in usual} == usual
+  with pytest.raises(ValueError, match='method must be one of'):
+    solve(method='magic')
+  for options in (dict(batch_size=0), dict(max_gradients=0)):
+    with pytest.raises(ValueError, match='must be an integer, 1 or more'):
+      solve(**options)
+  with pytest.raises(TypeError, match='seed must be an integer'):
+    solve(seed=0.5)
+  with pytest.raises(TypeError, match='logits_fn must be a function, got 3'):
+    boundary.measure(3, xs, params=params)
 
 
 MEMORY = """

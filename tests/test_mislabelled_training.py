@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+import resume
 
 from dmm_jax import records
 from experiments import common
@@ -19,6 +20,11 @@ TOY = dict(
   attack_steps=5,
   brief_steps=2,
 )
+
+
+@pytest.fixture(autouse=True)
+def empty_figures(monkeypatch):
+  resume.draw_quickly(monkeypatch)
 
 
 def toy(workdir, **more):
@@ -42,7 +48,7 @@ def test_every_arm_is_trained_and_tested(tmp_path, capsys):
   assert by_arm['noise']['verdict'] == 'the null'
   written = (tmp_path / 'summary.json').read_text()
   assert json.dumps(summary, indent=2) + '\n' == written
-  assert (tmp_path / 'figures/accuracy.png').stat().st_size > 5000
+  assert (tmp_path / 'figures/accuracy.png').is_file()
   assert 'trained on' in capsys.readouterr().out
   # A finished run shows its results again.
   before = (tmp_path / 'results.npz').stat().st_mtime_ns

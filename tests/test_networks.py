@@ -20,7 +20,6 @@ from dmm_jax import boundary
 from dmm_jax import margins
 from dmm_jax import norms
 from dmm_jax import parallel
-from dmm_jax import programs
 from dmm_jax.boundary.point import Status
 
 SIZE, CLASSES, NUM = 6, 3, 4
@@ -174,8 +173,15 @@ FORMS = (
 )
 
 
-@each_method
-@pytest.mark.parametrize('form', FORMS, ids=lambda form: form.__name__)
+@pytest.mark.parametrize(
+  'form, method',
+  [
+    *((form, 'ray') for form in FORMS),
+    *((bound_method, m) for m in QUICK if m != 'ray'),
+    *(slow(form, m) for form in FORMS for m in SLOW),
+  ],
+  ids=lambda v: getattr(v, '__name__', v),
+)
 def test_retrained_networks_are_measured_as_they_are(form, method):
   logits_fn, change = form()
   for seed in range(3):
@@ -266,42 +272,6 @@ def test_memory_stays_flat_over_many_networks():
   assert sizes[-1] - sizes[99] < 20  # MiB, over 200 calls.
 
 
-def test_structure_is_what_is_computed():
-  x = jax.ShapeDtypeStruct((SIZE,), np.float32)
-  trace = lambda fn: programs.trace(fn, x).program
-  one = lambda seed: lambda x: jax.nn.relu(apply(draw(seed), x))
-  assert trace(one(0)) is trace(one(1))
-  assert trace(jax.jit(one(0))) is trace(one(1))
-  loop = lambda k: lambda x: jax.lax.fori_loop(0, k, lambda _, v: v * 2, x)
-  assert trace(loop(2)) is trace(loop(2)) is not trace(loop(3))
-  different = [
-    lambda x: apply(draw(0), x),
-    lambda x: jnp.tanh(apply(draw(0), x)),
-    lambda x: jax.nn.relu(apply(draw(0), x) * 0.5),
-    lambda x: jax.nn.relu(apply(draw(0), x) * 0.25),
-    lambda x: jax.nn.relu(apply(draw(0, 4), x)),
-    lambda x: jax.nn.relu(apply(draw(0), x))[::-1],
-    lambda x: -0.0 * x,
-    lambda x: 0.0 * x,
-  ]
-  assert len({trace(fn) for fn in different}) == len(different)
-  call = lambda fn: lambda x: jax.pure_callback(fn, x, x)
-  host = lambda v: np.asarray(v) * 2
-  assert trace(call(host)) is trace(call(host))
-  assert trace(call(host)) is not trace(call(lambda v: np.asarray(v) * 3))
-
-
-def test_options_are_bound_by_value():
-  bind = lambda **options: programs.bind(truth, **options)
-  assert bind(p=2) == bind(p=2) and hash(bind(p=2)) == hash(bind(p=2))
-  assert bind(p=2) != bind(p=1) and bind(p=1) != bind(p=1.0)
-  assert bind(p=1)(draw(0), inputs())[0].shape == (NUM,)
-  with pytest.raises(TypeError, match='top level'):
-    programs.bind(lambda x: x)
-  with pytest.raises(TypeError, match='option w'):
-    programs.bind(truth, w=np.zeros(3))
-
-
 def test_derivative_rules_of_the_network_are_used():
   @jax.custom_vjp
   def steps(z):
@@ -310,7 +280,7 @@ def test_derivative_rules_of_the_network_are_used():
   # A staircase has no gradient; the rule gives it that of a line.
   steps.defvjp(lambda z: (steps(z), None), lambda _, g: (g,))
   fn = lambda x: jnp.stack([0.0 * x[0], steps(100 * x[0] - 55) / 100])
-  found = boundary.measure(fn, np.full((1, 1), 0.2, np.float32), method='fast')
+  found = boundary.measure(fn, np.full((1, 1), 0.2, np.float32), method='ray')
   # From 0.555 on the second logit is above 0.
   np.testing.assert_allclose(found.distance, 0.355, rtol=1e-3)
 
@@ -598,25 +568,6 @@ def test_arguments_that_cannot_be_used_are_named(error, text, options):
     boundary.measure(apply, inputs(), params=draw(0), **options)
 
 
-@pytest.mark.parametrize(
-  'error, text, fn',
-  [
-    (TypeError, 'logits_fn must be a function', 'network'),
-    (TypeError, 'returned a tuple.*select the logits', lambda x: (x, {})),
-    (TypeError, 'returned a dict', lambda x: {'logits': x}),
-    (TypeError, 'returned a NoneType', lambda x: None),
-    (ValueError, 'k >= 2', lambda x: x[:1]),
-    (ValueError, 'k >= 2', lambda x: x[None]),
-    (TypeError, 'returned int32 for an input of float32', lambda x: x > 0),
-  ],
-)
-def test_outputs_that_are_no_logits_are_named(error, text, fn):
-  if fn != 'network' and 'int32' in text:
-    fn = lambda x: jnp.argsort(x)
-  with pytest.raises(error, match=text):
-    boundary.measure(fn, inputs())
-
-
 def test_one_label_is_checked():
   solve = lambda label: boundary.nearest_point(
     lambda x: x, jnp.ones(3), label, method='ray'
@@ -635,9 +586,6 @@ def test_no_example_and_one_gradient():
       apply, inputs()[:0], labels, params=draw(0), method='fast'
     )
     assert found.point.shape == (0, SIZE) and found.status.shape == (0,)
-  for budget in (1, 2, 3):
-    found = boundary.measure(
-      apply, inputs(), params=draw(0), max_gradients=budget
-    )
-    assert np.all(found.gradients <= budget + 1)
-    assert_right(found, draw(0), inputs(), excess=1.0)
+  found = boundary.measure(apply, inputs(), params=draw(0), max_gradients=1)
+  assert np.all(found.gradients <= 2)
+  assert_right(found, draw(0), inputs(), excess=1.0)

@@ -1,4 +1,4 @@
-"""Normals and curvature, held to spheres, quadratics and linear models."""
+"""Margins, normals, curvature, held to spheres, quadratics, linear models."""
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dmm_jax import boundary
+from dmm_jax import margins
 from dmm_jax import normals
 from dmm_jax import norms
 
@@ -30,6 +31,36 @@ def sphere(x):
 def relu_net(x):
   hidden = jax.nn.relu(jnp.asarray(np.tile(WEIGHTS, (4, 1))) @ x + 3.0)
   return jnp.asarray(RELU_HEAD) @ hidden
+
+
+def test_margins_are_of_the_label_and_the_best_other_class():
+  # guarantees.md: what counts as beyond is a margin of more than 8 units of
+  # rounding of the two logits that meet, whatever the other classes are.
+  logits = np.array([[-3.0, 2.5, -7.0, 1.25], [-1.5, -4.0, -9.0, -1e6]])
+  both = jax.jit(
+    lambda z, label: (
+      margins.margin(z, label),
+      margins.runner_up(z, label),
+      margins.margin_with_tolerance(z, label, 0.01),
+      margins.margin_with_tolerance(z, label),
+    )
+  )
+  for row in logits.astype(np.float32):
+    for label in range(4):
+      others = np.delete(np.arange(4), label)
+      best = others[row[others].argmax()]
+      plain = row[label] - row[best]
+      size = np.abs(row[[label, best]]).max()
+      got = both(row, label)
+      want = (plain, best, plain + 0.01 * size, plain + 2**-20 * size)
+      np.testing.assert_allclose(got, want, rtol=1e-7)
+      assert got[1].dtype == jnp.int32
+  assert np.isnan(margins.margin(jnp.array([0, jnp.nan, 1]), 0))
+  # A class at minus infinity is never met.
+  assert margins.margin(jnp.array([2, -jnp.inf, 1]), 0) == 1
+  dtypes = 'float64 float32 float16 bfloat16'.split()
+  found = [margins.dtype_resolution(jnp.dtype(v)) for v in dtypes]
+  assert found == [2**-49, 2**-20, 2**-10, 2**-7]
 
 
 def test_jacobian_of_a_linear_model_is_its_weights():
@@ -85,14 +116,53 @@ def test_the_smallest_step_is_aligned_and_others_are_not(norm):
   assert abs(align(jnp.asarray(other))) < 0.8
 
 
-def test_alignment_is_the_cosine_and_counts_coordinates_pulled_inwards():
-  v, normal = jnp.array([3.0, -0.5]), jnp.array([-0.6, -0.8])
-  found = normals.alignment(v, normal, jnp.array([0.0, 0.5]))
-  cosine = (1.8 - 0.4) / np.sqrt(9.25)
-  assert float(found) == pytest.approx(cosine, rel=1e-6)
-  # At its bound, but -normal points back into the box: not held there.
-  boxed = normals.alignment(v, normal, jnp.array([0.0, 0.5]), bounds=(0, 9))
-  assert float(boxed) == pytest.approx(cosine, rel=1e-6)
+def test_alignment_is_the_share_of_the_largest_decrease():
+  v, normal = draw(2, 3, 4).astype(float)
+  x = draw(3, 4, seed=1).astype(float)
+  for norm in (1, 2, np.inf):
+    most = np.linalg.norm(v.ravel(), norm) * np.linalg.norm(
+      normal.ravel(), norms.dual(norm)
+    )
+    found = normals.alignment(*map(jnp.float32, (v, normal, x)), norm=norm)
+    np.testing.assert_allclose(found, -np.sum(v * normal) / most, rtol=1e-5)
+    tiny = [jnp.float32(1e-30 * a) for a in (v, normal)]
+    np.testing.assert_allclose(
+      normals.alignment(*tiny, jnp.float32(x), norm=norm), found, rtol=1e-5
+    )
+
+
+def test_alignment_leaves_out_what_the_box_stops():
+  # What is left of the way to a bound is 0.5 % of what the first coordinate
+  # went down, 2 % of the second; 0.5 and 2 % up of the next two. The fifth
+  # lies at its bound and did not move, the last beside it. The normal pushes
+  # outwards in all of these, or inwards in all.
+  x = jnp.array([0.0, 0, 0, 0, 3, 3])
+  v = jnp.array([-0.5, -0.75, 0.25, 0.75, 0, 0])
+  low = jnp.array([-0.5025, -0.765, -9, -9, -9, -9])
+  high = jnp.array([9, 9, 0.25125, 0.765, 3 + 4e-7, 3 + 1e-5])
+  normal = jnp.array([0.6, 0.3, -0.2, -0.8, -0.1, -0.4])
+
+  def share(used, sign=1):
+    a, b = np.asarray(v)[used], sign * np.asarray(normal)[used]
+    return -a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+
+  align = jax.jit(
+    lambda n, slack: normals.alignment(v, n, x, bounds=(low, high), slack=slack)
+  )
+  plain = normals.alignment(v, normal, x, bounds=(low, high))
+  np.testing.assert_allclose(plain, share([1, 3, 5]), rtol=1e-6)
+  for slack, used in ((0.01, [1, 3, 5]), (0.04, [5]), (0.0, [0, 1, 2, 3, 5])):
+    want = share(used) if slack < 0.04 else np.nan
+    np.testing.assert_allclose(align(normal, slack), want, rtol=1e-6)
+  # Nothing stops a coordinate whose margin falls towards the inside.
+  inwards = normals.alignment(v, -normal, x, bounds=(low, high))
+  np.testing.assert_allclose(inwards, share(slice(None), -1), rtol=1e-6)
+  # Nor does anything where the normal has no part.
+  flat = normal.at[0].set(0)
+  a, b = (np.asarray(u)[[0, 1, 3, 5]] for u in (v, flat))
+  want = -a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+  found = normals.alignment(v, flat, x, bounds=(low, high))
+  np.testing.assert_allclose(found, want, rtol=1e-6)
 
 
 def test_alignment_is_nan_where_it_is_undefined():
@@ -111,7 +181,7 @@ def test_searches_end_aligned_but_for_the_box():
   two = lambda x: linear(x)[:2]  # No third class, so no kink.
   xs = np.random.default_rng(0).uniform(size=(99, 5)).astype(np.float32)
   box = (0.0, 1.0)
-  found = boundary.measure(two, xs, bounds=box)
+  found = boundary.measure(two, xs, bounds=box, method='fast')
   steps, there = found.point - xs, np.isfinite(found.distance)
   free = lambda v, g, x: normals.alignment(v, g, x, bounds=box)
   values = jax.vmap(free)(steps, found.normal, xs)[there]
@@ -157,16 +227,37 @@ def test_curvature_is_nan_without_a_gradient_or_a_direction():
 
 
 def test_extreme_curvatures_are_those_of_the_projected_hessian():
-  a = draw(12, 12)
+  rng = np.random.default_rng(0)
+  n = 60
+  a = rng.normal(size=(n, n))
   a = (a + a.T) / 2
-  x, b = draw(2, 12, seed=1)
-  quadratic = lambda x: jnp.stack([x @ a @ x / 2 + b @ x, jnp.zeros(())])
-  found = jax.jit(lambda x: normals.extreme_curvatures(KEY, quadratic, x, 0))(x)
+  x, b = rng.normal(size=(2, n))
+  quadratic = lambda x: jnp.stack(
+    [x.ravel() @ a @ x.ravel() / 2 + b @ x.ravel(), 0.0 * x[0, 0]]
+  )
   slope = a @ x + b
   # An orthonormal basis of what is orthogonal to the slope.
   tangent = np.linalg.svd(slope[None])[2][1:]
   values = np.linalg.eigvalsh(tangent @ a @ tangent.T) / np.linalg.norm(slope)
-  np.testing.assert_allclose(found, [values[0], values[-1]], rtol=1e-3)
+  with jax.enable_x64(True):
+    of = jax.jit(
+      lambda key, x, **options: normals.extreme_curvatures(
+        key, quadratic, x.reshape(5, 12), 0, **options
+      ),
+      static_argnames='num_iterations',
+    )
+    enough, more = (of(KEY, x, num_iterations=m) for m in (n - 1, 199))
+    np.testing.assert_allclose(enough, [values[0], values[-1]], rtol=1e-9)
+    np.testing.assert_allclose(more, enough, rtol=1e-12)
+    # With fewer the range is narrower, by the start; 20 if nothing is said.
+    default, fewer = of(KEY, x), of(KEY, x, num_iterations=19)
+    np.testing.assert_allclose(default, of(KEY, x, num_iterations=20))
+    other = of(jax.random.key(1), x)
+  fewer, default, other, enough = np.array([fewer, default, other, enough])
+  for inner, outer in ((fewer, default), (default, enough), (other, enough)):
+    # By far more than rounding.
+    assert inner[0] > outer[0] + 1e-10 and inner[1] < outer[1] - 1e-10
+  assert abs(other[0] - default[0]) > 1e-10
 
 
 def test_extreme_curvatures_when_the_krylov_space_is_exhausted():

@@ -1,3 +1,5 @@
+"""One example at a time over a data set, on two devices."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,21 +11,48 @@ from dmm_jax import parallel
 from dmm_jax import programs
 
 
-@pytest.mark.parametrize('vmap_size', [None, 1, 3])
-@pytest.mark.parametrize('batch_size', [1, 8, 100])
-def test_map_keeps_order_for_any_batching(vmap_size, batch_size):
+@pytest.mark.parametrize(
+  'batch_size, vmap_size',
+  [(1, None), (8, None), (100, None), (8, 1), (8, 3), (100, 3)],
+)
+def test_map_keeps_order_for_any_batching(batch_size, vmap_size):
   assert jax.device_count() == 2  # Odd numbers of rows are padded.
   xs = np.arange(37.0, dtype=np.float32)
-  fn = lambda x, y, shift: {'sum': x + y + shift, 'row': jnp.stack([x, y])}
   out = parallel.map_examples(
-    fn,
+    rows_of_two,
     (xs, 2 * xs),
-    shared=(np.float32(1),),
+    shared=(np.float32(1), np.float32(-3)),
     batch_size=batch_size,
     vmap_size=vmap_size,
   )
   np.testing.assert_allclose(out['sum'], 3 * xs + 1)
-  np.testing.assert_allclose(out['row'], np.stack([xs, 2 * xs], 1))
+  np.testing.assert_allclose(out['row'], np.stack([xs, 2 * xs - 3], 1))
+
+
+def rows_of_two(x, y, shift, other):
+  return {'sum': x + y + shift, 'row': jnp.stack([x, y + other])}
+
+
+@pytest.mark.parametrize(
+  'vmap_size, seen', [(None, {5}), (1, set()), (2, {2, 1}), (3, {3, 2})]
+)
+def test_so_many_examples_are_evaluated_at_once(vmap_size, seen):
+  sizes = set()
+
+  @jax.custom_batching.custom_vmap
+  def twice(x):
+    return 2 * x
+
+  @twice.def_vmap
+  def _(size, batched, x):
+    sizes.add(size)
+    return 2 * x, batched[0]
+
+  # Nine examples on two devices: five each, the last one a copy.
+  xs = np.arange(9.0)
+  out = parallel.map_examples(twice, (xs,), vmap_size=vmap_size)
+  np.testing.assert_array_equal(out, 2 * xs)
+  assert sizes == seen
 
 
 def test_loops_end_by_themselves():
@@ -34,8 +63,16 @@ def test_loops_end_by_themselves():
 
 
 def test_no_examples():
-  out = parallel.map_examples(lambda x: x @ x, (np.zeros((0, 3), np.float32),))
-  assert out.shape == (0,)
+  for shape in ((0, 3), (0,)):
+    nothing = np.zeros(shape, np.float32)
+    out = parallel.map_examples(
+      lambda x, y: {'a': jnp.stack([x, x + y]), 'b': jnp.int8(3)},
+      (nothing,),
+      shared=(1.0,),
+    )
+    assert out['a'].shape == (0, 2, *shape[1:]) and out['b'].shape == (0,)
+    assert out['b'].dtype == np.int8
+  assert not [*parallel.iterate_batches(lambda x: x, (nothing,))]
 
 
 def scale(x, factor):
@@ -61,44 +98,151 @@ def test_equal_functions_compile_once():
   np.testing.assert_array_equal(out, xs[:, None] * np.float32([2, 5]) - 1)
 
 
-@pytest.mark.parametrize('batch_size', [1, 4, 100])
-def test_captured_arrays_are_used_as_they_are(batch_size):
+def test_captured_arrays_are_used_as_they_are():
   xs, weights = np.arange(10, dtype=np.float32), {}
   closure = lambda x: x * weights['w']
   for seed in range(3):
     weights['w'] = np.float32([seed, 5])
-    out = parallel.map_examples(closure, (xs,), batch_size=batch_size)
+    out = parallel.map_examples(closure, (xs,), batch_size=4)
     np.testing.assert_array_equal(out, xs[:, None] * weights['w'])
 
 
-def test_batches_come_one_by_one():
-  batches = parallel.iterate_batches(lambda x: x, (np.arange(5),), batch_size=2)
-  assert [list(b) for b in batches] == [[0, 1], [2, 3], [4]]
+def counted(asked, xs):
+  """A column that tells how many rows were read at once."""
+  read = lambda keys: (asked.append(len(keys)), [xs[k] for k in keys])[1]
+  return data.Column(read, np.arange(len(xs)), xs.shape[1:])
+
+
+def test_the_next_batch_is_under_way_while_the_last_one_is_used():
+  asked = []
+  column = counted(asked, np.arange(5.0)[:, None])
+  batches = parallel.iterate_batches(lambda x: 2 * x, (column,), batch_size=2)
+  assert not asked
+  for number, size in enumerate((2, 2, 1)):
+    out = next(batches)
+    wanted = 2 * np.arange(2 * number, 2 * number + size)
+    np.testing.assert_array_equal(out[:, 0], wanted)
+    # One row a device; the last batch begins anew with the first row.
+    assert sum(asked) == min(2 * number + 4, 6)
+  assert next(batches, None) is None
 
 
 def test_batches_have_the_size_asked_for():
-  xs = np.arange(10, dtype=np.float32)
-  batches = list(parallel.iterate_batches(lambda x: 2 * x, (xs,), batch_size=3))
-  assert [len(b) for b in batches] == [3, 3, 3, 1]
-  np.testing.assert_array_equal(np.concatenate(batches), 2 * xs)
+  xs = np.arange(300, dtype=np.float32)
+  of = lambda **options: [
+    len(v) for v in parallel.iterate_batches(jnp.negative, (xs,), **options)
+  ]
+  assert of() == [256, 44] and of(batch_size=299) == [299, 1]
+  asked = []
+  parallel.map_examples(jnp.negative, (counted(asked, xs[:, None]),))
+  assert sum(asked) == 2 * 256
 
 
-def test_replicated_arrays_are_whole_on_every_device():
-  tree = {'a': np.array([1, np.nan], np.float32), 'key': jax.random.key(3)}
+def test_progress_is_shown_by_the_first_process(capsys, monkeypatch):
+  xs = np.arange(7.0)
+  go = lambda **more: parallel.map_examples(
+    lambda x: x, (xs,), batch_size=3, **more
+  )
+  go()
+  assert not capsys.readouterr().err
+  go(progress='measuring')
+  said = capsys.readouterr().err
+  assert 'measuring: 100%' in said and '7/7' in said and 'example/s' in said
+  monkeypatch.setattr(jax, 'process_index', lambda: 1)
+  go(progress='measuring')
+  assert not capsys.readouterr().err
+
+
+def test_several_processes_get_all_rows(monkeypatch):
+  """What differs where there are several, on one that plays two."""
+  waited, fetched = [], []
+  wait, fetch = jax.block_until_ready, parallel._fetch
+  monkeypatch.setattr(
+    jax, 'block_until_ready', lambda v: (waited.append(v), wait(v))[1]
+  )
+  monkeypatch.setattr(
+    parallel, '_fetch', lambda out, *v: (fetched.append(out), fetch(out, *v))[1]
+  )
+  parallel.map_examples(jnp.negative, (np.arange(3.0),))
+  assert len(fetched) == 1 and not waited
+  fetched.clear()
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  copied, replicate = [], parallel.replicate
+  monkeypatch.setattr(
+    parallel, 'replicate', lambda v: (copied.append(v), replicate(v))[1]
+  )
+  xs, w = np.arange(9.0), np.float32([3, np.nan])
+  out = parallel.map_examples(
+    lambda x, w: x * w + 0.5, (xs,), shared=(w,), batch_size=4
+  )
+  np.testing.assert_array_equal(out, xs[:, None] * w + 0.5)
+  assert len(waited) == len(fetched) == 3
+  (((_, shared),),) = [copied]
+  np.testing.assert_array_equal(shared[0], w)
+  assert all(v.sharding.is_fully_replicated for v in fetched)
+
+
+@pytest.mark.parametrize('processes', (1, 2))
+def test_replicated_arrays_are_whole_on_every_device(processes, monkeypatch):
+  monkeypatch.setattr(jax, 'process_count', lambda: processes)
+  tree = {
+    'a': np.array([1, np.nan], np.float32),
+    'key': jax.random.key(3, impl='rbg'),
+    'b': [jnp.arange(6).reshape(2, 3), 4.0],
+  }
   out = parallel.replicate(parallel.replicate(tree))
-  assert all(v.sharding.is_fully_replicated for v in out.values())
-  assert all(len(v.sharding.device_set) == 2 for v in out.values())
+  for v in jax.tree.leaves(out):
+    assert v.sharding.is_fully_replicated
+    assert len(v.sharding.device_set) == 2
   np.testing.assert_array_equal(out['a'], tree['a'])
+  np.testing.assert_array_equal(out['b'][0], tree['b'][0])
+  assert out['b'][1] == 4
+  assert jax.random.key_impl(out['key']) == jax.random.key_impl(tree['key'])
   assert jax.random.bits(out['key']) == jax.random.bits(tree['key'])
 
 
-def test_shares_of_all_devices_are_added():
+def shards(array):
+  return [v.data.shape[0] for v in array.addressable_shards]
+
+
+def test_rows_are_divided_among_the_devices_if_they_divide():
+  xs = np.arange(24.0).reshape(8, 3)
+  for rows, of in (([5, 1, 2, 2], [2, 2]), ([4, 0, 7], [3, 3])):
+    put, other = parallel.put_rows((xs, [*range(8)]), np.array(rows))
+    np.testing.assert_array_equal(put, xs[rows])
+    np.testing.assert_array_equal(other, rows)
+    assert shards(put) == shards(other) == of
+  both = parallel.shard({'a': jnp.asarray(xs), 'b': jnp.arange(2)})
+  assert (shards(both['a']), shards(both['b'])) == ([4, 4], [1, 1])
+  np.testing.assert_array_equal(both['a'], xs)
+  columns = {'a': xs, 'b': xs[:7]}
+  parts = jax.jit(parallel.constrain)(columns)
+  assert shards(parts['a']) == [4, 4] and set(shards(parts['b'])) == {7}
+  jax.tree.map(np.testing.assert_array_equal, parts, columns)
+
+
+def test_shares_of_all_devices_are_added(monkeypatch):
   xs = np.arange(6, dtype=np.float32)
-  assert len(xs) % parallel.num_shards() == 0
-  total = jax.jit(
-    lambda x, w: parallel.psum(lambda x, w: w * x.sum(), (x,), (w,))
+  assert parallel.num_shards() == 2
+  sizes = []
+
+  def add(x, y, w):
+    sizes.append(len(x))
+    return {'sum': w * (x + y).sum(), 'number': w[None]}
+
+  total = lambda: jax.jit(
+    lambda x, w: parallel.psum(add, (x, 2 * x), (w,))
+  )(xs, np.float32(2))  # fmt: skip
+  found = total()
+  assert found['sum'] == 90 and found['number'].tolist() == [4] and sizes == [3]
+  count = jax.jit(lambda x: parallel.psum(lambda x: x.shape[0], (x,)))
+  assert count(xs) == 6
+  one = jax.make_mesh((1,), ('other',), devices=jax.devices()[:1])
+  monkeypatch.setattr(parallel, '_mesh', lambda: one)
+  found = total()
+  assert (
+    found['sum'] == 90 and found['number'].tolist() == [2] and sizes == [3, 6]
   )
-  assert total(xs, np.float32(2)) == 30
 
 
 def test_columns_of_any_type_and_kind():
@@ -115,12 +259,7 @@ def test_columns_of_any_type_and_kind():
 def test_rows_on_disk_are_read_batch_by_batch():
   xs = np.random.default_rng(0).normal(size=(11, 3)).astype(np.float32)
   asked = []
-
-  def read(keys):
-    asked.append(len(keys))
-    return [xs[k] for k in keys]
-
-  column = data.Column(read, np.arange(11), (3,))
+  column = counted(asked, xs)
   found = parallel.map_examples(
     lambda x, i: x.sum() + i, (column, np.arange(11)), batch_size=4
   )

@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+import resume
 
 from dmm_jax import records
 from dmm_jax import train
@@ -15,7 +16,7 @@ from experiments import segments
 from experiments import transfer
 
 TOY = dict(
-  models=('mlp', 'linear'),
+  models=('linear', 'mlp'),
   num_train=300,
   num_test=60,
   num_networks=3,
@@ -23,6 +24,11 @@ TOY = dict(
   num_pairs=60,
   num_images=30,
 )
+
+
+@pytest.fixture(autouse=True)
+def empty_figures(monkeypatch):
+  resume.draw_quickly(monkeypatch)
 
 
 def halfway_toy(workdir, **more):
@@ -112,7 +118,7 @@ def test_networks_are_held_against_each_other(tmp_path, capsys, monkeypatch):
   config = halfway_toy(tmp_path)
   summary = halfway.run(config)
   out = capsys.readouterr().out
-  assert 'R4: ' in out and 'mlp-halves' in out
+  assert 'R4: ' in out and 'linear-halves' in out
   sets = populations.load(config)
   pairs = segments.draw(config, sets)
   table = records.load_columns(tmp_path / 'results.npz')
@@ -145,65 +151,19 @@ def test_networks_are_held_against_each_other(tmp_path, capsys, monkeypatch):
   start = summary['populations']['linear']['0']
   assert start['same']['value'] == pytest.approx(entry['same']['value'])
   assert start['rank']['value'] == 0 < entry['rank']['value']
-  assert summary['booked'][0]['explained']['value'] > 0.9
+  # Linear in its parameters, it has nothing of second order.
+  assert summary['booked'][0]['explained']['value'] == pytest.approx(1)
   assert set(summary['verdicts']) == {'R1', 'R1, strong form', 'R2', 'R3', 'R4'}
   written = (tmp_path / 'summary.json').read_text()
   assert json.dumps(summary, indent=2) + '\n' == written
   for figure in ('crossings', 'training', 'influence'):
-    assert (tmp_path / f'figures/{figure}.png').stat().st_size > 5000
+    assert (tmp_path / f'figures/{figure}.png').is_file()
   # What is trained stays: a run that goes on has the same networks.
   before = (tmp_path / 'results.npz').read_bytes()
   (tmp_path / 'results.npz').unlink()
   monkeypatch.setattr(train, 'fit', no_training)
   halfway.run(config)
   assert (tmp_path / 'results.npz').read_bytes() == before
-
-
-def entry(low, high):
-  return {'value': (low + high) / 2, 'interval': [low, high]}
-
-
-def test_verdicts_are_what_intervals_say():
-  assert common.decide([True, True], [False, False]) == 'supported'
-  assert common.decide([True, False], [False, False]) == 'undecided'
-  assert common.decide([True, False], [False, True]) == 'not supported'
-  assert common.below(entry(0, 1), entry(2, 3))
-  assert common.below(0.5, entry(0.6, 1)) and common.below(entry(0, 0.2), 0.5)
-  assert not common.below(entry(0, 2), entry(1, 3))
-  assert not common.below(entry(np.nan, np.nan), 1.0)
-
-
-@pytest.mark.parametrize(
-  ('half', 'null', 'wanted'),
-  (
-    (entry(0.75, 0.8), entry(0.2, 0.4), 'supported'),
-    (entry(0.6, 0.8), entry(0.2, 0.4), 'undecided'),
-    (entry(0.5, 0.6), entry(0.2, 0.4), 'not supported'),
-    (entry(0.75, 0.8), entry(0.7, 0.9), 'undecided'),
-  ),
-)
-def test_the_rule_of_halves(half, null, wanted):
-  at_end = {
-    'mlp-halves x mlp-halves': {'concordance_train': half},
-    'mlp-shared x mlp-shared': {'concordance_train': null},
-  }
-  parts = halfway._from_halves(at_end, 'mlp')
-  assert common.decide(*parts[:2]) == wanted
-  assert halfway._from_halves({}, 'mlp') is None
-
-
-def test_the_strong_form_needs_an_interval():
-  rule = lambda mine, between: common.decide(
-    *halfway._as_neighbours(
-      {'nearest_neighbour': entry(0.9, 1)},
-      {'a': {'nearer': mine}, 'a x a': {'agreement': between}},
-      'a',
-    )[:2]
-  )
-  assert rule(entry(0.96, 0.98), entry(0.85, 0.95)) == 'supported'
-  assert rule(entry(0.8, 0.9), entry(0.85, 0.95)) == 'undecided'
-  assert rule(entry(0.8, 0.84), entry(0.85, 0.95)) == 'not supported'
-  assert rule(entry(0.8, 0.9), entry(np.nan, np.nan)) == 'undecided'
 
 
 # --- Transfer --------------------------------------------------------------
@@ -239,7 +199,7 @@ def test_sources_attack_targets(tmp_path, capsys):
   assert mine == pytest.approx(wanted, abs=1e-6)
   assert [row['samples'] for row in summary['parts']] == [20, 100]
   for figure in ('matrices', 'training', 'parts'):
-    assert (tmp_path / f'figures/{figure}.png').stat().st_size > 5000
+    assert (tmp_path / f'figures/{figure}.png').is_file()
 
 
 def test_regression_finds_what_explains():

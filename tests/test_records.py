@@ -1,7 +1,15 @@
+"""Run directories: whole or not there, and never another one's."""
+
 import dataclasses
 import json
 import os
+import re
+import subprocess
+import sys
+import types
 
+import jax
+from jax.experimental import multihost_utils
 import numpy as np
 import pytest
 
@@ -21,25 +29,76 @@ def open_run(path, **flags):
 
 
 def test_a_run_says_what_it_was_asked(tmp_path):
-  run_dir = open_run(tmp_path / 'deep' / 'run')
-  lines = (run_dir / 'flags.txt').read_text().splitlines()
-  assert lines[1:] == ['--seed=0', '--sizes=1,2', '--box=true']
+  where = tmp_path / 'deep' / 'run'
+  run_dir = open_run(where)
+  assert run_dir == where
+  text = (run_dir / 'flags.txt').read_text()
+  lines = [f'--workdir={where}', '--seed=0', '--sizes=1,2', '--box=true', '']
+  assert text == '\n'.join(lines)
   run = records.read_json(run_dir / 'run.json')
-  assert run['versions']['jax'] and run['devices']['count'] == 2
-  assert run['devices']['processes'] == 1
+  assert run['flags'] == dict(
+    workdir=str(where), seed='0', sizes='1,2', box='true'
+  )
+  assert run['experiment'] == 'tests' and run['command'] == sys.argv
+  assert run['versions']['numpy'] == np.__version__
+  assert run['versions']['jax'] == jax.__version__
+  assert 'dmm_jax' in run['versions']
+  assert run['python'] == '.'.join(map(str, sys.version_info[:3]))
+  kind = jax.devices()[0].device_kind
+  assert run['devices'] == dict(kind=kind, count=2, processes=1)
+  assert re.fullmatch(r'[-0-9]{10}T[:0-9]{8}\+00:00', run['started'])
   assert 'finished' not in run
   records.save_chunk(run_dir, 'a', {'x': np.arange(3)})
-  records.finish_run(run_dir)
-  assert records.read_json(run_dir / 'run.json')['finished']
-  assert not (run_dir / 'chunks').exists()
+  for _ in range(2):  # The second time there are no chunks.
+    records.finish_run(run_dir)
+    after = records.read_json(run_dir / 'run.json')
+    assert {**after, 'finished': None} == {**run, 'finished': None}
+    assert after['finished'] >= run['started']
+    assert not (run_dir / 'chunks').exists()
+
+
+def test_a_run_says_what_git_says(monkeypatch):
+  asked, said = [], iter(['  abc\n', ''])
+
+  def run(command, **options):
+    asked.append((command[0], command[3:], options))
+    return types.SimpleNamespace(stdout=next(said))
+
+  monkeypatch.setattr(subprocess, 'run', run)
+  monkeypatch.setattr(records, '_PACKAGES', ('numpy', 'no_such_package'))
+  devices = [types.SimpleNamespace(device_kind=v) for v in 'ab']
+  monkeypatch.setattr(jax, 'devices', lambda: devices)
+  found = records._circumstances('tests', {})
+  assert (found['git'], found['git_dirty']) == ('abc', False)
+  assert found['versions'] == {'numpy': np.__version__}
+  assert found['devices']['kind'] == 'a'
+  options = dict(capture_output=True, text=True, check=True)
+  status = ['status', '--porcelain', '--untracked-files=no']
+  assert asked == [
+    ('git', ['rev-parse', 'HEAD'], options),
+    ('git', status, options),
+  ]
+  for error in (OSError(), subprocess.CalledProcessError(1, 'git')):
+
+    def fail(*args, error=error, **options):
+      raise error
+
+    monkeypatch.setattr(subprocess, 'run', fail)
+    assert records._git('status') is None
 
 
 def test_equal_flags_resume_and_others_are_refused(tmp_path):
   open_run(tmp_path)
   open_run(tmp_path)
   before = {p: p.read_bytes() for p in tmp_path.iterdir()}
-  with pytest.raises(records.RunError, match=r'--seed=0 there, 3 now'):
-    open_run(tmp_path, seed=3)
+  said = r'other flags:\n  --seed=0 there, 3=4=5 now\nchoose'
+  with pytest.raises(records.RunError, match=said):
+    open_run(tmp_path, seed='3=4=5')
+  text = (tmp_path / 'flags.txt').read_text()
+  (tmp_path / 'flags.txt').write_text(text.replace('=0', '=3=4=5'))
+  open_run(tmp_path, seed='3=4=5')
+  (tmp_path / 'flags.txt').write_text(text)
+  before = {p: p.read_bytes() for p in tmp_path.iterdir()}
   more = dataclasses.make_dataclass(
     'More', [('rate', float, 0.1)], bases=(Config,), frozen=True
   )
@@ -57,6 +116,14 @@ def test_foreign_places_are_left_alone(tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ['thesis.tex']
   with pytest.raises(records.RunError, match='is a file'):
     open_run(tmp_path / 'thesis.tex')
+  with pytest.raises(records.RunError, match=r'cannot be written: .*thesis'):
+    open_run(tmp_path / 'thesis.tex' / 'run')
+  for name in 'fedcba':
+    (tmp_path / name).touch()
+  with pytest.raises(records.RunError, match=r'\(it has a, b, c, d, e\)'):
+    open_run(tmp_path)
+  (tmp_path / 'empty').mkdir()
+  open_run(tmp_path / 'empty')
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason='root may write anywhere')
@@ -80,6 +147,28 @@ def test_columns_are_exact_and_reproducible(tmp_path):
   with pytest.raises(ValueError, match='differ in length'):
     records.save_columns(tmp_path / 'c.npz', {'x': [1], 'y': [1, 2]})
   assert not list(tmp_path.glob('*c.npz*'))
+  assert not list(tmp_path.glob('.*'))
+
+
+def test_files_are_on_the_disk_before_they_take_their_place(
+  tmp_path, monkeypatch
+):
+  """guarantees.md: tables and JSON files are whole or not there."""
+  path, seen = tmp_path / 'a' / 'b' / 'c.json', []
+
+  def sync(number):
+    size = os.fstat(number).st_size
+    seen.append((size, path.exists(), sorted(os.listdir(path.parent))))
+
+  monkeypatch.setattr(os, 'fsync', sync)
+  for number in range(2):
+    records.write_json(path, {'a': [number]})
+  assert path.read_text() == '{\n  "a": [\n    1\n  ]\n}\n'
+  assert seen == [
+    (23, False, ['.c.json.part']),
+    (23, True, ['.c.json.part', 'c.json']),
+  ]
+  assert records.read_json(str(path)) == {'a': [1]}
 
 
 def test_half_written_files_are_no_results(tmp_path):
@@ -98,10 +187,16 @@ def test_half_written_files_are_no_results(tmp_path):
   )
 
 
-def test_log_appends(tmp_path):
+def test_log_appends_and_a_line_cut_short_is_left_out(tmp_path):
+  assert records.read_log(tmp_path) == []
   records.log(tmp_path, step=1, loss=0.5)
-  records.log(tmp_path, step=2, loss=0.25)
-  assert (tmp_path / 'metrics.jsonl').read_text().count('\n') == 2
+  with open(tmp_path / 'metrics.jsonl', 'a') as file:
+    file.write('{"step": 2, "lo\n')
+  records.log(tmp_path, step=3, loss=0.25)
+  assert records.read_log(tmp_path) == [
+    {'step': 1, 'loss': 0.5},
+    {'step': 3, 'loss': 0.25},
+  ]
 
 
 def test_runs_go_on_after_the_last_part_that_is_there(tmp_path):
@@ -124,10 +219,89 @@ def test_runs_go_on_after_the_last_part_that_is_there(tmp_path):
   assert units == [*names, 'part-2', 'part-3']
 
 
-def test_one_process_agrees_with_itself_and_waits_for_nobody(tmp_path):
+def test_parts_have_their_own_files_and_seconds(tmp_path, monkeypatch):
+  kept = {}
+  ticks = iter([1.0, 2.23456, 5.0])
+  monkeypatch.setattr(records.time, 'perf_counter', lambda: next(ticks))
+  load = lambda run_dir, name: kept.get((run_dir, name))
+  save = lambda run_dir, name, part: kept.update({(run_dir, name): part})
+  parts = records.resume(
+    tmp_path, ['a', 'b'], lambda done: iter([3, 4]), load=load, save=save
+  )
+  assert list(parts) == [3, 4]
+  assert kept == {(tmp_path, 'a'): 3, (tmp_path, 'b'): 4}
+  assert records.read_log(tmp_path) == [
+    {'unit': 'a', 'seconds': 1.2346},
+    {'unit': 'b', 'seconds': 2.7654},
+  ]
+
+
+class Clock:
+  """Time that only sleeping takes."""
+
+  def __init__(self, patch):
+    self.now, self.sleeps = 100.0, 0
+    patch.setattr(records.time, 'monotonic', lambda: self.now)
+    patch.setattr(records.time, 'sleep', self.sleep)
+
+  def sleep(self, seconds):
+    self.now, self.sleeps = self.now + seconds, self.sleeps + 1
+
+
+def test_one_process_agrees_with_itself_and_waits_for_nobody(
+  tmp_path, monkeypatch
+):
   assert records.is_first() and records.agree(3) == 3
+  clock = Clock(monkeypatch)
   with pytest.raises(FileNotFoundError):
     records.load_columns(tmp_path / 'absent.npz')
+  assert clock.sleeps == 0
+
+
+def test_other_processes_wait_and_do_not_write(tmp_path, monkeypatch):
+  run_dir = open_run(tmp_path / 'run')
+  before = {p: p.read_bytes() for p in run_dir.iterdir()}
+  clock = Clock(monkeypatch)
+  monkeypatch.setattr(jax, 'process_index', lambda: 1)
+  assert not records.is_first()
+  records.write_json(run_dir / 'a.json', 1)
+  records.save_columns(run_dir / 'a.npz', {'x': np.ones(1)})
+  records.log(run_dir, step=1)
+  records.finish_run(run_dir)
+  assert open_run(run_dir) == run_dir
+  assert before == {p: p.read_bytes() for p in run_dir.iterdir()}
+  assert clock.sleeps == 0
+  with pytest.raises(records.RunError, match=r'process 1 does not see what'):
+    open_run(tmp_path / 'elsewhere')
+  assert clock.now == pytest.approx(160, abs=0.1)
+  assert clock.sleeps == pytest.approx(60 / 0.05, abs=1)
+  # A file that comes meanwhile is read.
+  path = tmp_path / 'late.npz'
+  np.savez(tmp_path / 'other.npz', x=np.arange(3))
+
+  def come(seconds):
+    clock.now += seconds
+    if clock.now > 170:
+      (tmp_path / 'other.npz').replace(path)
+
+  monkeypatch.setattr(records.time, 'sleep', come)
+  assert records.load_columns(str(path))['x'].tolist() == [0, 1, 2]
+
+
+def test_processes_agree_on_the_least_that_each_has(tmp_path, monkeypatch):
+  there = []
+
+  def gather(value):
+    there.append((tmp_path / 'run' / 'flags.txt').exists())
+    return np.array([value + 2, value, value + 1])
+
+  monkeypatch.setattr(multihost_utils, 'process_allgather', gather)
+  assert records.agree(4) == 4 and there == []
+  monkeypatch.setattr(jax, 'process_count', lambda: 3)
+  assert records.agree(4) == 4
+  # All have looked before the first one writes, and wait until it has.
+  open_run(tmp_path / 'run')
+  assert there == [False, False, True]
 
 
 def test_select_keeps_rows_with_the_values_asked_for():
@@ -135,3 +309,13 @@ def test_select_keeps_rows_with_the_values_asked_for():
   assert records.select(table, name='a', p=np.inf)['name'].tolist() == ['a']
   assert records.select(table, name='b')['p'].tolist() == [1.0]
   assert len(records.select(table, name='c')['p']) == 0
+
+
+def test_tables_are_joined_below_each_other():
+  parts = [
+    {'x': np.arange(2), 'y': np.ones((2, 3))},
+    {'y': np.zeros((1, 3)), 'x': np.array([7])},
+  ]
+  whole = records.concatenate(parts)
+  assert whole['x'].tolist() == [0, 1, 7] and whole['y'].shape == (3, 3)
+  assert records.concatenate(parts[:1])['x'].tolist() == [0, 1]

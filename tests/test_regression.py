@@ -83,19 +83,98 @@ def test_gradients_are_differences_also_at_training_inputs(kind):
   np.testing.assert_allclose(got[:6], want, atol=2e-3)
 
 
+def two_kinds(a, b, get):
+  """Linear features for 'nngp', and their squares besides for 'ntk'."""
+  a, b = (v.reshape(len(v), -1) for v in (a, b))
+  linear = a @ b.T
+  return linear if get == 'nngp' else linear + 2 * linear**2
+
+
+@pytest.mark.parametrize(
+  'kind, ridge, num_classes', [('nngp', 0.3, 4), ('ntk', 0.02, None)]
+)
+def test_every_option_is_that_of_the_regression(kind, ridge, num_classes):
+  """In float64 the weights solve it; guarantees of float32 for the rest."""
+  k = num_classes or 3
+  xs, new = XS.astype(float), NEW.astype(float)
+  matrix = two_kinds(xs, xs, kind)
+  ridged = matrix + ridge * np.mean(np.diag(matrix)) * np.eye(30)
+  want = np.linalg.solve(ridged, np.eye(k)[LABELS] - 1 / k)
+  options = {'kind': kind, 'ridge': ridge, 'num_classes': num_classes}
+  fitted = nngp.fit_regression(two_kinds, xs, LABELS, **options)
+  assert fitted.xs.dtype == fitted.weights.dtype == np.float32
+  np.testing.assert_array_equal(fitted.xs, XS)
+  np.testing.assert_allclose(fitted.weights, want, rtol=1e-5, atol=1e-5)
+  want = two_kinds(new, xs, kind) @ want
+  logits_fn = nngp.regressor(two_kinds, xs, LABELS, **options)
+  for one in (
+    logits_fn,
+    lambda x: nngp.posterior_mean(two_kinds, fitted, x, kind=kind),
+  ):
+    np.testing.assert_allclose([one(x) for x in NEW], want, atol=1e-4)
+  found = nngp.kernel_matrix(two_kinds, xs, kind=kind)
+  np.testing.assert_allclose(found, matrix, rtol=1e-12)
+
+
+def test_defaults_are_the_nngp_and_a_small_ridge():
+  fit = lambda **o: nngp.fit_regression(two_kinds, XS, LABELS, **o)
+  fitted = fit()
+  again = fit(kind='nngp', ridge=1e-4, num_classes=3)
+  np.testing.assert_array_equal(fitted.weights, again.weights)
+  want = nngp.posterior_mean(two_kinds, fitted, NEW[0], kind='nngp')
+  got = nngp.posterior_mean(two_kinds, fitted, NEW[0])
+  np.testing.assert_array_equal(got, want)
+  np.testing.assert_array_equal(
+    nngp.regressor(two_kinds, XS, LABELS)(NEW[0]), want
+  )
+  np.testing.assert_array_equal(
+    nngp.kernel_matrix(two_kinds, XS),
+    nngp.kernel_matrix(two_kinds, XS, kind='nngp'),
+  )
+  # One class among the labels is one of two.
+  alone = nngp.fit_regression(two_kinds, XS, 0 * LABELS)
+  assert alone.weights.shape == (30, 2)
+
+
+def test_a_matrix_that_is_not_positive_definite_is_refused():
+  negative = lambda a, b, get: -two_kinds(a, b, get)
+  with pytest.raises(np.linalg.LinAlgError):
+    nngp.fit_regression(negative, XS, LABELS, ridge=0.0)
+  # No ridge is a ridge, where the matrix has full rank.
+  full = lambda a, b, get: two_kinds(a, b, 'ntk') ** 3
+  found = nngp.fit_regression(full, XS[:5], [0, 1, 0, 1, 1], ridge=0)
+  matrix = full(XS[:5].astype(float), XS[:5].astype(float), 'nngp')
+  want = np.eye(2)[[0, 1, 0, 1, 1]] - 0.5
+  np.testing.assert_allclose(matrix @ found.weights, want, atol=1e-2)
+
+
 def test_matrices_come_in_parts(monkeypatch):
-  kernel_fn = nngp.fully_connected(1)[2]
-  monkeypatch.setattr(regression, '_PART', 7 * 30 * 6)
-  parts = nngp.kernel_matrix(kernel_fn, XS)
-  want = oracles.dense_kernel(XS, XS, 1, np.sqrt(2), 0.0)
-  np.testing.assert_allclose(parts, want, rtol=1e-7)
-  np.testing.assert_array_equal(parts, parts.T)
+  matrix = np.random.default_rng(2).normal(size=(6, 6))
+  matrix, rows = matrix @ matrix.T, []
+
+  def kernel_fn(a, b, get):
+    rows.append((len(a), len(b)))
+    a, b = (v.reshape(len(v), -1) for v in (a, b))
+    return a @ matrix @ b.T
+
+  flat = XS.reshape(30, 6).astype(float)
+  for part, num in ((regression._PART, 30), (7 * 30 * 6 + 5, 7), (1, 1)):
+    monkeypatch.setattr(regression, '_PART', part)
+    rows.clear()
+    parts = nngp.kernel_matrix(kernel_fn, XS)
+    assert set(rows) == {(num, 30)}
+    np.testing.assert_allclose(parts, flat @ matrix @ flat.T, rtol=1e-12)
+    np.testing.assert_array_equal(parts, parts.T)
 
 
 def test_bad_kinds_are_named():
   kernel_fn = nngp.fully_connected(0)[2]
-  with pytest.raises(ValueError, match="'nngp', 'ntk'"):
-    nngp.fit_regression(kernel_fn, XS, LABELS, kind='cntk')
+  for call in (
+    lambda: nngp.fit_regression(kernel_fn, XS, LABELS, kind='cntk', ridge=-1.0),
+    lambda: nngp.kernel_matrix(kernel_fn, XS, kind='cntk'),
+  ):
+    with pytest.raises(ValueError, match=r"'nngp', 'ntk'.*got 'cntk'"):
+      call()
 
 
 @pytest.mark.parametrize(
@@ -161,17 +240,6 @@ def test_numbers_that_are_not_finite(kind, value):
     assert np.isnan(jax.jit(jax.grad(lambda x: one(x)[0]))(x)).any()
 
 
-@pytest.mark.parametrize('make', [nngp.convolutional, nngp.lenet, nngp.resnet])
-def test_nan_stays_nan_in_convolutional_kernels(make):
-  kernel_fn = make(7)[2] if make is nngp.resnet else make()[2]
-  x = np.random.default_rng(0).uniform(size=(1, 5, 6, 1)).astype(np.float32)
-  other = x.copy()
-  other[0, 0, 1] = np.nan
-  kernel = jax.jit(lambda a, b: kernel_fn(a, b, 'nngp'))
-  assert np.isfinite(kernel(x, x)).all()
-  assert np.isnan(kernel(x, other)).all() and np.isnan(kernel(other, x)).all()
-
-
 def test_kernels_that_capture_an_array_are_those_of_the_call():
   held = {}
   kernel_fn = lambda a, b, get: (
@@ -191,21 +259,3 @@ def test_kernels_that_capture_an_array_are_those_of_the_call():
       new @ np.linalg.solve(want + penalty, TARGETS),
       atol=1e-4,
     )
-
-
-@pytest.mark.parametrize('num', [2, 3, 10])
-def test_the_law_of_several_classes(num):
-  draws = np.sort(np.random.default_rng(0).normal(size=(100000, num)))
-  gaps = (draws[:, -1] - draws[:, -2]) / np.sqrt(2)
-  both = np.concatenate([gaps, 2 * gaps])
-  for p in (0.1, 0.5, 0.9):
-    got = nngp.distance_quantile([1.0, 2.0], p, num)
-    np.testing.assert_allclose(got, np.quantile(both, p), rtol=0.02)
-  share = nngp.distance_cdf([1.0, 2.0], 0.3, num)
-  np.testing.assert_allclose(share, np.mean(both <= 0.3), atol=0.005)
-  tiny = nngp.distance_quantile([1.0, 2.0], 1e-4, num) / 1e-4
-  np.testing.assert_allclose(
-    nngp.distance_slope([1.0, 2.0], num), tiny, rtol=1e-3
-  )
-  if num == 2:
-    np.testing.assert_allclose(nngp.distance_slope(2.0), np.sqrt(2 * np.pi))

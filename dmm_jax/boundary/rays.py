@@ -44,6 +44,7 @@ def refine_crossing(
   segment: point_lib.Segment,
   *,
   tolerance: jax.Array | float,
+  before: jax.Array | float = 0.0,
   max_forwards: int = 40,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
   """Moves the outer end of a crossing segment inwards, onto the boundary.
@@ -61,17 +62,20 @@ def refine_crossing(
   Args:
     problem: gives the network and the label.
     segment: crossing (`margin_inner` >= 0 > `margin_outer`).
-    tolerance: as a fraction of the segment's length; > 0.
+    tolerance: as a fraction of the way to the crossing; > 0.
+    before: length of that way as far as the segment's inner end, in units of
+      the segment's length.
     max_forwards: evaluations at most.
 
   Returns:
     `(outer, margin, target, forwards)`: a point with margin < 0, at most
-    `tolerance` segment lengths beyond a crossing, and the class that leads
+    `tolerance` of the way to it beyond a crossing, and the class that leads
     there.
   """
+  allowed = lambda a, b: tolerance * (before + jnp.maximum(a, b))
 
   def unfinished(s):
-    wide = jnp.abs(s['b'] - s['a']) > tolerance
+    wide = jnp.abs(s['b'] - s['a']) > allowed(s['a'], s['b'])
     return wide & (s['forwards'] < max_forwards)
 
   def step(s):
@@ -87,7 +91,7 @@ def refine_crossing(
       b=b,
       fa=f,
       fb=fb,
-      t=_next_fraction(t, b, c, f, fb, fc, tolerance),
+      t=_next_fraction(t, b, c, f, fb, fc, allowed(t, b)),
       outer=jnp.where(beyond, p, s['outer']),
       margin=jnp.where(beyond, margin.plain, s['margin']),
       target=jnp.where(beyond, margin.runner_up, s['target']),
@@ -95,14 +99,15 @@ def refine_crossing(
     )
 
   fa, fb = segment.margin_inner, segment.margin_outer
-  secant = jnp.where(fa > fb, fa / jnp.where(fa > fb, fa - fb, 1.0), 0.5)
+  # Where the inner margin is NaN: bisection.
+  first = jnp.where(fa > fb, fa / (fa - fb), 0.5)
   zero = jnp.zeros_like(fa)
   start = dict(
     a=zero,
     b=zero + 1,
     fa=fa,
     fb=fb,
-    t=jnp.clip(secant, tolerance / 2, 1 - tolerance / 2),
+    t=jnp.clip(first, allowed(0, 1) / 2, 1 - allowed(0, 1) / 2),
     outer=segment.outer,
     margin=fb,
     target=segment.target,
@@ -114,14 +119,12 @@ def refine_crossing(
 
 def _next_fraction(a, b, c, fa, fb, fc, tolerance):
   """The next evaluation between a and b, as a fraction of the way to b."""
-  safe = lambda d: jnp.where(d == 0, 1.0, d)
-  xi, phi = (a - b) / safe(c - b), (fa - fb) / safe(fc - fb)
+  xi, phi = (a - b) / (c - b), (fa - fb) / (fc - fb)
   trusted = (phi**2 < xi) & ((1 - phi) ** 2 < 1 - xi)
-  inverse = fa / safe(fb - fa) * fc / safe(fb - fc)
-  inverse += (c - a) / safe(b - a) * fa / safe(fc - fa) * fb / safe(fc - fb)
-  t = jnp.where(trusted, inverse, 0.5)
-  least = jnp.minimum(tolerance / 2 / safe(jnp.abs(b - a)), 0.5)
-  return jnp.clip(jnp.where(jnp.isfinite(t), t, 0.5), least, 1 - least)
+  inverse = fa / (fb - fa) * fc / (fb - fc)
+  inverse += (c - a) / (b - a) * fa / (fc - fa) * fb / (fc - fb)
+  least = tolerance / 2 / jnp.abs(b - a)
+  return jnp.clip(jnp.where(trusted, inverse, 0.5), least, 1 - least)
 
 
 class RayPoint(NamedTuple):
@@ -173,16 +176,16 @@ def find_crossing(
     beyond = margin.value < -RELIABLE * first
     found = s['found'] | beyond
     # Illinois rule: halve the value at the retained endpoint.
-    again = s['found'] & (k > 0) & (beyond == s['beyond'])
+    again = s['found'] & (beyond == s['beyond'])
     half = jnp.where(again, 0.5, 1.0).astype(x.dtype)
     value = margin.value + aim
     inner = jnp.where(beyond, s['inner'] * half, value)
     outer = jnp.where(beyond, value, s['outer'] * half)
     a, b = jnp.where(beyond, s['a'], t), jnp.where(beyond, t, s['b'])
-    fraction = inner / jnp.where(inner > outer, inner - outer, 1.0)
+    fraction = inner / (inner - outer)
     between = a + (b - a) * jnp.clip(fraction, 0.01, 0.99)
     fall = s['inner'] - value
-    secant = 1.1 * value * (t - s['a']) / jnp.where(fall > 0, fall * t, 1.0)
+    secant = 1.1 * value * (t - s['a']) / (fall * t)
     widest = (0.5 + 0.5 * k).astype(x.dtype)
     growth = jnp.where(fall > 0, jnp.clip(secant, 0.02, widest), widest)
     nearer = beyond | (~s['found'] & ~(margin.value >= s['margin']))
@@ -205,7 +208,7 @@ def find_crossing(
     a=0 * one,
     b=one,
     inner=first + aim,
-    outer=-one,
+    outer=one,
     beyond=jnp.bool_(False),
     next=one,
     found=jnp.bool_(False),
@@ -279,22 +282,21 @@ def cross_ray(
   radii = jnp.arange(num_probes + 1, dtype=x.dtype) * spacing
   probes = jax.vmap(lambda t: problem_lib.margin_at(problem, along(t)))(radii)
   i = jnp.argmax(probes.value < 0)
-  before = jnp.maximum(i - 1, 0)
   found = (probes.value[i] < 0) & (size > 0)
   segment = point_lib.Segment(
-    inner=along(radii[before]),
+    inner=along(radii[i - 1]),
     outer=along(radii[i]),
-    margin_inner=jnp.where(found, probes.value[before], 1.0),
-    margin_outer=jnp.where(found, probes.value[i], -1.0),
+    margin_inner=probes.value[i - 1],
+    margin_outer=probes.value[i],
     target=probes.runner_up[i],
     status=jnp.where(found, Status.FOUND, Status.NOT_FOUND),
     gradients=jnp.int32(0),
     forwards=jnp.int32(0),
   )
   # A search that is not needed ends at once: its tolerance is infinite.
-  tolerance = jnp.where(found & (i > 0), rtol * jnp.maximum(i, 1), jnp.inf)
+  tolerance = jnp.where(found & (i > 0), rtol, jnp.inf).astype(x.dtype)
   point, margin, target, forwards = refine_crossing(
-    problem, segment, tolerance=tolerance.astype(x.dtype)
+    problem, segment, tolerance=tolerance, before=(i - 1).astype(x.dtype)
   )
   point = jnp.where(found, point, x)
   distance = jnp.where(found, norms.norm(point - x, norm), jnp.inf)

@@ -6,16 +6,26 @@ import jax.numpy as jnp
 from dmm_jax import norms
 from dmm_jax.boundary import problem as problem_lib
 from dmm_jax.boundary import subspace
+from dmm_jax.boundary.point import Status
 
 
 def plane_distances(
   gaps: jax.Array, gradients: jax.Array, norm: float
 ) -> jax.Array:
-  """Returns how far linearised boundaries `[t]` are; inf without a gradient."""
+  """Returns how far linearised boundaries `[t]` are; inf without a gradient.
+
+  A gradient of NaN or infinity is none.
+  """
   dual = norms.dual(norm)
   sizes = jax.vmap(lambda gradient: norms.norm(gradient, dual))(gradients)
-  distances = gaps / jnp.where(sizes > 0, sizes, 1.0)
-  return jnp.where(sizes > 0, distances, jnp.inf)
+  usable = (sizes > 0) & jnp.isfinite(sizes)
+  return jnp.where(usable, gaps / sizes, jnp.inf)
+
+
+def why_none(gradients: jax.Array) -> jax.Array:
+  """Returns the status where no gradient leads anywhere."""
+  zero = jnp.all(jnp.isfinite(gradients))
+  return jnp.where(zero, Status.ZERO_GRADIENT, Status.NON_FINITE)
 
 
 def onto_plane(

@@ -53,9 +53,7 @@ def project_feasible(
   projected = project(step)
   decrease = jnp.sum(gradient * step)
   left = jnp.sum(gradient * projected)
-  projected = projected * jnp.where(
-    left > 0, decrease / jnp.where(left > 0, left, 1), 0
-  )
+  projected = projected * jnp.where(left > 0, decrease / left, 0)
   scaled = fit(projected, low, high)
   downhill = project(gradient)
   steepness = norms.norm(downhill, 2)
@@ -83,9 +81,7 @@ def reach(step: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
   size = jnp.abs(step)
   tolerance = ROUNDING * jnp.finfo(step.dtype).eps * jnp.max(size)
   slack = jnp.where(step > 0, high, -low) + tolerance
-  return jnp.min(
-    jnp.where(size > 0, slack / jnp.where(size > 0, size, 1.0), jnp.inf)
-  )
+  return jnp.min(jnp.where(size > 0, slack / size, jnp.inf))
 
 
 def fit(step: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
@@ -158,10 +154,10 @@ def _solve_active(across, v, multipliers, active, bound):
     curvature = jnp.sum(direction * image)
     # Directions that the subspace does not contain would only amplify noise.
     inside = curvature > 1e-6 * jnp.sum(direction**2)
-    t = jnp.where(inside, square / jnp.where(inside, curvature, 1.0), 0.0)
+    t = jnp.where(inside, square / curvature, 0.0)
     residual = residual - t * jnp.where(active, image, 0.0)
     new = jnp.sum(residual**2)
-    ratio = jnp.where(inside, new / jnp.where(square > 0, square, 1.0), 0.0)
+    ratio = jnp.where(inside, new / square, 0.0)
     direction_new = residual + ratio * direction
     return (
       v + t * image,

@@ -222,10 +222,12 @@ def check_bounds(
 
 def _check_range(layers, xs):
   """Refuse inputs at which an evaluation in float32 may overflow."""
-  bound = _largest(xs) if xs.size else 0.0
+  if not xs.size:
+    return
+  bounds = [_largest(xs)]
   for w, b in layers:
-    bound = len(w) * bound * _largest(w) + _largest(b)
-  if bound <= FLOAT32_MAX:  # So it is for networks in use, at no cost.
+    bounds.append(len(w) * bounds[-1] * _largest(w) + _largest(b))
+  if max(bounds) <= FLOAT32_MAX:  # So it is for networks in use, at no cost.
     return
   values, worst = xs, np.abs(xs).max(axis=1)
   with np.errstate(over='ignore', invalid='ignore'):

@@ -47,7 +47,6 @@ def random_bits(
   """
   if not 0 < num_bits <= 30:
     raise ValueError(f'num_bits: 1 to 30, not {num_bits}')
-  codes = jnp.asarray(codes)
   usable = jnp.all(jnp.isfinite(codes), axis=1)
   codes = jnp.where(usable[:, None], codes, 0)
   mean = codes.sum(axis=0, keepdims=True) / jnp.maximum(usable.sum(), 1)

@@ -101,11 +101,10 @@ def nearest_other_class(
     Euclidean distances `[n]`, inf where there is none, and rows of `others`,
     -1 there.
   """
-  centre = others.mean(axis=0, keepdims=True)
-  prepared = searching.prepare(others - centre, 'euclidean')
+  prepared = searching.prepare(others, 'euclidean')
 
   def nearest(x, label):
-    values = searching.scores(x[None] - centre, prepared, 'euclidean')
+    values = searching.scores(x[None], prepared, 'euclidean')
     other = (other_labels != label) & (other_labels >= 0)
     index, _ = searching.smallest(jnp.where(other[:, None], values, jnp.inf))
     away = searching.measure(x, others[index[0]], 'euclidean')

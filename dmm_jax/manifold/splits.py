@@ -112,7 +112,8 @@ def enrichment(
   subspace. Broadcasts. 0 where nothing was found on the manifold, infinite
   where nothing off it, NaN where neither.
   """
-  ratio = np.divide(off_distance, on_distance)
+  with np.errstate(divide='ignore', invalid='ignore'):
+    ratio = np.divide(off_distance, on_distance)
   return ratio**2 * (n - k) / k
 
 

@@ -19,12 +19,10 @@ def check_finite(x: ArrayLike, name: str = 'inputs') -> np.ndarray:
   array = np.asarray(x, np.float64)
   wrong = array.size - np.count_nonzero(np.isfinite(array))
   if wrong or not array.size:
-    found = f'{wrong} of {array.size}' if array.size else 'none at all'
+    share = f' of which {wrong} of {array.size} are NaN or infinite'
     raise ValueError(
       f'{name} must be finite numbers, at least one, got an array of shape '
-      f'{array.shape}'
-      + (f' of which {found} are NaN or infinite' if wrong else '')
-      + '; leave such inputs out'
+      f'{array.shape}{share if wrong else ""}; leave such inputs out'
     )
   return array
 

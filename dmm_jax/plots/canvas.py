@@ -31,8 +31,9 @@ def save(figure: figure_lib.Figure, stem: pathlib.Path) -> pathlib.Path:
   stem.parent.mkdir(parents=True, exist_ok=True)
   # Without dates the same numbers give the same files.
   figure.savefig(f'{stem}.pdf', metadata={'CreationDate': None})
-  figure.savefig(f'{stem}.png', dpi=150)
-  return stem.with_suffix('.png')
+  path = stem.with_name(f'{stem.name}.png')
+  figure.savefig(path, dpi=150)
+  return path
 
 
 def grid(

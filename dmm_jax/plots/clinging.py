@@ -209,6 +209,5 @@ def _surface(film, path):
     ),
     updatemenus=[dict(buttons=buttons, active=len(shown) - 1)],
   )
-  path.parent.mkdir(parents=True, exist_ok=True)
   figure.write_html(path, include_plotlyjs=True, div_id='boundary')
   return path

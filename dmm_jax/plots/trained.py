@@ -164,7 +164,9 @@ def _profile(summary, results):
     slope = rows[0]['predicted_slope']
     law = dict(color='black', lw=1.4, ls=':')
     ax.plot([0, 0.5], [0, 0.5 * slope], **law, label='slope of the law')
-    ax.set(xlim=(0, 1), ylim=(0, top), title=f'{name}, {kind}')
+    # Where nothing was found, the law alone.
+    ylim = 0, top or None
+    ax.set(xlim=(0, 1), ylim=ylim, title=f'{name}, {kind}')
     ax.title.set_fontsize(8)
     ax.set_xlabel('share of images that are nearer')
     if kind == _TYPES[0]:

@@ -212,7 +212,7 @@ def _fit(
     return batches.train(som, codes, sigmas, search_bytes, divide)
   num = num_epochs * len(codes)
   sigmas, rates = (
-    schedules.values(schedule, *ends, num).reshape(num_epochs, -1)
+    schedules.values(schedule, *ends, num).reshape(num_epochs, len(codes))
     for ends in (sigma, rate)
   )
   codes = codes.astype(som.codebook.dtype)

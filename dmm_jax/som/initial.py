@@ -59,7 +59,6 @@ def init(
       f'init must be a codebook [rows, cols, d] or one of {INITS}, got {init!r}'
     )
   else:
-    searching.check(names.get('distance', 'euclidean'))
     usable = searching.is_usable(codes, names.get('distance', 'euclidean'))
     codes = jnp.where(usable[:, None], codes, 0)
     draw = {'sample': _sample, 'random': _random, 'pca': _principal}[init]

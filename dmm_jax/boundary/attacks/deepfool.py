@@ -63,8 +63,8 @@ def search(
     new = jnp.clip(segment.outer + step, problem.low, problem.high)
     ahead = evaluate(new)
     status = jnp.select(
-      [~jnp.isfinite(ahead.margin) | jnp.isnan(distance), distance == jnp.inf],
-      [Status.NON_FINITE, Status.ZERO_GRADIENT],
+      [~jnp.isfinite(ahead.margin), distance == jnp.inf],
+      [Status.NON_FINITE, steps.why_none(linear.gradients)],
       jnp.where(ahead.margin < 0, Status.FOUND, Status.NOT_FOUND),
     )
     segment = Segment(

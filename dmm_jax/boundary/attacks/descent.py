@@ -160,8 +160,8 @@ def into_box(problem: problem_lib.Problem, step: jax.Array) -> jax.Array:
     step = problem.project(step)
     size = jnp.abs(step)
     slack = jnp.where(step > 0, high, -low)
-    fits = jnp.where(size > 0, slack / jnp.where(size > 0, size, 1.0), jnp.inf)
-    step = step * jnp.minimum(1.0, jnp.min(fits))
+    fits = jnp.min(jnp.where(size > 0, slack / size, jnp.inf))
+    step = step * jnp.minimum(1.0, fits)
   return jnp.clip(problem.x + step, problem.low, problem.high)
 
 
@@ -177,15 +177,14 @@ def linear_step(
     -first.gradient, gap, *problem.step_bounds, norm=norm
   )
   size = norms.norm(first.gradient, norms.dual(norm))
-  free = gap / jnp.where(size > 0, size, 1.0)
   length = norms.norm(step, norm)
-  return step, jnp.where(length > 0, length, free)
+  return step, jnp.where(length > 0, length, gap / size)
 
 
 def direction(v: jax.Array, otherwise: jax.Array) -> jax.Array:
   """Returns `v` at unit l2 length, or another vector where `v` is zero."""
   size = norms.norm(v, 2)
-  return jnp.where(size > 0, v / jnp.where(size > 0, size, 1.0), otherwise)
+  return jnp.where(size > 0, v / size, otherwise)
 
 
 def max_radius(problem: problem_lib.Problem, length: jax.Array) -> jax.Array:

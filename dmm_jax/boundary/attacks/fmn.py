@@ -95,7 +95,7 @@ def linear_distance(
   gradient = jnp.where(free, at.gradient, 0.0)
   size = norms.norm(gradient, norms.dual(problem.norm))
   gap = jnp.abs(at.loss)
-  return jnp.where(size > 0, gap / jnp.where(size > 0, size, 1.0), 0.0)
+  return jnp.where(size > 0, gap / size, 0.0)
 
 
 def next_radius(

@@ -1,0 +1,133 @@
+"""What every figure needs, drawn and looked at."""
+
+import figures
+from matplotlib import colors
+from matplotlib import figure as figure_lib
+from matplotlib import ticker
+import numpy as np
+from PIL import Image
+import pytest
+
+from dmm_jax.plots import canvas
+
+
+@pytest.fixture
+def ax():
+  return figure_lib.Figure().subplots()
+
+
+def test_saved_figures_are_the_same_bytes_and_150_dots_an_inch(tmp_path):
+  for folder in ('a', 'b'):
+    figure, axes = canvas.grid(1, 1, width=1.5, height=1.2)
+    axes[0, 0].plot([0, 1])
+    path = canvas.save(figure, tmp_path / folder / 'deep' / 'one.two')
+    assert path == tmp_path / folder / 'deep' / 'one.two.png'
+  for name in ('one.two.png', 'one.two.pdf'):
+    files = [tmp_path / v / 'deep' / name for v in 'ab']
+    assert files[0].read_bytes() == files[1].read_bytes()
+  assert b'CreationDate' not in files[0].read_bytes()
+  assert Image.open(path).size == (225, 180)
+
+
+def test_a_grid_has_inches_for_each_of_its_axes():
+  figure, axes = canvas.grid(2, 3)
+  assert axes.shape == (2, 3)
+  np.testing.assert_allclose(figure.get_size_inches(), [3 * 3.6, 2 * 3.2])
+  assert type(figure.get_layout_engine()).__name__ == 'ConstrainedLayoutEngine'
+  figure, axes = canvas.grid(1, 1, 2.5, 4)
+  assert axes.shape == (1, 1)
+  np.testing.assert_allclose(figure.get_size_inches(), [2.5, 4])
+
+
+@pytest.mark.parametrize('which', [None, 'x'])
+def test_logarithmic_axes_have_plain_numbers_within_a_decade(ax, which):
+  canvas.log_values(ax, *[which] * bool(which))
+  one, other = (ax.xaxis, ax.yaxis) if which else (ax.yaxis, ax.xaxis)
+  assert (one.get_scale(), other.get_scale()) == ('log', 'linear')
+  locator = one.get_major_locator()
+  shown = [v for v in locator.tick_values(1.2, 9) if 1 <= v < 10]
+  np.testing.assert_allclose(shown, [1, 1.5, 2, 3, 5, 7])
+  assert one.get_major_formatter()(0.0015, 0) == '0.0015'
+  assert isinstance(one.get_minor_locator(), ticker.NullLocator)
+
+
+def test_a_legend_stands_below_the_figure():
+  figure, axes = canvas.grid(1, 2)
+  for label in 'abcde':
+    axes[0, 1].plot([1, 2], label=label)
+  axes[0, 0].plot([1, 2], label='elsewhere')
+  canvas.legend(figure, axes[0, 1], ncols=3)
+  (legend,) = figure.legends
+  assert [t.get_text() for t in legend.get_texts()] == [*'abcde']
+  assert legend.get_texts()[0].get_fontsize() == 8
+  assert legend._ncols == 3
+  assert legend._outside_loc == 'lower'
+
+
+def test_images_are_grey_or_coloured_and_within_their_range(ax):
+  grey = np.linspace(-0.5, 0.8, 6).reshape(2, 3, 1)
+  canvas.image(ax, grey)
+  np.testing.assert_array_equal(ax.images[0].get_array(), grey[..., 0])
+  assert ax.images[0].get_cmap().name == 'gray'
+  assert ax.images[0].get_clim() == (0, 1)
+  coloured = np.linspace(-0.5, 1.5, 18).reshape(2, 3, 3)
+  canvas.image(ax, coloured)
+  np.testing.assert_allclose(
+    ax.images[1].get_array(), np.clip(coloured, 0, 1), atol=1 / 255
+  )
+
+
+def test_a_change_is_the_mean_of_its_colours_between_dark_and_bright(ax):
+  pixels = np.arange(12.0).reshape(2, 2, 3) - 4
+  canvas.change(ax, pixels, 5.0)
+  (shown,) = ax.images
+  np.testing.assert_allclose(shown.get_array(), pixels.mean(-1))
+  assert shown.get_clim() == (-5, 5)
+  ends = [colors.to_hex(shown.get_cmap()(v)) for v in (0.0, 1.0)]
+  assert ends == ['#06264a', '#fff3d0']
+
+
+def test_dots_stand_below_each_other_with_their_intervals(ax):
+  values = figures.Values()
+  entries = [values.entry() for _ in range(3)]
+  canvas.dots(ax, entries, canvas.STYLES[1], 'mine', 0.25)
+  canvas.dots(ax, entries[:2], canvas.STYLES[0], 'other')
+  figures.assert_dots(ax, 'mine', entries, 0.25)
+  figures.assert_dots(ax, 'other', entries[:2])
+  figures.assert_looks('dots', {'dots': ax.figure})
+
+
+@pytest.mark.filterwarnings('error')
+def test_infinite_dots_are_left_out_and_infinite_ends_have_no_bar(ax):
+  entries = [
+    {'value': np.inf, 'interval': [1, np.inf]},
+    {'value': 2.0, 'interval': [1.5, np.inf]},
+    {'value': np.nan, 'interval': [np.nan, np.nan]},
+  ]
+  canvas.dots(ax, entries, canvas.STYLES[0], 'a')
+  x, y, low, high = figures.bars(ax)['a']
+  np.testing.assert_array_equal(x, [np.nan, 2, np.nan])
+  np.testing.assert_array_equal(y, [0, 1, 2])
+  assert (low[1], high[1]) == (1.5, 2)
+
+
+def test_bands_are_curves_with_their_intervals(ax):
+  values = figures.Values()
+  entries = [values.entry() for _ in range(3)]
+  canvas.band(ax, [1, 4, 9], entries, 2, 'third')
+  canvas.band(ax, [2, 3, 5], entries[::-1], 7, 'eighth')
+  figures.assert_band(ax, 'third', [1, 4, 9], entries)
+  figures.assert_band(ax, 'eighth', [2, 3, 5], entries[::-1])
+  # Beyond the styles, hollow marks of the style that it would be again.
+  third, eighth = ax.get_lines()
+  assert third.get_color() == eighth.get_color() == canvas.STYLES[2]['color']
+  assert third.get_markerfacecolor() == canvas.STYLES[2]['color']
+  assert eighth.get_markerfacecolor() == 'none'
+  canvas.band(ax, [0, 1, 2], entries, len(canvas.STYLES), 'sixth')
+  assert ax.get_lines()[-1].get_markerfacecolor() == 'none'
+  figures.assert_looks('bands', {'bands': ax.figure})
+
+
+def test_every_series_differs_in_colour_mark_and_dash():
+  for part in ('color', 'marker', 'linestyle'):
+    assert len({look[part] for look in canvas.STYLES}) == len(canvas.STYLES)

@@ -1,0 +1,487 @@
+"""Figures of what networks share, of codes and strings, of made-up runs."""
+
+import figures
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from dmm_jax import plots
+from dmm_jax.plots import canvas
+from dmm_jax.plots import codes
+
+# --- Halfway ---------------------------------------------------------------
+
+CURVES = 'spread_train test_accuracy same other'
+RELATED = 'cosine concordance_train'
+
+
+def halfway_summary(names):
+  values = figures.Values()
+  steps = [0, 2, 30]
+  curve = lambda of: {str(step): values.entries(of) for step in steps}
+  return {
+    'dataset': 'digits',
+    'steps': steps,
+    'populations': {name: curve(CURVES) for name in names},
+    'relations': {f'{v} x {v}': curve(RELATED) for v in names[:3]},
+  }
+
+
+@pytest.fixture(scope='module')
+def of_halfway(tmp_path_factory):
+  rng = np.random.default_rng(0)
+  names = ['mlp', 'cnn', 'mlp-shared', 'linear', 'mlp-own', 'last']
+  summary = halfway_summary(names)
+  num = 4 * len(names)
+  fraction = rng.uniform(size=(num, 9))
+  fraction[0, 1] = fraction[3, 7] = np.nan
+  table = {
+    'population': np.repeat(names, 4),
+    'step': np.tile([0, 2, 30, 30], len(names)),
+    'fraction': fraction,
+  }
+  pairs = {'kind': np.array(['train', 'near', 'test'] * 3)}
+  found = figures.drawn(
+    plots.halfway,
+    tmp_path_factory.mktemp('halfway'),
+    summary,
+    results=table,
+    pairs=pairs,
+  )
+  return summary, table, pairs, found
+
+
+def test_crossings_are_counted_where_they_are(of_halfway):
+  _, table, pairs, found = of_halfway
+  for ax, kind in zip(found['crossings'].axes, ('train', 'near'), strict=True):
+    assert len(ax.patches) == 2
+    for patch, name in zip(ax.patches, ('mlp', 'mlp-shared'), strict=True):
+      rows = (table['population'] == name) & (table['step'] == 30)
+      values = table['fraction'][rows][:, pairs['kind'] == kind]
+      counts, edges = np.histogram(
+        values[np.isfinite(values)], np.linspace(0, 1, 41), density=True
+      )
+      x, y = patch.get_xy().T
+      np.testing.assert_allclose(np.unique(x), edges, atol=1e-12)
+      # Each bar has two upper corners, between the two at the bottom.
+      np.testing.assert_allclose(y[1:-1], np.repeat(counts, 2))
+    assert figures.curves(ax)['halfway'][0].tolist() == [0.5, 0.5]
+  figures.assert_looks('halfway', found)
+
+
+def test_curves_of_populations_and_of_pairs(of_halfway):
+  summary, _, _, found = of_halfway
+  panels = (
+    ('populations', 'spread_train'),
+    ('populations', 'test_accuracy'),
+    ('relations', 'cosine'),
+    ('relations', 'concordance_train'),
+  )
+  for ax, (group, name) in zip(found['training'].axes, panels, strict=True):
+    for who, curve in summary[group].items():
+      entries = [curve[str(step)][name] for step in summary['steps']]
+      figures.assert_band(ax, who, range(3), entries)
+    assert len(figures.curves(ax)) == len(summary[group])
+    zero = figures.others(ax)
+    assert [v[1].tolist() for v in zero] == [[0, 0]] * (group == 'relations')
+
+
+def test_influence_has_the_same_axis_for_all(of_halfway, tmp_path):
+  summary, _, _, found = of_halfway
+  axes = found['influence'].axes
+  assert len(axes) == 8 and [ax.axison for ax in axes[6:]] == [False, False]
+  names = list(summary['populations'])
+  heights = {}
+  for ax, name in zip(axes, names, strict=False):
+    curve = summary['populations'][name]
+    for key, label in (('same', 'own class'), ('other', 'other classes')):
+      entries = [curve[str(step)][key] for step in summary['steps']]
+      figures.assert_band(ax, label, range(3), entries)
+      ends = [v for e in entries for v in e['interval']]
+      heights[name, key] = min(ends), max(ends)
+    assert ax.get_title() == name
+  low, high = axes[0].get_ylim()
+  assert {ax.get_ylim() for ax in axes[:6]} == {(low, high)}
+  least, most = (
+    f(v[i] for v in heights.values()) for i, f in ((0, min), (1, max))
+  )
+  # The union of what each would have, a twentieth beyond its data.
+  assert least - 0.06 * (most - least) <= low < least
+  assert most < high <= most + 0.06 * (most - least)
+  few = halfway_summary(['mlp', 'cnn'])
+  table = {'population': ['mlp'], 'step': [30], 'fraction': [[0.5, 0.4]]}
+  pairs = {'kind': ['train', 'near']}
+  one = figures.drawn(plots.halfway, tmp_path, few, results=table, pairs=pairs)
+  sizes = [v.get_size_inches().tolist() for v in one.values()]
+  assert sizes[2] == [5.2, 2.6] and len(one['influence'].axes) == 2
+
+
+# --- Transfer --------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def of_transfer(tmp_path_factory):
+  values = figures.Values()
+  names = ['mlp', 'cnn', 'mlp-own']
+  attacks = ['linf 0.1', 'linf matched', 'l2 x2', 'l2 on', 'l2 off']
+  both = 'transfer noise'
+  rates = {
+    a: {s: {t: values.entries(both) for t in names} for s in names}
+    for a in attacks
+  }
+  rates['l2 x2']['cnn']['mlp-own']['transfer']['value'] = np.nan
+  summary = {
+    'dataset': 'digits',
+    'networks': {name: {} for name in names},
+    'attacks': rates,
+    'alignment': {
+      'chance': 0.12,
+      'rows': [
+        {'step': s, **values.entries('accuracy cosine')} for s in (0, 1, 50)
+      ],
+    },
+    'unfinished': {
+      'attack': 'linf 0.1',
+      'rows': [{'step': s, **values.entries(both)} for s in (0, 5, 50)],
+    },
+    'parts': [
+      {
+        'samples': s,
+        **values.entries('concordance cosine transfer noise accuracy'),
+      }
+      for s in (50, 100, 700)
+    ],
+  }
+  run_dir = tmp_path_factory.mktemp('transfer')
+  return summary, figures.drawn(plots.transfer, run_dir, summary)
+
+
+def test_rates_between_populations_and_of_noise(of_transfer):
+  summary, found = of_transfer
+  names = list(summary['networks'])
+  axes = found['matrices'].axes
+  assert len(axes) == 8 and not any(ax.axison for ax in axes[5:])
+  for ax, (attack, rows) in zip(axes, summary['attacks'].items(), strict=False):
+    wanted = [[rows[s][t]['transfer']['value'] for t in names] for s in names]
+    wanted += [[rows['mlp'][t]['noise']['value'] for t in names]]
+    (shown,) = ax.images
+    np.testing.assert_array_equal(shown.get_array().filled(np.nan), wanted)
+    assert len(ax.texts) == 12 and ax.get_title() == attack
+    for text in ax.texts:
+      j, i = text.get_position()
+      value = wanted[i][j]
+      said = '-' if np.isnan(value) else f'{value:.2f}'
+      assert text.get_text() in (said, said[1:])
+      assert text.get_color() == ('white' if value > 0.55 else 'black')
+    (line,) = figures.others(ax)
+    assert line[1].tolist() == [2.5, 2.5]
+  figures.assert_looks('transfer', found)
+
+
+def test_what_unfinished_and_part_trained_networks_share(of_transfer):
+  summary, found = of_transfer
+  left, right = found['training'].axes
+  rows = summary['alignment']['rows']
+  for name, label in (
+    ('accuracy', 'accuracy, test'),
+    ('cosine', 'cosine of directions'),
+  ):
+    figures.assert_band(left, label, [0, 1, 50], [r[name] for r in rows])
+  assert figures.curves(left)['chance'][1].tolist() == [0.12, 0.12]
+  rows = summary['unfinished']['rows']
+  for name in ('transfer', 'noise'):
+    figures.assert_band(right, name, [0, 5, 50], [r[name] for r in rows])
+  (ax,) = found['parts'].axes
+  for name, label in (
+    ('concordance', 'concordance of t*'),
+    ('cosine', 'cosine of directions'),
+    ('transfer', 'transfer, matched success'),
+    ('noise', 'noise of the same size'),
+    ('accuracy', 'accuracy, test'),
+  ):
+    entries = [r[name] for r in summary['parts']]
+    figures.assert_band(ax, label, [50, 100, 700], entries)
+
+
+# --- Codes -----------------------------------------------------------------
+
+MEASURES = 'k90 diversity_units nmi dispersion_train_train link_unit_room'
+SHIFTED = 'ratio adopted auroc adopted_noise auroc_noise'
+ATTACKS = ['linf', 'l2', 'noise']
+
+
+def layer_rows(values, names):
+  return [
+    {
+      'layer': name,
+      **values.entries(MEASURES),
+      **{k: [values.entry() for _ in ATTACKS] for k in SHIFTED.split()},
+    }
+    for name in names
+  ]
+
+
+def layer_maps(name, rows=2, columns=3, images=20):
+  rng = np.random.default_rng(sum(map(ord, name)))
+  counts = rng.integers(0, 5, (1, rows, columns, 4))
+  counts[0, 1, 2] = 0
+  said = rng.integers(0, 4, (1, images))
+  moved = np.repeat(said[:, None], 3, axis=1)
+  moved[0, 1, 2:18] = (said[0, 2:18] + 1) % 4  # The last attack but noise.
+  at = lambda *n: np.stack([rng.integers(0, v, n) for v in (rows, columns)], -1)
+  return {
+    'layer': np.array([name]),
+    'counts': counts,
+    'u_matrix': rng.uniform(size=(1, rows, columns)),
+    'said': said,
+    'said_moved': moved,
+    'start': at(1, images),
+    'moved': at(1, 3, images),
+  }
+
+
+@pytest.fixture(scope='module')
+def of_codes(tmp_path_factory):
+  rng = np.random.default_rng(0)
+  values = figures.Values()
+  names = ['conv', 'dense']
+  groups = lambda: {
+    'mlp untrained': layer_rows(values, names),
+    'mlp': layer_rows(values, names),
+    'mlp step 10': layer_rows(values, names),
+    'mlp shuffled': layer_rows(values, names),
+    'cnn': layer_rows(values, ['other', 'layers']),
+  }
+  summary = {
+    'dataset': 'digits',
+    'attacks': ATTACKS,
+    'layers': {'mean': groups(), 'max': groups()},
+  }
+  # Within a decade the axis has numbers of its own; here it has not.
+  summary['layers']['max']['mlp'][0]['k90']['interval'] = [1e-4, 1.0]
+  maps = {
+    f'maps__{pooling}-{i}': layer_maps(f'{pooling} {i}')
+    for pooling in ('mean', 'max')
+    for i in range(2)
+  }
+  pictures = lambda num: {
+    'unit': np.arange(num),
+    **{
+      k: rng.uniform(size=(num, 3, 2, 1))
+      for k in ('mean', 'nearest', 'synthesized')
+    },
+    'reencoded': np.arange(num) % 2 == 1,
+  }
+  features = {'features__a': pictures(3), 'features__b': pictures(2)}
+  run_dir = tmp_path_factory.mktemp('codes')
+  found = figures.drawn(plots.som_codes, run_dir, summary, **maps, **features)
+  return summary, maps, features, found
+
+
+def test_measures_of_layers_stand_beside_controls(of_codes):
+  summary, *_, found = of_codes
+  names = 'telescope shifts maps_mean trajectories_mean maps_max '
+  assert [*found] == (names + 'trajectories_max features').split()
+  panels = np.reshape(found['telescope'].axes, (2, 4))
+  for line, groups in zip(panels, summary['layers'].values(), strict=True):
+    for ax, measure in zip(line, MEASURES.split(), strict=False):
+      # Not a snapshot, and not another architecture; the trained ones first.
+      shown = ['mlp', 'mlp untrained', 'mlp shuffled']
+      assert [*figures.curves(ax)] == shown
+      for name in shown:
+        entries = [row[measure] for row in groups[name]]
+        figures.assert_band(ax, name, [0, 1], entries)
+  kinds = [type(ax.yaxis.get_minor_locator()).__name__ for ax in panels[:, 0]]
+  assert kinds == ['NullLocator', 'LogLocator']
+  figures.assert_looks('codes', found)
+
+
+def test_shifts_stand_beside_noise(of_codes):
+  summary, *_, found = of_codes
+  shift, adopted, detect, link = found['shifts'].axes
+  groups = summary['layers']['mean']
+  rows = groups['mlp']
+  for ax, kind in ((shift, 'ratio'), (adopted, 'adopted'), (detect, 'auroc')):
+    for number, attack in enumerate(ATTACKS):
+      figures.assert_band(ax, attack, [0, 1], [r[kind][number] for r in rows])
+    noise = figures.others(ax)
+    level = [v[1, 0] for v in noise if v[0].tolist() != [0, 1] or ax is shift]
+    if ax is not shift:
+      for number in range(3):
+        wanted = [r[f'{kind}_noise'][number]['value'] for r in rows]
+        np.testing.assert_allclose(noise[number], [[0, 1], wanted])
+      level = [v[1, 0] for v in noise[3:]]
+    assert level == {shift: [1], adopted: [], detect: [0.5]}[ax]
+  for name, label in (('mlp', 'trained'), ('mlp untrained', 'untrained layer')):
+    entries = [row['link_unit_room'] for row in groups[name]]
+    figures.assert_band(link, label, [0, 1], entries)
+  assert [v[1].tolist() for v in figures.others(link)] == [[0, 0]]
+
+
+def test_maps_show_neighbours_hits_and_classes(of_codes):
+  _, maps, _, found = of_codes
+  for pooling in ('mean', 'max'):
+    panels = np.reshape(found[f'maps_{pooling}'].axes, (3, 2))
+    for number, line in enumerate(panels.T):
+      layer = {k: v[0] for k, v in maps[f'maps__{pooling}-{number}'].items()}
+      hits = layer['counts'].sum(-1)
+      commonest = np.where(hits > 0, layer['counts'].argmax(-1), np.nan)
+      for ax, wanted in zip(
+        line, (layer['u_matrix'], hits, commonest), strict=False
+      ):
+        shown = np.ma.filled(ax.images[0].get_array().astype(float), np.nan)
+        np.testing.assert_array_equal(shown, wanted)
+      assert line[0].get_title() == layer['layer']
+      said = {t.get_position()[::-1]: t.get_text() for t in line[2].texts}
+      assert said == {
+        (i, j): f'{v:.0f}'
+        for (i, j), v in np.ndenumerate(commonest)
+        if np.isfinite(v)
+      }
+
+
+def test_arrows_lead_from_an_images_unit_to_that_after_the_attack(of_codes):
+  _, maps, _, found = of_codes
+  axes = found['trajectories_mean'].axes
+  for number, ax in enumerate(axes):
+    layer = {k: v[0] for k, v in maps[f'maps__mean-{number}'].items()}
+    first = maps['maps__mean-0']
+    fooled = np.flatnonzero(first['said_moved'][0, 1] != first['said'][0])[:12]
+    assert fooled.tolist() == [*range(2, 14)]
+    arrows = [t for t in ax.texts if isinstance(t, plt.Annotation)]
+    others = [t for t in ax.texts if t not in arrows]
+    for arrow, image in zip(arrows, fooled, strict=True):
+      assert arrow.xy == tuple(layer['moved'][1][image][::-1])
+      assert arrow.get_position() == tuple(layer['start'][image][::-1])
+    for text, image in zip(others[::2], fooled, strict=True):
+      assert text.get_position() == tuple(layer['start'][image][::-1])
+      assert text.get_text() == str(layer['said'][image])
+    for text, image in zip(others[1::2], fooled, strict=True):
+      assert text.get_position() == tuple(layer['moved'][1][image][::-1])
+      assert text.get_text() == str(layer['said_moved'][1][image])
+    counts = layer['counts']
+    wanted = np.where(counts.sum(-1) > 0, counts.argmax(-1), np.nan)
+    shown = np.ma.filled(ax.images[0].get_array().astype(float), np.nan)
+    np.testing.assert_array_equal(shown, wanted)
+  assert (
+    'of 12 images before' in found['trajectories_mean']._suptitle.get_text()
+  )
+
+
+def test_features_of_units(of_codes):
+  *_, features, found = of_codes
+  panels = np.reshape(found['features'].axes, (6, 3))
+  for number, table in enumerate(features.values()):
+    for row, kind in enumerate(('mean', 'nearest', 'synthesized')):
+      line = panels[3 * number + row]
+      for ax, pixels in zip(line, table[kind], strict=False):
+        np.testing.assert_array_equal(ax.images[0].get_array(), pixels[..., 0])
+      assert not any(ax.images for ax in line[len(table['unit']) :])
+    said = [ax.get_xlabel() for ax in panels[3 * number + 2]]
+    assert said == ['another', 'its unit', ['another', ''][number]]
+
+
+def test_many_layers_have_small_upright_names():
+  _, ((few, many),) = canvas.grid(1, 2)
+  for ax, num, look in ((few, 8, (45, 7)), (many, 9, (90, 5))):
+    codes._name_layers(ax, [f'l{i}' for i in range(num)])
+    texts = ax.get_xticklabels()
+    assert [t.get_text() for t in texts] == [f'l{i}' for i in range(num)]
+    assert {(t.get_rotation(), t.get_fontsize()) for t in texts} == {look}
+  with pytest.raises(ValueError, match='no trained network'):
+    codes._trained({'mlp untrained': []})
+
+
+# --- Strings of bits -------------------------------------------------------
+
+
+def test_flips_against_the_number_of_bits(tmp_path):
+  rng = np.random.default_rng(0)
+  values = figures.Values()
+  n = [10, 40, 90, 250, 800]
+  number = values.number
+  rows = [
+    {'n': v, 'mean': values.entry(), 'law': number(), 'leading': number()}
+    for v in n
+  ]
+  random = [{'n': v, 'share': values.entry(), 'law': number()} for v in n[:2]]
+  fit = {name: {'a': values.entry()} for name in ('sqrt(n/ln n)', 'sqrt(n)')}
+  kind = np.array(['greedy', 'random'])[rng.integers(0, 2, 4000)]
+  table = {
+    'kind': kind,
+    'n': np.array(n)[rng.integers(0, 5, 4000)],
+    'output': rng.normal(size=4000),
+    'flips': rng.integers(1, 9, 4000),
+  }
+  found = figures.drawn(
+    plots.bit_strings,
+    tmp_path,
+    {'rows': rows, 'fit': fit, 'random': random},
+    results=table,
+  )
+  greedy, randomly = found['flips'].axes
+  means = [r['mean'] for r in rows]
+  figures.assert_points(greedy, 'greedy: mean and 95 %', n, means)
+  fine = np.geomspace(10, 800, 100)
+  curves = figures.curves(greedy)
+  for name, curve, text in (
+    ('sqrt(n/ln n)', np.sqrt(fine / np.log(fine)), r'\sqrt{n/\ln n}'),
+    ('sqrt(n)', np.sqrt(fine), r'\sqrt{n}'),
+  ):
+    a = fit[name]['a']['value']
+    np.testing.assert_allclose(
+      curves[f'fit ${a:.3f}{text}$'], [fine, a * curve]
+    )
+  law = 'infinite width, first order'
+  figures.assert_curve(greedy, law, n, [r['law'] for r in rows])
+  leading = r'$\sqrt{n/(2\pi\ln n)}$'
+  figures.assert_curve(greedy, leading, n, [r['leading'] for r in rows])
+  label = 'random order: mean and 95 %; n if never'
+  figures.assert_points(randomly, label, n[:2], [r['share'] for r in random])
+  law = 'infinite width, exact'
+  figures.assert_curve(randomly, law, n[:2], [r['law'] for r in random])
+  assert figures.curves(randomly)['0.334 (authors)'][1].tolist() == 2 * [0.334]
+  (ax,) = found['margin'].axes
+  curves = figures.curves(ax)
+  for v in (10, 90, 800):  # The least, the middle one, the largest.
+    rows = (kind == 'greedy') & (table['n'] == v)
+    size = np.abs(table['output'][rows])[:300] * np.sqrt((v + 1) / (2 * v))
+    flips = table['flips'][rows][:300] * np.sqrt(np.log(v) / v)
+    assert rows.sum() > 300
+    np.testing.assert_allclose(curves.pop(f'n = {v}'), [size, flips])
+  assert curves.pop('leading order: |f| / 2').tolist() == [[0, 3], [0, 1.5]]
+  assert not curves
+  figures.assert_looks('bit_strings', found)
+
+
+def test_flips_of_networks_trained_on_images(tmp_path):
+  rng = np.random.default_rng(0)
+  values = figures.Values()
+  rows = [
+    {'kind': kind, **values.entries('trained untrained')}
+    for kind in ('train', 'test', 'random')
+  ]
+  flips = np.append(rng.integers(1, 30, 119), np.inf)
+  table = {
+    'kind': np.tile(['train', 'test', 'random'], 40),
+    'trained': np.repeat([True, False], 60),
+    'flips': flips,
+  }
+  summary = {'dataset': 'digits', 'n': 64, 'leading': 1.6, 'rows': rows}
+  found = figures.drawn(plots.bit_strings, tmp_path, summary, results=table)
+  assert [*found] == ['images']
+  for ax, row in zip(found['images'].axes, rows, strict=True):
+    assert ax.get_xlim() == (0, flips[:-1].max())
+    for name, trained, span in zip(
+      ('trained', 'untrained'), (True, False), ax.patches, strict=True
+    ):
+      of = (table['kind'] == row['kind']) & (table['trained'] == trained)
+      wanted = [np.sort(flips[of]), np.arange(1, 21) / 20]
+      np.testing.assert_allclose(figures.curves(ax)[name], wanted)
+      low, high = row[name]['interval']
+      np.testing.assert_allclose(
+        [span.get_x(), span.get_width()], [low, high - low]
+      )
+    leading = r'$\sqrt{n/(2\pi\ln n)}$, random networks at strings of signs'
+    assert figures.curves(ax)[leading][0].tolist() == [1.6, 1.6]
+  figures.assert_looks('bit_strings_images', found)
