@@ -6,18 +6,21 @@
 
 Draws changes at random among all that `_mutants` knows, makes each one in a
 copy of the tree, and runs the tests that execute the line, the quickest first,
-until one fails. Seconds each. What survives is a line that no test depends on,
-or a change without effect: the latter stand in `equivalent.txt`, each with its
-reason. Which test executes which line is found first (half an hour on two
-cores), and again later for the tests that were changed since.
+until one fails. Seconds each, but for those that nothing notices: a line that
+no test depends on, or a change without effect. The latter stand in
+`equivalent.txt`, each with its reason. Which test executes which line is found
+first (half an hour on two cores), and again later for the tests that were
+changed since.
 
 No slow tests. A test that fails of itself would catch everything: those that
 caught something are run without any change at the end. Needs pytest-cov.
 """
 
+import bisect
 import collections
 import concurrent.futures
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -54,7 +57,9 @@ _NUMBER = flags.DEFINE_integer('number', 60, 'How many mutants.', 1)
 _ONLY = flags.DEFINE_list('only', [], 'Files or folders of the library.')
 _TESTS = flags.DEFINE_list('tests', [], 'Test files that count; all of them.')
 _JOBS = flags.DEFINE_integer('jobs', os.cpu_count(), 'At once.', 1)
-_BUDGET = flags.DEFINE_float('budget', 60, 'Seconds of tests a mutant.', 1)
+_BUDGET = flags.DEFINE_float(
+  'budget', 60, 'Seconds of tests that come first.', 1
+)
 _LIST = flags.DEFINE_bool('list', False, 'Show the mutants and run no test.')
 _OUT = flags.DEFINE_string('out', None, 'A file for the outcomes, as JSON.')
 
@@ -210,22 +215,23 @@ COMMON |= {'capsys', 'capfd', 'caplog', 'tmp_path_factory', 'recwarn'}
 
 def choose(
   mutant: _mutants.Mutant, seconds: dict[str, float], lines: dict, budget: float
-) -> list[str]:
-  """Returns the tests for a mutant, the quickest first, up to a budget."""
+) -> tuple[list[str], list[str]]:
+  """Returns the tests of a mutant: the quickest, up to a budget, and others."""
   of_file = lines[mutant.file]
   numbers = (
     range(mutant.lines[0], mutant.lines[1] + 1) if mutant.lines else of_file
   )
   tests = set().union(*(of_file.get(v, ()) for v in numbers))
-  chosen, total = [], 0.0
-  for test in sorted(tests, key=lambda v: (seconds[v], v)):
-    total += seconds[test]
-    if chosen and total > budget:
-      break
-    chosen.append(test)
-  # A file's tests one after the other: they share what its fixtures make.
-  order = list(dict.fromkeys(v.partition('::')[0] for v in chosen))
-  return sorted(chosen, key=lambda v: order.index(v.partition('::')[0]))
+  tests = sorted(tests, key=lambda v: (seconds[v], v))
+  total = list(itertools.accumulate(seconds[v] for v in tests))
+  first = max(bisect.bisect_right(total, budget), 1)
+  return _by_file(tests[:first]), _by_file(tests[first:])
+
+
+def _by_file(tests):
+  """A file's tests one after the other: they share what its fixtures make."""
+  order = list(dict.fromkeys(v.partition('::')[0] for v in tests))
+  return sorted(tests, key=lambda v: order.index(v.partition('::')[0]))
 
 
 # What becomes of a mutant.
@@ -319,7 +325,7 @@ class Bench:
         path = tree / 'dmm_jax' / mutant.file
         text = path.read_bytes()
         path.write_bytes(mutant.apply(text))
-      word, test = judge(tree, tests, 90 + 4 * expected, self.context)
+      word, test = judge(tree, tests, 60 + 3 * expected, self.context)
     finally:
       if path:
         path.write_bytes(text)
@@ -354,13 +360,13 @@ def main(argv):
 
   def try_out(m):
     text = (LIBRARY / m.file).read_bytes()
-    tests = choose(m, seconds, lines, _BUDGET.value)
+    outcome = Outcome(UNTESTED, '', 0)
     if (m.file, *m.sides(text)) in equal:
       outcome = Outcome(EQUAL, '', 0)
-    elif not tests:
-      outcome = Outcome(UNTESTED, '', 0)
     else:
-      outcome = bench.run(m, tests, sum(seconds[v] for v in tests))
+      for tests in choose(m, seconds, lines, _BUDGET.value):
+        if tests and outcome.word in (UNTESTED, SURVIVED):
+          outcome = bench.run(m, tests, sum(seconds[v] for v in tests))
     print(describe(m, outcome), flush=True)
     return outcome
 
@@ -370,13 +376,16 @@ def main(argv):
   ):
     bench = Bench(directory, _JOBS.value)
     outcomes = list(pool.map(try_out, drawn))
-    catchers = {v.test for v in outcomes if '::' in v.test}
-    alone = list(
-      pool.map(lambda v: bench.run(None, [v], seconds[v]), sorted(catchers))
-    )
-  for test, outcome in zip(sorted(catchers), alone, strict=True):
-    if outcome.word != SURVIVED:
-      print(f'fails without any change: {test}')
+    # A test that fails of itself catches everything.
+    catchers = sorted({v.test for v in outcomes if '::' in v.test})
+    by_file = [
+      [v for v in catchers if v.startswith(f'{file}::')]
+      for file in sorted({v.partition('::')[0] for v in catchers})
+    ]
+    unchanged = lambda v: bench.run(None, v, sum(seconds[w] for w in v))
+    for alone in pool.map(unchanged, by_file):
+      if alone.word != SURVIVED:
+        print(f'fails without any change: {alone.test}')
   if _OUT.value:
     rows = [
       {'mutant': describe(m, v), **v._asdict()}

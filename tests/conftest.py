@@ -40,4 +40,7 @@ gc.set_threshold(100_000, 20, 100)
 def forget_programs():
   """A process that keeps every module's programs runs out of memory maps."""
   yield
-  jax.clear_caches()
+  maps = pathlib.Path('/proc/self/maps')
+  # 65,530 are allowed on Linux, where nobody has changed that.
+  if not maps.exists() or maps.read_bytes().count(b'\n') > 20_000:
+    jax.clear_caches()

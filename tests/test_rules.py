@@ -42,10 +42,10 @@ def test_the_nearer_end_is_the_one_that_is_less_than_half_the_way_off():
     'kind': kinds,
     'place': np.array([0.2, 0.7, 0.1, 0.5, 0.49]),
     'labels': np.array([[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]),
-    'neighbour': np.array([0, 3, 5, 6, 9]),
+    'neighbour': np.array([0, 3, 5, 6, 8]),
   }
   # Nearer: 0, 3, (4), 7, 8; nearest pairs have no such place.
-  assert halfway.neighbour(pairs)['value'] == 2 / 4
+  assert halfway.neighbour(pairs)['value'] == 3 / 4
   num = 3
   part = {
     name: rng.uniform(size=num)
