@@ -222,6 +222,8 @@ def choose(
     range(mutant.lines[0], mutant.lines[1] + 1) if mutant.lines else of_file
   )
   tests = set().union(*(of_file.get(v, ()) for v in numbers))
+  # What runs as the file is imported, inside a function: all that use the file.
+  tests = tests or set().union(*of_file.values())
   tests = sorted(tests, key=lambda v: (seconds[v], v))
   total = list(itertools.accumulate(seconds[v] for v in tests))
   first = max(bisect.bisect_right(total, budget), 1)

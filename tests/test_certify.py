@@ -366,6 +366,7 @@ def test_inputs_that_were_clipped_lie_within_bounds(p, dtype):
 
 
 def test_box_holds_its_inputs_and_is_widened_by_rounding_alone():
+  # guarantees.md: which inputs the box is widened by.
   # In float32 0.7 is smaller and 0.8 is larger than the number.
   xs = np.array([[0.7, 0.8], [0.75, 0.75]], np.float32)
   low, high = layers_lib.check_bounds(xs, (0.7, 0.8))

@@ -162,7 +162,8 @@ def test_refuses_what_is_not_layers(function, layers, error, message):
 @pytest.mark.parametrize('which', ('W of layer 0', 'b of layer 1'))
 @each_function
 def test_refuses_weights_in_half_precision(function, which, dtype):
-  # Linear and exact in half precision: its values are not what is missing.
+  # guarantees.md: half precision is refused. Linear and exact in it: its values
+  # are not what is missing.
   names = ('W of layer 0', 'b of layer 0'), ('W of layer 1', 'b of layer 1')
   arrays = (np.eye(3), np.zeros(3)), (np.eye(3)[:, :2], np.zeros(2))
   layers = [

@@ -115,6 +115,7 @@ def test_standardize_by_these_or_by_other_codes():
   want[:, 2] = 0
   np.testing.assert_allclose(codes.standardize(raw, of), want, rtol=1e-4)
   assert not np.any(codes.standardize(np.zeros((3, 2))))
+  assert codes.standardize(raw[:0], of).shape == (0, 6)
 
 
 # --- Measures --------------------------------------------------------------

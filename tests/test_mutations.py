@@ -74,14 +74,15 @@ def test_tests_of_a_mutant_execute_its_lines_and_fit_the_budget():
   )
   assert mutant.lines == (10, 10)
   seconds = {'t/b::one': 3.0, 't/a::two': 1.0, 't/b::three': 2.0, 't/a::x': 0.1}
-  lines = {'a.py': {10: {*seconds} - {'t/a::x'}, 11: {'t/a::x'}}}
+  lines = {'a.py': {10: {*seconds} - {'t/a::x'}, 11: {'t/a::x'}}, 'b.py': {}}
   of = lambda m, budget: mutations.choose(m, seconds, lines, budget)
   assert of(mutant, 9) == (['t/a::two', 't/b::three', 't/b::one'], [])
   assert of(mutant, 4) == (['t/a::two', 't/b::three'], ['t/b::one'])
   assert of(mutant, 0) == (['t/a::two'], ['t/b::three', 't/b::one'])
   # What runs as the file is imported is seen by all that use the file.
   assert len(of(mutant._replace(lines=None), 9)[0]) == 4
-  assert of(mutant._replace(lines=(1, 2)), 9) == ([], [])
+  assert len(of(mutant._replace(lines=(1, 2)), 9)[0]) == 4
+  assert of(mutant._replace(file='b.py'), 9) == ([], [])
 
 
 @pytest.mark.parametrize(

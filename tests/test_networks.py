@@ -183,6 +183,7 @@ FORMS = (
   ids=lambda v: getattr(v, '__name__', v),
 )
 def test_retrained_networks_are_measured_as_they_are(form, method):
+  # guarantees.md: the network is measured as it is at each call.
   logits_fn, change = form()
   for seed in range(3):
     change(draw(seed))
@@ -317,6 +318,7 @@ def half(dtype):
 @each_method
 @pytest.mark.parametrize('dtype', (jnp.float16, jnp.bfloat16))
 def test_half_precision_logits(method, dtype):
+  # guarantees.md: half precision is measured in float32.
   xs = inputs()
   found = boundary.measure(
     half(dtype), xs, params=draw(1), method=method, max_gradients=300
@@ -393,6 +395,7 @@ def masked(params, x):
 @each_method
 @pytest.mark.parametrize('p', NORMS)
 def test_masks_and_offsets_do_not_matter(method, p):
+  # guarantees.md: other classes do not matter, however low or high.
   if method == 'ddn' and p != 2:
     return
   xs, excess = inputs(), EXCESS.get(method, 2e-4)

@@ -357,6 +357,7 @@ def test_steps_between_pauses_are_one_call_unless_networks_convolve(
 
 
 def test_batches_from_disk_are_those_of_the_order(monkeypatch):
+  order = order_of(1, NUM, 16, 2)
   read = []
 
   def rows_of(rows):
@@ -366,9 +367,7 @@ def test_batches_from_disk_are_those_of_the_order(monkeypatch):
   column = data.Column(rows_of, np.arange(NUM), (DIM,))
   _, calls = calls_of(monkeypatch, column)
   assert [v[:3] for v in calls] == [(i, i + 1, None) for i in range(6)]
-  for (*_, (xs, labels, weights)), rows in zip(
-    calls, order_of(1, NUM, 16, 2), strict=True
-  ):
+  for (*_, (xs, labels, weights)), rows in zip(calls, order, strict=True):
     assert sorted(map(tuple, xs.tolist())) == sorted(
       map(tuple, XS[rows].tolist())
     )

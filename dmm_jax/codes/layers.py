@@ -101,5 +101,5 @@ def standardize(codes: np.ndarray, of: np.ndarray | None = None) -> np.ndarray:
   of = codes if of is None else of
   mean, spread = of.mean(axis=0), of.std(axis=0)
   # What is constant has, by rounding, a spread of its own.
-  varies = spread > 1e-6 * np.abs(of).max(axis=0, initial=0)
+  varies = spread > 1e-6 * np.abs(of).max(axis=0)
   return np.where(varies, (codes - mean) / np.where(varies, spread, 1), 0)

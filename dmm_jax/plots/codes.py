@@ -181,12 +181,12 @@ def _maps(summary, pooling, layers):
   return figure
 
 
-def _trajectories(summary, pooling, layers, num=12):
+def _trajectories(summary, pooling, layers):
   """Where images lie on each layer's map before and after an attack."""
   attack = len(summary['attacks']) - 2
   figure, axes = canvas.grid(1, len(layers), 2.4, 2.7)
   first = layers[0]
-  fooled = np.flatnonzero(first['said_moved'][attack] != first['said'])[:num]
+  fooled = np.flatnonzero(first['said_moved'][attack] != first['said'])[:12]
   for ax, layer in zip(axes[0], layers, strict=True):
     counts = layer['counts']
     labels = np.where(counts.sum(-1) > 0, counts.argmax(-1), np.nan)
