@@ -302,9 +302,6 @@ class Bench:
       tree = pathlib.Path(directory) / f'{job}' / ROOT.name
       shutil.copytree(ROOT, tree, ignore=ignore)
       self.free.append(tree)
-      for beside in ('shared',):
-        if (ROOT.parent / beside).is_dir():
-          (tree.parent / beside).symlink_to(ROOT.parent / beside)
     self.context = multiprocessing.get_context('forkserver')
     self.context.set_forkserver_preload(list(PRELOADED))
     os.environ.update(environment())
