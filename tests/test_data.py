@@ -10,6 +10,7 @@ import types
 
 import jax
 import numpy as np
+import offline
 import pytest
 from sklearn import datasets
 import tensorflow_datasets as tfds
@@ -28,15 +29,7 @@ KEY = jax.random.key(3)
 
 @pytest.fixture(autouse=True)
 def no_downloads(monkeypatch):
-  def refuse(*_, **__):
-    raise ConnectionError('tests download nothing')
-
-  monkeypatch.setattr(
-    tfds.core.DatasetBuilder, '_make_download_manager', refuse
-  )
-  # What is prepared here writes no images, and does without.
-  monkeypatch.setattr(reading, 'has_tensorflow', lambda: True)
-  monkeypatch.setattr(reading, '_answers', lambda url: True)
+  offline.refuse_downloads(monkeypatch)
 
 
 class Records(list):

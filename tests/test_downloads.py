@@ -6,6 +6,7 @@ import socket
 import time
 import types
 
+import offline
 import pytest
 import requests
 import tensorflow_datasets as tfds
@@ -19,15 +20,7 @@ HAS_TENSORFLOW = reading.has_tensorflow
 
 @pytest.fixture(autouse=True)
 def no_downloads(monkeypatch):
-  def refuse(*_, **__):
-    raise ConnectionError('tests download nothing')
-
-  monkeypatch.setattr(
-    tfds.core.DatasetBuilder, '_make_download_manager', refuse
-  )
-  # What is prepared here writes no images, and does without.
-  monkeypatch.setattr(reading, 'has_tensorflow', lambda: True)
-  monkeypatch.setattr(reading, '_answers', lambda url: True)
+  offline.refuse_downloads(monkeypatch)
 
 
 def test_absent_set_says_how_to_prepare_it(tmp_path):
