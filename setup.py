@@ -23,11 +23,13 @@ setuptools.setup(
   install_requires=(ROOT / 'requirements.txt').read_text().split(),
   extras_require={
     'docs': ['mkdocs-material>=9.6', 'mkdocstrings[python]>=1', 'ruff>=0.12'],
+    'parquet': ['pyarrow>=18'],
     'stream': ['grain>=0.2.13'],
     'test': [
       'grain>=0.2.13',
       'hypothesis>=6.130',
       'mypy>=2',
+      'pyarrow>=18',
       'pytest>=8',
       'pytest-cov>=6',
       'pytest-xdist>=3.6',

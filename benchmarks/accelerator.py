@@ -229,7 +229,6 @@ def figure1():
       out, took = timing.timed(functools.partial(measure, side, number))
       found[side].append(out)
       seconds[side] += took
-  released = {row[0]: row[1:] for row in random_nets.RELEASED_RESNET20}
   rows, columns = [], {}
   for side in sides:
     parts = jax.tree.map(lambda *v: np.concatenate(v), *found[side])
@@ -249,7 +248,7 @@ def figure1():
           'images': values.size,
           'median': float(np.median(values)),
           'estimate_median': float(np.median(parts.estimate[..., i])),
-          'released': released.get(n, (None,) * 3)[i],
+          'released': (random_nets.released(n, p) or [None])[0],
           'found': float(np.mean(np.isfinite(values))),
           'gradients': float(parts.gradients[..., i].mean()),
         }

@@ -53,6 +53,7 @@ from dmm_jax import parallel
 from dmm_jax import programs
 from dmm_jax import records
 from experiments import common
+from experiments.lib import flags as flags_lib
 
 NETWORKS = (
   'digits_mlp_tiny',
@@ -233,7 +234,7 @@ def select(names, available):
     found = groups.get(name) or exact or begin
     if not found:
       known = ', '.join([*groups, *available])
-      raise common.FlagError(f'{name!r} is no attack; they are {known}')
+      raise flags_lib.FlagError(f'{name!r} is no attack; they are {known}')
     chosen += [a for a in found if a not in chosen]
   return chosen
 
@@ -545,7 +546,7 @@ def _benches(peers):
   nums = [int(n) for n in _NUM_EXAMPLES.value]
   names = _NETWORKS.value
   if len(nums) not in (1, len(names)):
-    raise common.FlagError('--num_examples: one number, or one a network')
+    raise flags_lib.FlagError('--num_examples: one number, or one a network')
   nums = nums * len(names) if len(nums) == 1 else nums
   for name, num in zip(names, nums, strict=True):
     network = load(_REFERENCE.value, name, num)
@@ -588,9 +589,9 @@ def run():
 def main(argv):
   try:
     if len(argv) > 1:
-      raise common.FlagError(f'unexpected argument {argv[1]!r}')
+      raise flags_lib.FlagError(f'unexpected argument {argv[1]!r}')
     run()
-  except (common.FlagError, FileNotFoundError) as error:
+  except (flags.FlagError, FileNotFoundError) as error:
     print(f'error: {error}', file=sys.stderr)
     sys.exit(2)
 

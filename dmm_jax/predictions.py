@@ -3,7 +3,6 @@
 from collections.abc import Callable
 import functools
 
-import jax
 import numpy as np
 
 from dmm_jax import nngp
@@ -16,49 +15,60 @@ def law(
   exponents: tuple[float, ...],
   *,
   bounds: tuple[float, float] | None,
-  num_radii: int = 60,
 ) -> dict[str, np.ndarray]:
-  """Returns the law's scale at some inputs, and law and bound by radius.
+  """Returns the law's scale at some inputs, as columns.
 
   Args:
     name: of one of `random_nets.ARCHITECTURES` with an infinitely wide form.
     xs: inputs, of one shape.
     exponents: of the norms.
-    bounds: None, or the box, for the scales; as for `nngp.distance_scale`.
+    bounds: None, or the box; as for `nngp.distance_scale`.
+
+  Returns:
+    One row an input and norm: `norm`, `scale` and `input_norm` in it,
+    `input_l2`, and `sigma`, the standard deviation of two logits' difference.
+  """
+  rows = []
+  for x in xs:
+    _, sigma, root, _ = _at(kernel(name), x, name)
+    for p in exponents:
+      scale = nngp.scale_of_gradient(sigma, root, x, p, bounds=bounds)
+      sizes = np.linalg.norm(x.ravel(), p), np.linalg.norm(x)
+      # The kernel is that of one logit.
+      rows.append((p, scale, *sizes, np.sqrt(2) * sigma))
+  names = 'norm scale input_norm input_l2 sigma'.split()
+  return dict(zip(names, np.array(rows).T, strict=True))
+
+
+def bound(
+  name: str, xs: list[np.ndarray], p: float, *, num_radii: int = 60
+) -> dict[str, np.ndarray]:
+  """Returns probabilities of a distance up to some radii, without a box.
+
+  Args:
+    name, xs: as for `law`.
+    p: exponent of the norm.
     num_radii: up to the law's 99.7 % quantile.
 
   Returns:
-    Columns. Rows without `is_bound`: `scale` and `input_norm` of an input. Rows
-    with it: `law` and `bound`, the probabilities of a distance up to `radius`,
-    averaged over the inputs; the bound knows of no box.
+    Columns `norm`, `radius`, `law` and `bound` (`nngp.flip_bound`), averaged
+    over the inputs.
   """
   kernel_fn = kernel(name)
   laws = [_at(kernel_fn, x, name) for x in xs]
-  rows: list[tuple] = []
-  for p in exponents:
-    scales = [
-      nngp.scale_of_gradient(sigma, root, x, p, bounds=bounds)
-      for x, sigma, root, _ in laws
-    ]
-    for x, scale in zip(xs, scales, strict=True):
-      rows.append((False, p, scale, np.linalg.norm(x.ravel(), p), 0, 0, 0))
-    radii = 3 * np.mean(scales) * np.arange(1, num_radii + 1) / num_radii
-    bound = np.mean(
-      [
-        nngp.flip_bound(kernel_fn, x, radii, p, gain=gain, variance=sigma**2)
-        for x, sigma, _, gain in laws
-      ],
-      axis=0,
-    )
-    cdf = nngp.distance_cdf(scales, radii)
-    for values in zip(radii, cdf, bound, strict=True):
-      rows.append((True, p, np.mean(scales), 0, *values))
-  names = 'is_bound norm scale input_norm radius law bound'.split()
-  columns = map(np.array, zip(*rows, strict=True))
+  scales = [
+    nngp.scale_of_gradient(sigma, root, x, p) for x, sigma, root, _ in laws
+  ]
+  radii = 3 * np.mean(scales) * np.arange(1, num_radii + 1) / num_radii
+  flips = [
+    nngp.flip_bound(kernel_fn, x, radii, p, gain=gain, variance=sigma**2)
+    for x, sigma, _, gain in laws
+  ]
   return {
-    'architecture': np.full(len(rows), name, 'U16'),
-    'n': np.full(len(rows), xs[0].size, np.int32),
-    **dict(zip(names, columns, strict=True)),
+    'norm': np.full(num_radii, p),
+    'radius': radii,
+    'law': nngp.distance_cdf(scales, radii),
+    'bound': np.mean(flips, axis=0),
   }
 
 
@@ -102,7 +112,9 @@ def kernel(name: str) -> Callable:
 
   A kernel captures no arrays: programs of the same one are compiled once.
   """
-  return getattr(nngp, str(random_nets.ARCHITECTURES[name].infinite))()[2]
+  of = random_nets.ARCHITECTURES[name]
+  depth = {} if of.depth is None else {'depth': of.depth}
+  return getattr(nngp, str(of.infinite))(**depth)[2]
 
 
 def _at(kernel_fn, x, name):
@@ -113,29 +125,3 @@ def _at(kernel_fn, x, name):
   gain = kernel_fn.gain or x.size * float(variance.max())
   sigma = nngp.output_variance(kernel_fn, x) ** 0.5
   return x, sigma, np.sqrt(variance).ravel(), gain
-
-
-def draws(
-  key: jax.Array,
-  name: str,
-  x: np.ndarray,
-  exponents: tuple[float, ...],
-  num: int,
-) -> dict[str, np.ndarray]:
-  """Returns what `nngp.distance_draws` draws at `x`, as columns.
-
-  Args:
-    key: for all draws.
-    name, exponents: as for `law`.
-    x: one input.
-    num: draws a norm.
-  """
-  kernel_fn = kernel(name)
-  found = [nngp.distance_draws(key, kernel_fn, x, p, num) for p in exponents]
-  linear, straight = (np.concatenate(v) for v in zip(*found, strict=True))
-  return {
-    'n': np.full(linear.size, x.size, np.int32),
-    'norm': np.repeat(exponents, num),
-    'linear': linear,
-    'straight': straight,
-  }

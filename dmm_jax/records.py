@@ -5,8 +5,7 @@
   metrics.jsonl   one JSON object a step, appended
   chunks/         finished parts of a run that is still under way
   results.npz     columns, one row an example
-  summary.json    the few numbers that matter, each with n and its interval
-  report.txt      the tables that the run printed
+  report.json     the answer, claims with verdicts, tables with intervals
   figures/        drawn from the files above
 
 Whole files are written aside and renamed, so that a run killed at any moment
@@ -122,26 +121,35 @@ def _begin(run_dir, asked, experiment):
 
 
 @_by_first
-def finish_run(run_dir: pathlib.Path) -> None:
-  """Marks the run as finished, and drops its chunks."""
+def finish_run(
+  run_dir: pathlib.Path, seconds: dict[str, float] | None = None
+) -> None:
+  """Marks the run as finished, and drops its chunks.
+
+  Args:
+    run_dir: where.
+    seconds: what its parts took, for run.json.
+  """
   run = read_json(run_dir / 'run.json')
-  write_json(run_dir / 'run.json', {**run, 'finished': _now()})
+  finished = {'finished': _now(), 'seconds': seconds or {}}
+  write_json(run_dir / 'run.json', run | finished)
   shutil.rmtree(run_dir / 'chunks', ignore_errors=True)
 
 
 def flag_values(config: Any) -> dict[str, str]:
   """Returns every field of a config as its flag's text."""
   return {
-    field.name: _flag_text(getattr(config, field.name))
+    field.name: flag_text(getattr(config, field.name))
     for field in dataclasses.fields(config)
   }
 
 
-def _flag_text(value):
+def flag_text(value: Any) -> str:
+  """Returns a flag's value as `--name=value` has it."""
   if isinstance(value, bool):
     return str(value).lower()
   if isinstance(value, tuple):
-    return ','.join(_flag_text(v) for v in value)
+    return ','.join(flag_text(v) for v in value)
   return str(value)
 
 

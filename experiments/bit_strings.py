@@ -83,6 +83,7 @@ from dmm_jax import records
 from dmm_jax import statistics
 from dmm_jax import train
 from experiments import common
+from experiments.lib import flags
 
 # The authors' fits, of their poster at NeurIPS 2019.
 GREEDY, RANDOM, TOLERANCE = 0.405, 0.334, 0.05
@@ -92,34 +93,34 @@ PARTS = 10  # Of the networks of one size, at most: what a kill can cost.
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  preset: str = common.flag(
+  preset: str = flags.flag(
     'default', 'Values for the flags not given: default, quick, digits, mnist.'
   )
-  workdir: str = common.flag('runs/bit_strings', 'Run directory.')
-  seed: int = common.flag(0, 'Of weights, orders and strings.', least=0)
-  sizes: tuple[int, ...] = common.flag(
+  workdir: str = flags.flag('runs/bit_strings', 'Run directory.')
+  seed: int = flags.flag(0, 'Of weights, orders and strings.', least=0)
+  sizes: tuple[int, ...] = flags.flag(
     (100, 250, 500, 1000, 2500, 5000, 10000), 'Bits, flipped greedily.', least=8
   )
-  num_networks: tuple[int, ...] = common.flag(
+  num_networks: tuple[int, ...] = flags.flag(
     (2000, 1000, 500, 300, 80, 30, 12), 'Networks of each size.', least=2
   )
-  full_size: int = common.flag(1000, 'Up to it all flips are tried.', least=1)
-  candidates: int = common.flag(128, 'Flips tried above it.', least=1)
-  reach: int = common.flag(3, 'Flips of the exhaustive search.', least=1)
-  num_exhaustive: int = common.flag(300, 'Networks that have one.', least=2)
-  random_sizes: tuple[int, ...] = common.flag(
+  full_size: int = flags.flag(1000, 'Up to it all flips are tried.', least=1)
+  candidates: int = flags.flag(128, 'Flips tried above it.', least=1)
+  reach: int = flags.flag(3, 'Flips of the exhaustive search.', least=1)
+  num_exhaustive: int = flags.flag(300, 'Networks that have one.', least=2)
+  random_sizes: tuple[int, ...] = flags.flag(
     (100, 200, 500, 1000), 'Bits, flipped in random order.', least=8
   )
-  num_random: int = common.flag(600, 'Networks of each of them.', least=2)
-  orders: int = common.flag(4, 'Random orders a network.', least=1)
-  dataset: str = common.flag(
+  num_random: int = flags.flag(600, 'Networks of each of them.', least=2)
+  orders: int = flags.flag(4, 'Random orders a network.', least=1)
+  dataset: str = flags.flag(
     '', 'Empty for random networks; or digits, or an image set.'
   )
-  data_dir: str = common.flag('', 'Of tensorflow-datasets.')
-  threshold: float = common.flag(25 / 255, 'Of pixels that are 1.', least=0)
-  num_trained: int = common.flag(8, 'Networks, if there are images.', least=2)
-  num_examples: int = common.flag(20, 'Images of each kind.', least=1)
-  epochs: int = common.flag(20, 'Of training.', least=1)
+  data_dir: str = flags.flag('', 'Of tensorflow-datasets.')
+  threshold: float = flags.flag(25 / 255, 'Of pixels that are 1.', least=0)
+  num_trained: int = flags.flag(8, 'Networks, if there are images.', least=2)
+  num_examples: int = flags.flag(20, 'Images of each kind.', least=1)
+  epochs: int = flags.flag(20, 'Of training.', least=1)
 
 
 PRESETS = {
@@ -153,9 +154,9 @@ PRESETS = {
 
 def run(config: Config) -> dict:
   """Runs the experiment, and returns what it wrote to summary.json."""
-  common.check(config)
+  flags.check(config)
   if len(config.num_networks) != len(config.sizes):
-    raise common.FlagError(
+    raise flags.FlagError(
       f'--num_networks has {len(config.num_networks)} numbers, --sizes '
       f'{len(config.sizes)}: one for each'
     )
@@ -323,24 +324,30 @@ def summarize(config, run_dir):
 
 def greedy_row(config, n, found, sample):
   """What one size says of greedy flips."""
-  entry = lambda f, v: statistics.estimate(f, v)
+  entry = lambda f, v: common.entry(statistics.estimate(f, v, unit='networks'))
   full = n <= config.full_size
   return {
     'n': int(n),
     'networks': len(sample),
-    'not_found': statistics.proportion(np.isinf(found['flips'])),
+    'not_found': common.entry(
+      statistics.proportion(np.isinf(found['flips']), unit='networks')
+    ),
     'mean': entry(controlled, sample),
     'plain': entry(lambda v: v[..., 0].mean(-1), sample),
-    'size': statistics.mean(sample[:, 1]),
+    'size': common.entry(statistics.mean(sample[:, 1], unit='networks')),
     'a': entry(lambda v: controlled(v) / law(n), sample),
     'slope': entry(lambda v: line(v)[0] / law(n), sample),
     'correlation': entry(lambda v: line(v)[1], sample),
-    'straight': statistics.mean(found['straight']),
+    'straight': common.entry(
+      statistics.mean(found['straight'], unit='networks')
+    ),
     'law': float(bit_strings.greedy_law(n).mean()),
     'leading': float(law(n) / np.sqrt(2 * np.pi)),
     'rank': int(found['rank'].max()),
     'tried': int(n if full else config.candidates),
-    'screened': statistics.proportion(found['rank'] >= config.candidates)
+    'screened': common.entry(
+      statistics.proportion(found['rank'] >= config.candidates, unit='networks')
+    )
     if full
     else None,
   }
@@ -354,13 +361,17 @@ def fits(n, samples, rows):
   for name, basis in bases.items():
     for i, what in enumerate(('a', 'residual')):
       of = lambda *parts, i=i, basis=basis: scale(means(*parts), basis)[i]
-      found.setdefault(name, {})[what] = statistics.estimate(of, *samples)
+      found.setdefault(name, {})[what] = common.entry(
+        statistics.estimate(of, *samples, unit='networks')
+      )
 
   def worse(*parts):
     values = means(*parts)
     return scale(values, np.sqrt(n))[1] - scale(values, law(n))[1]
 
-  difference = statistics.estimate(worse, *samples)
+  difference = common.entry(
+    statistics.estimate(worse, *samples, unit='networks')
+  )
   of_law, _ = scale(np.array([row['law'] for row in rows]), law(n))
   return {
     **found,
@@ -407,8 +418,10 @@ def nearer(config, exact, found):
     'n': int(exact['n'][0]),
     'networks': num,
     'reach': config.reach,
-    'within': statistics.proportion(within),
-    'nearer': statistics.proportion(nearest < bound),
+    'within': common.entry(statistics.proportion(within, unit='networks')),
+    'nearer': common.entry(
+      statistics.proportion(nearest < bound, unit='networks')
+    ),
   }
 
 
@@ -427,9 +440,11 @@ def random_row(n, found, config):
     'n': int(n),
     'networks': len(flips),
     'orders': config.orders,
-    'share': statistics.estimate(mean, flips),
+    'share': common.entry(statistics.estimate(mean, flips, unit='networks')),
     'law': float(np.minimum(drawn, n).mean() / n),
-    'never': statistics.estimate(lambda v: v.mean((-2, -1)), never),
+    'never': common.entry(
+      statistics.estimate(lambda v: v.mean((-2, -1)), never, unit='networks')
+    ),
     'law_never': float(np.isinf(drawn).mean()),
   }
 
@@ -450,10 +465,14 @@ def random_share(rows, parts):
 
   design = np.stack([np.ones_like(n), n**-0.5], -1)
   limit = float(np.linalg.lstsq(design, laws, rcond=None)[0][0])
-  share = statistics.estimate(lambda *v: limit * ratio(*v), *samples)
+  share = common.entry(
+    statistics.estimate(lambda *v: limit * ratio(*v), *samples, unit='networks')
+  )
   return {
     'infinite_limit': limit,
-    'ratio': statistics.estimate(ratio, *samples),
+    'ratio': common.entry(
+      statistics.estimate(ratio, *samples, unit='networks')
+    ),
     'limit': share,
     'verdict': f'random flips {agreement(share["interval"], RANDOM)} of '
     f'{RANDOM} n',
@@ -608,19 +627,27 @@ def summarize_images(config, run_dir):
     null, found = (grid(part, 'flips') for part in of)
     both = np.stack([found, null], -1)
     ratio = lambda v: v[..., 0].mean(-1) / v[..., 1].mean(-1)
-    over = statistics.estimate(ratio, both.mean(1))
+    over = common.entry(
+      statistics.estimate(ratio, both.mean(1), unit='networks')
+    )
     row = {
       'kind': kind,
       'networks': len(found),
       'strings': found.size,
-      'trained': statistics.estimate(mean, found),
-      'untrained': statistics.estimate(mean, null),
+      'trained': common.entry(
+        statistics.estimate(mean, found, unit='networks')
+      ),
+      'untrained': common.entry(
+        statistics.estimate(mean, null, unit='networks')
+      ),
       'over_untrained': over,
       'verdict': beside(over['interval']),
     }
     if kind != 'random':
       right = grid(of[1], 'right')
-      row['right'] = statistics.estimate(mean, right)
+      row['right'] = common.entry(
+        statistics.estimate(mean, right, unit='networks')
+      )
       for name, keep in (('of_right', right), ('of_wrong', 1 - right)):
         row[name] = among(found, keep)
     rows.append(row)
@@ -642,7 +669,9 @@ def among(flips, keep):
     with np.errstate(invalid='ignore', divide='ignore'):
       return v[..., 0].sum(-1) / v[..., 1].sum(-1)
 
-  return statistics.estimate(mean, pair) | {'strings': int(keep.sum())}
+  return common.entry(statistics.estimate(mean, pair, unit='networks')) | {
+    'strings': int(keep.sum())
+  }
 
 
 def beside(interval):
@@ -680,4 +709,4 @@ def report_images(summary):
 
 
 if __name__ == '__main__':
-  common.main(run, Config, PRESETS)
+  flags.main(run, Config, PRESETS)

@@ -1,169 +1,199 @@
-"""How far is each example of a data set from the network's boundary?
+"""Does training move the decision boundary away from the data?
 
-Trains a network (or draws one at random), finds for every example the nearest
-point where its class changes, in each norm, and puts the distances beside those
-of untrained networks of the same architecture on the same examples.
+Trains several networks, finds for every example the nearest point where each
+network's class changes, in each norm, and holds the distances against those of
+untrained networks of the same architecture on the same examples.
 
   python -m experiments.boundary_distances
   python -m experiments.boundary_distances --dataset=mnist --data_dir=DIR \
     --model=convolutional --width=32 --depth=3 --workdir=runs/mnist
+  python -m experiments.boundary_distances --checkpoint=runs/net0,runs/net1
 
-The first takes 3 to 5 minutes on 2 CPU cores, --preset=quick half a minute. A
-run killed at any moment goes on where it was when started again, to the same
-bytes; training, which is short, begins anew.
+The first takes 4 minutes on 2 CPU cores, --preset=quick half a minute. A run
+that was killed goes on where it was.
 
 A distance is that of a point that was seen to have another class: an upper
-bound, which a longer search may lower. Misclassified examples have 0, failed
-searches infinity; both are counted, and both stay in the quantiles. Fully
-connected networks get a certified lower bound besides. Untrained networks know
-no class: their labels are their own predictions, so that none of theirs is 0.
-Intervals are 95 %, over examples; what the draw of an untrained network does is
-seen in the median of each (`by_draw`).
+bound, which a longer search may lower. Dense networks get certified lower
+bounds besides. Misclassified examples have distance 0, failed searches
+infinity; both count in every quantile. An untrained network's distances are
+from the boundary of the class that it predicts, so that none is 0, which makes
+the comparison harder to pass.
 
-To expect on digits: the trained network's median distance is three to four
-times that of untrained ones in every norm (0.5 in l2), their 95 % quantile
-three to four times their median. Once coordinates at the box are left out,
-perturbations follow the normal to within 1 % (`aligned`); with them in, the l2
-cosine is 0.91 (trained) and 0.85 (untrained).
-
-Verdict on each norm, by a rule fixed here: "farther" ("nearer") than untrained
-if the interval of the ratio of medians lies above (below) 1 and the median lies
-above (below) that of every untrained network; else "not told apart".
+The unit is the network. The ratio of median distances, trained over untrained,
+is that of the geometric means of the networks' medians; its interval is over
+networks, given the examples, which all of them share. An interval below 1
+refutes the claim.
 """
 
 import dataclasses
-import math
+import functools
+from typing import Any
 from typing import NamedTuple
 
 import jax
 from jax import flatten_util
+import jax.numpy as jnp
 import numpy as np
-import tqdm
 
+from dmm_jax import boundary
 from dmm_jax import certify
 from dmm_jax import data
-from dmm_jax import distances
 from dmm_jax import models
+from dmm_jax import normals
 from dmm_jax import parallel
-from dmm_jax import plots
 from dmm_jax import programs
 from dmm_jax import records
+from dmm_jax import statistics
 from dmm_jax import train
-from experiments import common
 from experiments import networks
+from experiments.figures import boundary_distances as figures
+from experiments.lib import claims
+from experiments.lib import flags
+from experiments.lib import runner
+from experiments.lib import tables
 
-MODELS = {
-  'fully_connected': lambda config, k: models.FullyConnected(
-    config.depth * (config.width,), k
-  ),
-  'convolutional': lambda config, k: models.Convolutional(
-    config.depth * (config.width,), k
-  ),
-  'resnet': lambda config, k: models.ResNet(
-    config.width, config.depth, num_classes=k
-  ),
-}
+KINDS = ('trained', 'untrained')
+MODELS = ('fully_connected', 'convolutional', 'resnet')
+DENSE = (models.FullyConnected, models.MLP, models.Linear)  # To be certified.
+MOST_FAILED = 0.05  # Share of the searches, where a claim is tested.
+ROUNDING = 1e-4  # By which a certified bound may exceed a distance.
+UNDEFINED = 'undefined, as the median of a network is 0 or infinite'
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  preset: str = common.flag(
-    'default', 'Values for the flags that are not given: quick, default.'
-  )
-  workdir: str = common.flag('runs/boundary_distances', 'Run directory.')
-  seed: int = common.flag(0, 'Seed of weights and training.', least=0)
-  dataset: str = common.flag(
+  preset: str = flags.flag('default', 'Values of flags that are not given.')
+  workdir: str = flags.flag('runs/boundary_distances', 'Run directory.')
+  seed: int = flags.flag(0, 'Seed of weights and training.', least=0)
+  dataset: str = flags.flag(
     'digits', 'digits (embedded), or an image set of tensorflow-datasets.'
   )
-  data_dir: str = common.flag('', 'Of tensorflow-datasets.')
-  in_memory: bool = common.flag(
-    True,
-    'Hold all images in memory; false reads each batch from disk, for sets '
-    'larger than memory.',
+  data_dir: str = flags.flag(
+    '', 'Directory of tensorflow-datasets; empty takes its own default.'
   )
-  split: str = common.flag(
-    'test', 'Whose examples are measured.', choices=('train', 'test')
+  in_memory: bool = flags.flag(
+    True, 'Hold all images in memory; false reads each batch from disk.'
   )
-  num_examples: int = common.flag(
-    300, 'The first so many are measured; all, if there are fewer.', least=1
+  split: str = flags.flag(
+    'test', 'Split to measure: train or test.', choices=('train', 'test')
   )
-  classes: str = common.flag(
-    'all', 'Classes to keep, such as 3,8; the network knows no others.'
+  num_examples: int = flags.flag(
+    100, 'Number of examples: the first of the split, at most all.', least=1
   )
-  model: str = common.flag(
-    'fully_connected', 'Architecture.', choices=tuple(MODELS)
+  classes: tuple[int, ...] = flags.flag(
+    (-1,), 'Classes to train on and to measure; -1 keeps all.', least=-1
   )
-  width: int = common.flag(100, 'Units or channels of a layer.', least=1)
-  depth: int = common.flag(
+  model: str = flags.flag(
+    'fully_connected', f'Architecture: {", ".join(MODELS)}.', choices=MODELS
+  )
+  width: int = flags.flag(100, 'Units or channels of a layer.', least=1)
+  depth: int = flags.flag(
     2, 'Hidden layers; of a resnet, blocks of each of three stacks.', least=1
   )
-  checkpoint: str = common.flag(
+  checkpoint: str = flags.flag(
     '',
-    'Run directory of train_classifier, whose network is measured; --model, '
-    '--width, --depth, --epochs and --learning_rate then mean nothing.',
+    'Runs of train_classifier, separated by commas, whose networks are '
+    'measured; --model, --width, --depth, --num_trained, --epochs and '
+    '--learning_rate then have no effect. Empty trains networks here.',
   )
-  network: str = common.flag(
-    'trained',
-    'Trained here and held against untrained ones, or only these.',
-    choices=('trained', 'fresh'),
+  num_trained: int = flags.flag(
+    8, 'Number of networks to train; 0 measures untrained ones alone.', least=0
   )
-  num_fresh: int = common.flag(5, 'Untrained networks.', least=1)
-  epochs: int = common.flag(40, 'Of training.', least=1)
-  learning_rate: float = common.flag(3e-3, 'Of Adam, at the start.', least=0)
-  norms: tuple[float, ...] = common.flag(
+  num_untrained: int = flags.flag(
+    16, 'Number of untrained networks; 0 measures trained ones alone.', least=0
+  )
+  epochs: int = flags.flag(40, 'Passes over the training set.', least=1)
+  learning_rate: float = flags.flag(
+    3e-3, 'Learning rate of Adam at the start; falls to 0.', least=0
+  )
+  norms: tuple[float, ...] = flags.flag(
     (1.0, 2.0, np.inf), 'Norms of the distance.', choices=(1.0, 2.0, np.inf)
   )
-  method: str = common.flag(
-    'portfolio', 'Search: portfolio (nearest), fast, or one by name.'
+  method: str = flags.flag(
+    'portfolio', 'Search: portfolio (nearest), fast, or another by its name.'
   )
-  max_gradients: int = common.flag(2000, 'Budget of one search.', least=2)
-  box: bool = common.flag(True, 'Keep perturbed pixels in [0, 1].')
-  certify: bool = common.flag(
-    True, 'Certified lower bounds; of fully connected networks only.'
+  max_gradients: int = flags.flag(2000, 'Gradients of a search.', least=2)
+  box: bool = flags.flag(True, 'Keep perturbed pixels in [0, 1].')
+  certify: bool = flags.flag(
+    True, 'Certify lower bounds; has no effect on other than dense networks.'
   )
-  batch_size: int = common.flag(100, 'Examples a saved chunk.', least=1)
-  num_points: int = common.flag(
-    8, 'Examples whose nearest points are written and drawn.', least=1
+  batch_size: int = flags.flag(
+    100, 'Number of examples measured and saved together.', least=1
   )
 
 
 PRESETS = {
   'quick': dict(
     workdir='runs/boundary_distances_quick',
-    num_examples=100,
+    num_examples=50,
     width=50,
-    num_fresh=2,
     epochs=20,
     norms=(2.0,),
     method='fast',
   ),
   'default': {},
 }
+COLUMNS = {
+  'kind': ('', 'trained or untrained'),
+  'network': ('', 'number of the network among those of its kind'),
+  'parameters': ('', 'variables of the network, as ravel_pytree orders them'),
+  'norm': ('', 'exponent of the norm: 1, 2 or inf'),
+  'index': ('', 'row of the example in its split'),
+  'label': ('', 'class of the example; classes by their numbers in the set'),
+  'predicted': ('', 'class that the network predicts'),
+  'target': ('', 'class beyond the boundary; -1 where none was found'),
+  'distance': (
+    'input units',
+    '0 where misclassified, inf if the search failed',
+  ),
+  'lower': ('input units', 'certified lower bound; NaN where there is none'),
+  'status': ('', 'how the search ended, a boundary.Status'),
+  'gradients': ('', 'value-and-gradient evaluations of the search'),
+  'forwards': ('', 'forward evaluations of the search'),
+  'margin': ('logits', 'at the point, of the class whose boundary it is on'),
+  'alignment': ('', 'with the normal, but for pixels that the box stops'),
+  'x': ('input units', 'the example'),
+  'point': ('input units', 'nearest boundary point; x where none was found'),
+}
 
 
-def run(config: Config) -> dict:
-  """Runs the experiment, and returns what it wrote to summary.json."""
-  common.check(config)
-  common.check_method(config.method)
-  # Before the directory is made: a set that is not there leaves none behind.
-  sets = load_sets(config)
-  model = load_model(config, *sets)
-  return common.conduct(
-    config,
+def run(config: Config) -> runner.Result:
+  """Runs the experiment; returns its rows and its report."""
+  flags.check(config)
+  flags.check_method(config.method)
+  if not (config.num_trained or config.num_untrained or config.checkpoint):
+    raise flags.FlagError('--num_trained=0 and --num_untrained=0: no networks')
+  return runner.run(
     'experiments.boundary_distances',
-    collect=lambda config, run_dir: collect(config, run_dir, model, *sets),
-    summarize=summarize,
-    draw=plots.boundary_distances,
-    report=report,
+    config,
+    question=__doc__.split('\n')[0],
+    inputs=load(config),
+    measure=measure,
+    analyze=analyze,
+    draw=figures.draw,
+    columns=COLUMNS,
+    presets=PRESETS,
+    threads=2,  # One unit compiles, on one core, while another one runs.
   )
 
 
-def load_sets(config):
-  """Returns `(classes [k], (xs, labels) to train on, examples)`.
+# --- Data and networks -----------------------------------------------------
 
-  Labels count the classes that are kept; an example is a row (x, label, its
-  number in the split).
-  """
+
+class Inputs(NamedTuple):
+  """What is measured; labels are places in `classes`, `rows` in the split."""
+
+  module: Any
+  checkpoints: list  # Variables of trained networks; empty to train them.
+  classes: np.ndarray
+  train_set: tuple
+  xs: np.ndarray | data.Column
+  labels: np.ndarray
+  rows: np.ndarray
+
+
+def load(config):
+  """Returns `Inputs`: the examples, and what networks are made of."""
   sets = {
     split: data.load(
       config.dataset,
@@ -173,311 +203,367 @@ def load_sets(config):
     )
     for split in dict.fromkeys(('train', config.split))
   }
-  classes = np.unique(sets['train'][1])
-  if config.classes != 'all':
-    classes = chosen_classes(config, classes)
-  kept = {name: data.of_classes(*pair, classes) for name, pair in sets.items()}
-  examples = tuple(v[: config.num_examples] for v in kept[config.split])
-  return classes, kept['train'][:2], examples
-
-
-def chosen_classes(config, there):
-  try:
-    chosen = np.unique([int(part) for part in config.classes.split(',')])
-  except ValueError:
-    raise common.FlagError(
-      f'--classes={config.classes} is neither all nor numbers such as 3,8'
-    ) from None
-  if len(chosen) < 2 or not np.all(np.isin(chosen, there)):
-    known = ', '.join(map(str, there))
-    raise common.FlagError(
-      f'--classes={config.classes} has to name at least two of {known}'
+  known = classes = np.unique(sets['train'][1])
+  if config.classes != (-1,):
+    classes = np.unique(config.classes)
+  if len(classes) < 2 or not np.isin(classes, known).all():
+    raise flags.FlagError(
+      f'--classes={",".join(map(str, config.classes))} has to name at least '
+      f'two of {", ".join(map(str, known))}'
     )
-  return chosen
+  kept = {name: data.of_classes(*pair, classes) for name, pair in sets.items()}
+  examples = [column[: config.num_examples] for column in kept[config.split]]
+  paths = [path for path in config.checkpoint.split(',') if path]
+  read = [
+    networks.read_for(path, examples[0].shape[1:], len(classes))
+    for path in paths
+  ]
+  module = read[0].module if read else build(config, len(classes))
+  if len(set(paths)) < len(paths) or any(one.module != module for one in read):
+    raise flags.FlagError(
+      f'--checkpoint={config.checkpoint} has to name different runs, of '
+      'networks of one architecture'
+    )
+  trained = [networks.variables(one.state) for one in read]
+  return Inputs(module, trained, classes, kept['train'][:2], *examples)
 
 
-# --- Networks --------------------------------------------------------------
+def build(config, num_classes):
+  if config.model == 'resnet':
+    return models.ResNet(config.width, config.depth, num_classes=num_classes)
+  dense = config.model == 'fully_connected'
+  kind = models.FullyConnected if dense else models.Convolutional
+  return kind(config.depth * (config.width,), num_classes)
 
 
-def load_model(config, classes, train_set, examples):
-  """Returns `(module, its variables if it is trained, else None)`."""
-  if not config.checkpoint:
-    return MODELS[config.model](config, len(classes)), None
-  shape = examples[0].shape[1:]
-  found = networks.read_for(config.checkpoint, shape, len(classes))
-  return found.module, networks.variables(found.state)
+def make_network(config, inputs, kind, number):
+  """A row of networks.npz: a network from a checkpoint, drawn, or trained."""
+  if kind == 'trained' and inputs.checkpoints:
+    variables = inputs.checkpoints[number]
+  else:
+    xs, labels = inputs.train_set
+    plan = train.TrainConfig(
+      num_epochs=config.epochs, learning_rate=config.learning_rate
+    )
+    optimizer = train.make_optimizer(plan, len(xs))
+    key = jax.random.fold_in(jax.random.key(config.seed), KINDS.index(kind))
+    of_weights, of_order = jax.random.split(jax.random.fold_in(key, number))
+    state = train.init_state(of_weights, inputs.module, xs[0], optimizer)
+    if kind == 'trained':
+      forward = programs.bind(to_train, module=inputs.module)
+      for pause in train.fit(of_order, forward, state, xs, labels, config=plan):
+        state = pause.state
+    variables = networks.variables(state)
+  return {
+    'kind': np.array([kind], 'U9'),
+    'network': np.array([number]),
+    'parameters': flatten_util.ravel_pytree(variables)[0][None],
+  }
 
 
-def collection(config, run_dir, model, train_set):
-  """Returns `(names, draws, parameters)` of the networks, trained one first.
-
-  Written to network.npz, one row a network, so that a run that goes on has the
-  same ones whatever the hardware.
-  """
-  module, trained = model
-  keys = jax.random.split(jax.random.key(config.seed), config.num_fresh + 2)
-  one = train_set[0][0]
-  flat, unravel = flatten_util.ravel_pytree(module.init(keys[0], one))
-  path = run_dir / 'network.npz'
-  if not records.agree(path.exists()):
-    drawn = (module.init(key, one) for key in keys[2:])
-    rows = [flatten_util.ravel_pytree(params)[0] for params in drawn]
-    if config.network == 'trained':
-      params = trained
-      if params is None:
-        params = fit(config, run_dir, keys[1], module, unravel(flat), train_set)
-      rows.insert(0, flatten_util.ravel_pytree(params)[0])
-    names = ['trained'] * (config.network == 'trained')
-    names += ['fresh'] * config.num_fresh
-    draws = [0] * (len(rows) - config.num_fresh) + [*range(config.num_fresh)]
-    table = {
-      'network': np.array(names, 'U8'),
-      'draw': np.array(draws, np.int32),
-      'parameters': np.stack(rows),
-    }
-    records.save_columns(path, table)
-  table = records.load_columns(path)
-  params = [unravel(row) for row in table['parameters']]
-  names, draws = table['network'].tolist(), table['draw'].tolist()
-  return list(zip(names, draws, params, strict=True))
-
-
-def fit(config, run_dir, key, module, params, train_set):
-  plan = train.TrainConfig(
-    num_epochs=config.epochs, learning_rate=config.learning_rate
-  )
-  optimizer = train.make_optimizer(plan, len(train_set[0]))
-  state = train.State(params, {}, optimizer.init(params))
-
-  def forward(params, stats, x, key, train):
-    return module.apply(params, x), stats
-
-  history = train.fit(key, forward, state, *train_set, config=plan)
-  with tqdm.tqdm(
-    history, desc='training', total=config.epochs, unit='epoch'
-  ) as bar:
-    for pause in bar:
-      records.log(run_dir, epoch=pause.epoch, loss=float(pause.loss))
-      bar.set_postfix(loss=f'{pause.loss:.4f}')
-  return pause.state.params
+def to_train(params, stats, x, key, train, *, module):
+  """A network as `train.fit` takes it."""
+  del key, train
+  return module.apply({'params': params}, x), stats
 
 
 # --- Measuring -------------------------------------------------------------
 
 
-class Unit(NamedTuple):
-  """One network in one norm."""
+def measure(config, inputs):
+  """Yields the units: all networks, then the examples of each, norm by norm.
 
-  name: str
-  draw: int
-  norm: float
-  params: dict
-
-
-def collect(config, run_dir, model, classes, train_set, examples):
-  """Measures network by network and norm by norm, and writes the columns.
-
-  results.npz: one row a (network, norm, example); points.npz: the nearest
-  points of the first examples. results.npz comes last: it ends the work.
+  networks: one row a network; results: one row a (network, norm, example);
+  points: the same of the first network's first examples, with their points.
   """
-  module, _ = model
-  nets = collection(config, run_dir, model, train_set)
-  units = [
-    Unit(name, draw, p, params)
-    for name, draw, params in nets
-    for p in config.norms
-  ]
-  parts = []
-  total = len(units) * len(examples[0])
-  with tqdm.tqdm(total=total, unit='example', smoothing=0.05) as bar:
-    for unit in units:
-      bar.set_description(f'{unit.name} {unit.draw}, l{unit.norm:g}')
-      measure = programs.bind(
-        measure_image, config=config, module=module, norm=unit.norm
-      )
-      for part in measure_unit(
-        config, run_dir, unit, measure, classes, examples
-      ):
-        parts.append(part)
-        bar.update(len(part[0]['index']))
-  rows, points = (records.concatenate(t) for t in zip(*parts, strict=True))
-  records.save_columns(run_dir / 'points.npz', points)
-  records.save_columns(run_dir / 'results.npz', rows)
+  made = []
+  trained = len(inputs.checkpoints) or config.num_trained
+  for kind, num in zip(KINDS, (trained, config.num_untrained), strict=True):
+    for number in range(num):
+      row = functools.partial(make_network, config, inputs, kind, number)
+      unit = runner.Unit(f'network-{kind}-{number:03d}', row, 'networks')
+      # One by one, before the rest: devices wait for each other in training.
+      made.append((kind, number, (yield unit).result()['parameters'][0]))
+  like = jax.eval_shape(inputs.module.init, jax.random.key(0), inputs.xs[0])
+  like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
+  _, unravel = flatten_util.ravel_pytree(like)
+  made = [(kind, number, unravel(flat)) for kind, number, flat in made]
+  points = {}
+  for norm in config.norms:  # First: what compiles.
+    rows = functools.partial(measure_batch, config, inputs, made[0], norm, 0)
+    rows = functools.partial(with_examples, rows, inputs.xs)
+    points[norm] = yield runner.Unit(f'points-l{norm:g}', rows, 'points')
+  for network in made:
+    for norm in config.norms:
+      for start in range(0, len(inputs.xs), config.batch_size):
+        rows = functools.partial(
+          measure_batch, config, inputs, network, norm, start
+        )
+        if start == 0 and network is made[0]:
+          rows = points[norm].result
+        yield runner.Unit(
+          f'{network[0]}-{network[1]:03d}-l{norm:g}-{start:06d}',
+          functools.partial(without_points, rows),
+        )
 
 
-def measure_image(x, label, params, *, config, module, norm):
-  """Returns `distances.examine` of one image and one network."""
-  return distances.examine(
-    lambda v: module.apply(params, v)[0],
-    x,
-    label,
+def measure_batch(config, inputs, network, norm, start):
+  """Rows of one network, norm and batch of examples, with the points."""
+  kind, number, variables = network
+  num = len(inputs.xs)
+  size = min(config.batch_size, num)
+  # The last batch is filled up from the first example: one shape, one program.
+  rows = (start + np.arange(size)) % num
+  xs, labels = inputs.xs.take(rows, axis=0), inputs.labels[rows]
+  own = np.full(size, -1)  # The class that the network itself predicts.
+  bounds = (0.0, 1.0) if config.box else None
+  search = programs.bind(
+    measure_example,
+    module=inputs.module,
     norm=norm,
-    bounds=box(config),
+    bounds=bounds,
     method=config.method,
     max_gradients=config.max_gradients,
   )
-
-
-def box(config):
-  return (0.0, 1.0) if config.box else None
-
-
-def measure_unit(config, run_dir, unit, measure, classes, examples):
-  """Yields `(rows, points)` of one unit, chunk by chunk."""
-  xs, labels, index = examples
-  if unit.name == 'fresh':
-    labels = np.full_like(labels, -1)  # Its own predictions.
-  size = min(config.batch_size, len(xs))
-  starts = range(0, len(xs), size)
-
-  def compute(done):
-    # Whole batches, the last one filled up from the first: a run that goes on
-    # computes in the same shapes as an unbroken one, and so to the same bits.
-    rows = (np.array(starts[done:])[:, None] + np.arange(size)) % len(xs)
-    batches = parallel.iterate_batches(
-      measure,
-      (xs.take(rows.ravel(), axis=0), labels[rows.ravel()]),
-      shared=(unit.params,),
+  found = parallel.map_examples(
+    search,
+    (xs, own if kind == 'untrained' else labels),
+    shared=(variables,),
+    batch_size=size,
+  )
+  lower = np.full(size, np.nan)
+  half = getattr(inputs.module, 'dtype', None)  # No bound is of its rounding.
+  if config.certify and isinstance(inputs.module, DENSE) and half is None:
+    lower = certify.lower_bounds(
+      models.dense_layers(variables),
+      np.asarray(xs).reshape(size, -1),
+      found['predicted'] if kind == 'untrained' else labels,
+      norm=norm,
+      bounds=bounds,
+      num_steps=0,  # Several times faster, and lower by about 1 %.
       batch_size=size,
     )
-    for start, batch, found in zip(starts[done:], rows, batches, strict=True):
-      found['lower'] = lower_bounds(config, unit, xs, batch, found)
-      count = min(size, len(xs) - start)
-      found = {name: column[:count] for name, column in found.items()}
-      shown = xs[batch[: min(count, max(config.num_points - start, 0))]]
-      yield to_part(unit, classes, shown, index, start, found)
-
-  prefix = f'{unit.name}{unit.draw}-l{unit.norm:g}'
-  names = [f'{prefix}-{start:06d}' for start in starts]
-  return records.resume(run_dir, names, compute, load=load_part, save=save_part)
-
-
-def load_part(run_dir, name):
-  names = name, f'{name}-points'
-  part = tuple(records.load_chunk(run_dir, name) for name in names)
-  return None if None in part else part
-
-
-def save_part(run_dir, name, part):
-  rows, points = part
-  records.save_chunk(run_dir, f'{name}-points', points)
-  records.save_chunk(run_dir, name, rows)
-
-
-def lower_bounds(config, unit, xs, rows, found):
-  """Certified lower bounds of the distances `[n]`; NaN where there are none."""
-  none = np.full(len(rows), np.nan)
-  try:
-    layers = models.dense_layers(unit.params) if config.certify else None
-  except KeyError:  # Other layers than dense ones.
-    layers = None
-  if layers is None:
-    return none
-  # Without the ascent of slopes: a little lower, several times faster.
-  lower = certify.lower_bounds(
-    layers,
-    xs[rows].reshape(len(rows), -1),
-    found['label'],
-    norm=unit.norm,
-    bounds=box(config),
-    num_steps=0,
-    batch_size=len(rows),
-  )
-  return np.where(found['label'] == found['predicted'], lower, 0.0)
-
-
-def to_part(unit, classes, shown, index, start, found):
-  """Columns of one chunk; classes go by the data set's own numbers.
-
-  `shown` are the first images of it, whose points are kept.
-  """
-  count = len(found['label'])
-  named = lambda v: np.where(v < 0, -1, classes[v]).astype(np.int32)
-  head = {
-    'network': np.full(count, unit.name, 'U8'),
-    'draw': np.full(count, unit.draw, np.int32),
-    'norm': np.full(count, unit.norm, np.float32),
-    'index': index[start : start + count],
-    **{c: named(found[c]) for c in ('label', 'predicted', 'target')},
+  named = lambda v: np.where(v < 0, -1, inputs.classes[v])
+  columns = found | {
+    'kind': np.full(size, kind, 'U9'),
+    'network': np.full(size, number),
+    'norm': np.full(size, norm),
+    'index': inputs.rows[rows],
+    'label': named(labels),
+    'predicted': named(found['predicted']),
+    'target': named(found['target']),
+    'lower': lower,
   }
-  points = found.pop('point')
-  table = head | {'distance': found['distance'], 'point': points}
-  table = {name: column[: len(shown)] for name, column in table.items()}
-  return found | head, table | {'x': shown}
+  return {name: column[: num - start] for name, column in columns.items()}
+
+
+def measure_example(x, label, variables, *, module, norm, **options):
+  """Measures one example; a label below 0 is the class that is predicted."""
+  logits_fn = lambda v: module.apply(variables, v)[0]
+  predicted = jnp.argmax(logits_fn(x))
+  label = jnp.where(label < 0, predicted, label)
+  found = boundary.nearest_point(logits_fn, x, label, norm=norm, **options)
+  alignment = normals.alignment(
+    found.point - x, found.normal, x, norm=norm, bounds=options['bounds']
+  )
+  columns = found._asdict() | {'predicted': predicted, 'alignment': alignment}
+  return {name: columns[name] for name in COLUMNS if name in columns}
+
+
+def with_examples(rows, xs):
+  columns = rows()
+  return columns | {'x': xs[np.arange(len(columns['index']))]}
+
+
+def without_points(rows):
+  return {k: v for k, v in rows().items() if k not in ('x', 'point')}
 
 
 # --- Judging ---------------------------------------------------------------
 
 
-def summarize(config, run_dir):
-  """Every number with n, interval, null and verdict."""
-  results = records.load_columns(run_dir / 'results.npz')
-  rows, compared = [], []
-  for p in tqdm.tqdm(config.norms, desc='intervals'):
-    fresh = records.select(results, network='fresh', norm=p)
-    null = distances.describe(fresh)
-    if config.network == 'trained':
-      trained = records.select(results, network='trained', norm=p)
-      rows.append(distances.describe(trained))
-      ratio = distances.ratio_of_medians(trained, fresh)
-      (median,) = rows[-1]['by_draw']
-      said = verdict(ratio['interval'], median, null['by_draw'])
-      compared.append({'norm': str(p), 'ratio': ratio, 'verdict': said})
-    rows.append(null)
-  return {
-    'question': __doc__.split('\n')[0],
-    'dataset': config.dataset,
-    'split': config.split,
-    'rows': rows,
-    'compared_with_untrained': compared,
-  }
-
-
-def verdict(interval, median, nulls):
-  """The rule of the module's docstring, in words."""
-  if not np.all(np.isfinite(interval)):
-    return 'too little found to tell'
-  if interval[0] > 1 and median > np.max(nulls):
-    return 'farther than untrained'
-  if interval[1] < 1 and median < np.min(nulls):
-    return 'nearer than untrained'
-  return 'not told apart from untrained'
-
-
-def report(summary):
-  """Prints the summary as a table."""
-  said = {row['norm']: row for row in summary['compared_with_untrained']}
-  rows = []
-  for row in summary['rows']:
-    null = said.get(row['norm']) if row['network'] == 'trained' else None
-    lower = row['lower_over_distance']
-    rows.append(
-      [
-        row['network'],
-        row['norm'].removesuffix('.0'),
-        str(row['n']),
-        *(f'{row["quantiles"][q]["value"]:.3g}' for q in ('5', '25')),
-        common.with_interval(row['quantiles']['50'], '.3g'),
-        *(f'{row["quantiles"][q]["value"]:.3g}' for q in ('75', '95')),
-        f'{row["misclassified"]["value"]:.1%}',
-        f'{row["not_found"]["value"]:.1%}',
-        f'{row["gradients"]:.0f}',
-        f'{row["alignment"]:.3f}',
-        '-' if math.isnan(lower) else f'{lower:.2f}',
-        ''
-        if null is None
-        else f'{null["ratio"]["value"]:.2f} times: {null["verdict"]}',
-      ]
-    )
-  print(
-    f'\ndistance to the boundary, {summary["dataset"]} {summary["split"]}, in '
-    'input units (pixels in [0, 1]);\nquantiles in %, median with its 95 % '
-    'interval; untrained networks by their own labels\n'
+def analyze(config, found):
+  """Compares the distances of trained networks with those of untrained ones."""
+  column = tables.Column
+  distances = tables.Table(
+    'Distances from the boundary',
+    [
+      column('norm', '', ''),
+      column('networks', '', ''),
+      column('correct', '', 'share of examples classified correctly', '.1%'),
+      column(
+        '5 %', 'input units', 'quantile of all distances, as 25, 75, 95 %'
+      ),
+      column('25 %', 'input units', ''),
+      column('median', 'input units', 'geometric mean over networks'),
+      column('75 %', 'input units', ''),
+      column('95 %', 'input units', ''),
+      column('ratio', '', 'of medians, trained over untrained', '.2f'),
+      column('at least', '', 'ratio with certified bounds of trained', '.2f'),
+    ],
+    [],
   )
-  header = 'network,p,n,5,25,median,75,95,wrong,not found,gradients,aligned'
-  header = [*header.split(','), 'certified', 'median against untrained']
-  common.print_table(header, rows)
+  searches = tables.Table(
+    'Searches and certified bounds',
+    [
+      column('norm', '', ''),
+      column('networks', '', ''),
+      column('examples', '', 'of all networks'),
+      column('failed', '', 'share whose search found no boundary', '.1%'),
+      column('gradients', '', 'mean number in a search', '.0f'),
+      column('alignment', '', f'{COLUMNS["alignment"][1]}; median', '.4f'),
+      column('certified', '', 'lower bound over the distance; median', '.3f'),
+      column('beyond', '', 'lower bounds that exceed the distance found'),
+    ],
+    [],
+  )
+  judged, answers = [], {}
+  for norm in config.norms:
+    groups = {
+      kind: per_network(found['results'], kind, norm)
+      for kind in KINDS
+      if kind in found['results']['kind']
+    }
+    medians = {k: median_of(rows['distance']) for k, rows in groups.items()}
+    ratio, at_least = NOTHING, NOTHING
+    if len(groups) == 2:
+      ratio = statistics.ratio(medians['trained'], medians['untrained'])
+      bound = median_of(groups['trained']['lower'])
+      at_least = statistics.ratio(bound, medians['untrained'])
+    for kind, rows in groups.items():
+      far, there = rows['distance'], rows['status'] == boundary.Status.FOUND
+      q = lambda p, far=far: float(statistics.sample_quantile(p)(far))
+      right = np.mean(rows['label'] == rows['predicted'], axis=1)
+      distances.rows.append(
+        [
+          f'l{norm:g}',
+          kind,
+          statistics.proportion(right, unit='networks'),
+          *(q(5), q(25), medians[kind], q(75), q(95)),
+          *((ratio, at_least) if kind == 'trained' else (None, None)),
+        ]
+      )
+      searches.rows.append(
+        [
+          f'l{norm:g}',
+          kind,
+          far.size,
+          float(np.mean(np.isinf(far))),
+          float(np.mean(rows['gradients'])),
+          middle(rows['alignment'][there]),
+          middle(rows['lower'][there] / far[there]),
+          int(beyond(rows).sum()),
+        ]
+      )
+    judged.append(farther(norm, ratio, groups))
+    answers[norm] = answer(config, norm, groups, medians, ratio, judged[-1])
+  judged.append(check_bounds(found['results']))
+  main = 2.0 if 2.0 in config.norms else config.norms[0]
+  return runner.Report(answers[main], judged, [distances, searches])
+
+
+NOTHING = statistics.Estimate(np.nan, np.nan, np.nan, 0, 'networks')
+
+
+def per_network(results, kind, norm):
+  """Columns of the networks of a kind `[networks, examples]`."""
+  rows = records.select(results, kind=kind, norm=norm)
+  num = rows['network'].max() + 1
+  return {name: column.reshape(num, -1) for name, column in rows.items()}
+
+
+def median_of(distances):
+  """Estimates a network's median; NaN if one of them is 0 or infinite."""
+  medians = statistics.sample_quantile(50)(distances[:, None])
+  usable = (medians > 0) & np.isfinite(medians)
+  found = statistics.t_mean(
+    np.log(np.where(usable, medians, np.nan)), unit='networks'
+  )
+  value, low, high = np.exp(found[:3]).tolist()
+  return found._replace(value=value, low=low, high=high)
+
+
+def middle(values):
+  """The median of what is finite."""
+  values = values[np.isfinite(values)]
+  return float(np.median(values)) if values.size else np.nan
+
+
+def beyond(rows):
+  """Where a certified bound exceeds the distance of a point found."""
+  found = rows['status'] == boundary.Status.FOUND
+  return found & (rows['lower'] > rows['distance'] * (1 + ROUNDING))
+
+
+def farther(norm, ratio, groups):
+  """The claim that training moves the boundary away from examples."""
+  what = 'ratio of trained to untrained median distances'
+  if np.isnan(ratio.value):
+    what += f' ({UNDEFINED})'
+  return claims.Claim(
+    '',
+    f'farther in l{norm:g}',
+    f'Training moves the boundary away from examples of the data in l{norm:g}.',
+    (claims.above(what, ratio, 1.0),),
+    why_not_tested(groups),
+  )
+
+
+def why_not_tested(groups):
+  """Why the distances say nothing of the claim, or ''."""
+  for kind in KINDS:
+    if kind not in groups:
+      return f'there are no {kind} networks'
+    if len(groups[kind]['distance']) < 2:
+      return f'there is one {kind} network, which says nothing of others'
+  right = groups['trained']['label'] == groups['trained']['predicted']
+  _, counts = np.unique(groups['trained']['label'], return_counts=True)
+  chance = counts.max() / counts.sum()
+  if right.mean() < (1 + chance) / 2:
+    return (
+      f'trained networks classify {right.mean():.0%} of the examples '
+      f'correctly, less than half way from chance ({chance:.0%}) to all'
+    )
+  for kind, rows in groups.items():
+    failed = np.isinf(rows['distance']).sum() / (rows['distance'] > 0).sum()
+    if failed > MOST_FAILED:
+      return f'{failed:.0%} of the searches at {kind} networks failed'
+  return ''
+
+
+def check_bounds(results):
+  """The claim, of our own instruments, that certified bounds are bounds."""
+  num, wrong = np.sum(~np.isnan(results['lower'])), beyond(results).sum()
+  text = f'{wrong} of {num} certified bounds exceed the distance found'
+  return claims.Claim(
+    '',
+    'certified bounds',
+    'No certified lower bound exceeds a distance that was found (a check of '
+    'our own instruments).',
+    (claims.Condition(text, bool(wrong == 0), float(wrong > 0)),),
+    '' if num else 'there are no certified bounds',
+  )
+
+
+def answer(config, norm, groups, medians, ratio, claim):
+  """One sentence."""
+  counts = ' and '.join(
+    f'{median.n} {kind}' for kind, median in medians.items()
+  )
+  num = next(iter(groups.values()))['distance'].shape[1]
+  where = f'{counts} networks, {num} {config.split} images of {config.dataset}'
+  why = claim.not_tested or (UNDEFINED if np.isnan(ratio.value) else '')
+  if not why:
+    return (
+      f'Images lie {tables.cell(ratio, ".2f")} times as far from the boundary '
+      f'of trained networks as of untrained ones in l{norm:g} ({where}).'
+    )
+  told = [f'{tables.cell(median)} ({kind})' for kind, median in medians.items()]
+  return (
+    f'The median distance from the boundary in l{norm:g} is '
+    f'{" and ".join(told)}, without a ratio: {why} ({where}).'
+  )
 
 
 if __name__ == '__main__':
-  common.main(run, Config, PRESETS)
+  flags.main(run, Config, PRESETS)

@@ -71,6 +71,7 @@ from dmm_jax import synthetic
 from dmm_jax import train
 from experiments import common
 from experiments import networks
+from experiments.lib import flags
 
 NUM_NEIGHBORS = 3  # As many times as there are directions.
 
@@ -107,32 +108,32 @@ IMAGES = Setting(2000, 128, 1e-3, k=16)
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  preset: str = common.flag(
+  preset: str = flags.flag(
     'default', 'Values for the flags that are not given: default, quick, full.'
   )
-  workdir: str = common.flag('runs/clinging_dimpling', 'Run directory.')
-  seed: int = common.flag(0, 'Of data and weights.', least=0)
-  datasets: tuple[str, ...] = common.flag(
+  workdir: str = flags.flag('runs/clinging_dimpling', 'Run directory.')
+  seed: int = flags.flag(0, 'Of data and weights.', least=0)
+  datasets: tuple[str, ...] = flags.flag(
     tuple(SETTINGS),
     f'Of {", ".join(SETTINGS)}, and image sets of tensorflow-datasets.',
   )
-  data_dir: str = common.flag('', 'Of tensorflow-datasets.')
-  num_train: int = common.flag(5000, 'Images to train on, at most.', least=50)
-  num_examples: int = common.flag(
+  data_dir: str = flags.flag('', 'Of tensorflow-datasets.')
+  num_train: int = flags.flag(5000, 'Images to train on, at most.', least=50)
+  num_examples: int = flags.flag(
     100, 'Training examples that are measured, at most.', least=2
   )
-  widths: str = common.flag('100,100', 'Of the hidden layers.')
-  num_seeds: int = common.flag(20, 'Networks of each condition.', least=1)
-  init_scales: tuple[float, ...] = common.flag(
+  widths: str = flags.flag('100,100', 'Of the hidden layers.')
+  num_seeds: int = flags.flag(20, 'Networks of each condition.', least=1)
+  init_scales: tuple[float, ...] = flags.flag(
     (1.0, 0.3, 3.0),
     'Of the weights at the start; the first is as it is.',
     least=0,
   )
-  weight_decays: tuple[float, ...] = common.flag(
+  weight_decays: tuple[float, ...] = flags.flag(
     (0.0, 1e-2), 'Decoupled; the first is as it is.', least=0
   )
-  steps: int = common.flag(0, "Of training; 0 for each set's own.", least=0)
-  max_gradients: int = common.flag(40, 'Budget of one search.', least=2)
+  steps: int = flags.flag(0, "Of training; 0 for each set's own.", least=0)
+  max_gradients: int = flags.flag(40, 'Budget of one search.', least=2)
 
 
 PRESETS = {
@@ -187,7 +188,7 @@ def conditions(config):
 
 def run(config: Config) -> dict:
   """Runs the experiment, and returns what it wrote to summary.json."""
-  common.check(config)
+  flags.check(config)
   networks.numbers(config.widths)
   samples = {name: load(config, name) for name in config.datasets}
   return common.conduct(
@@ -490,12 +491,18 @@ def summarize(config, run_dir):
             }
             for key, v in lines.items()
           },
-          'fall': statistics.mean([p.fall for p in each]),
+          'fall': common.entry(
+            statistics.mean([p.fall for p in each], unit='networks')
+          ),
           'by_gradient': by_gradient(each),
           'clings': float(np.median([p.clings for p in each])),
           'fits': float(np.median([p.fits for p in each])),
-          'right': statistics.mean(lines['right'][:, -1]),
-          'fraction': statistics.mean(lines['fraction'][:, -1]),
+          'right': common.entry(
+            statistics.mean(lines['right'][:, -1], unit='networks')
+          ),
+          'fraction': common.entry(
+            statistics.mean(lines['fraction'][:, -1], unit='networks')
+          ),
           'random_fraction': random_fraction(part),
           'words': [p.word for p in each],
           'verdict': verdict([p.word for p in each]),
@@ -513,7 +520,11 @@ def by_gradient(each):
   values = np.array([p.by_gradient for p in each])
   values = values[np.isfinite(values)]
   nothing = {'value': float('nan'), 'interval': [float('nan')] * 2}
-  entry = statistics.mean(values) if len(values) else nothing
+  entry = (
+    common.entry(statistics.mean(values, unit='networks'))
+    if len(values)
+    else nothing
+  )
   return entry | {'n': len(values)}
 
 
@@ -591,4 +602,4 @@ def report(summary):
 
 
 if __name__ == '__main__':
-  common.main(run, Config, PRESETS)
+  flags.main(run, Config, PRESETS)

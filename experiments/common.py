@@ -1,292 +1,28 @@
-"""What every experiment script needs: flags, presets, steps, tables.
+"""What the experiments that are not yet on `experiments.lib` share."""
 
-Every script runs as one process or as several; see SCALING.md.
-"""
-
+import collections
 from collections.abc import Callable
-import concurrent.futures
+import configparser
 import contextlib
-import dataclasses
 import functools
 import io
-import os
-import sys
-import time
-import traceback
-import typing
+import itertools
+import pathlib
+import re
+from typing import Any
+from typing import NamedTuple
 
-from absl import app
-from absl import flags
-from absl import logging
-import jax
 import tqdm
 
-from dmm_jax import boundary
-from dmm_jax import checkpoints
 from dmm_jax import records
+from dmm_jax import statistics
+from experiments.lib import runner
+from experiments.lib import tables
 
-# Seconds until a process that says nothing counts as dead.
-_SILENCE = 30
-
-
-class FlagError(ValueError):
-  """A flag whose value cannot be used; the message names it and says why."""
-
-
-# What a user can mend, told without a traceback.
-EXPECTED = (
-  FlagError,
-  records.RunError,
-  checkpoints.CheckpointError,
-  FileNotFoundError,
-  FloatingPointError,
-)
-
-
-def flag(default, help_text: str, *, least=None, choices=None):
-  """A dataclass field that becomes a flag.
-
-  Args:
-    default: its value unless a preset or the command line says otherwise.
-    help_text: what it does, for `--help`.
-    least: the smallest number allowed, of each entry where there are several.
-    choices: the values allowed, likewise.
-  """
-  if choices is not None:
-    help_text += f' One of {", ".join(map(str, choices))}.'
-  metadata = dict(help=help_text, least=least, choices=choices)
-  return dataclasses.field(default=default, metadata=metadata)
-
-
-def with_preset(config_cls, presets: dict, preset: str, **explicit):
-  """Returns a config: defaults, overridden by a preset, then by `explicit`."""
-  if preset not in presets:
-    known = ', '.join(presets)
-    raise FlagError(f'--preset={preset} is unknown; it is one of {known}')
-  return config_cls(**{'preset': preset, **presets[preset], **explicit})
-
-
-def check(config) -> None:
-  """Raises FlagError for the first value outside what its flag allows."""
-  for field in dataclasses.fields(config):
-    value = getattr(config, field.name)
-    least, choices = field.metadata['least'], field.metadata['choices']
-    values = value if isinstance(value, tuple) else (value,)
-    if not values:
-      raise FlagError(f'--{field.name} is empty; give at least one value')
-    if len(set(values)) < len(values):
-      raise FlagError(f'--{field.name} names a value twice: {values}')
-    for v in values:
-      if choices is not None and v not in choices:
-        known = ', '.join(map(str, choices))
-        raise FlagError(f'--{field.name}={v} is unknown; it is one of {known}')
-      if least is not None and not v >= least:
-        raise FlagError(f'--{field.name}={v} is too small; at least {least}')
-
-
-def check_method(method: str) -> None:
-  """Raises FlagError for a method that `boundary.nearest_point` has not."""
-  if method not in boundary.METHODS:
-    known = ', '.join(boundary.METHODS)
-    raise FlagError(f'--method={method}: the method must be one of {known}')
-
-
-@dataclasses.dataclass(frozen=True)
-class Processes:
-  """What else a script is told: no part of its config, nor of flags.txt.
-
-  A run may go on with another number of processes.
-  """
-
-  num_processes: int = flag(
-    1, 'Processes of this run; 0 for what the cluster says.', least=0
-  )
-  process_id: int = flag(-1, 'Number of this process, from 0.', least=-1)
-  coordinator: str = flag('', 'host:port where process 0 listens.')
-
-
-def main(run, config_cls, presets: dict | None = None) -> None:
-  """Makes flags of the config's fields, parses them, and runs."""
-  _define(config_cls)
-  _define(Processes)
-
-  def start(argv):
-    try:
-      if len(argv) > 1:
-        raise FlagError(f'unexpected argument {argv[1]!r}; flags begin with --')
-      given = _given(config_cls)
-      if presets is None:
-        config = config_cls(**given)
-      else:
-        preset = given.pop('preset', 'default')
-        config = with_preset(config_cls, presets, preset, **given)
-      check(config)
-      _set_up()
-      _join(Processes(**_given(Processes)))
-      run(config)
-    except EXPECTED as error:
-      print(f'error: {error}', file=sys.stderr)
-      _leave(2)
-    except (Exception, KeyboardInterrupt) as error:
-      if not jax.distributed.is_initialized():
-        raise
-      traceback.print_exc()
-      _explain(error)
-      _leave(1)
-
-  app.run(start)
-
-
-def _define(cls):
-  """Makes flags of a dataclass's fields."""
-  for field in dataclasses.fields(cls):
-    default = field.default
-    if isinstance(default, tuple):
-      default = ','.join(map(str, default))
-    # Text at first: a preset gives way to a flag only if the flag was given.
-    flags.DEFINE_string(
-      field.name, None, f'{field.metadata["help"]} [{default}]'
-    )
-    flags.FLAGS.register_key_flag_for_module(
-      sys.argv[0], flags.FLAGS[field.name]
-    )
-
-
-def _given(cls):
-  return {
-    field.name: _parse(field, flags.FLAGS[field.name].value)
-    for field in dataclasses.fields(cls)
-    if flags.FLAGS[field.name].present
-  }
-
-
-def _join(asked: Processes) -> None:
-  """Joins the processes of a run, before any of them uses a device.
-
-  Raises:
-    FlagError: for flags that do not fit together, or where there is nothing to
-      join. The runtime itself ends a process that waits for another in vain.
-  """
-  check(asked)
-  num, number, where = dataclasses.astuple(asked)
-  if num < 2:
-    if number >= 0 or where:
-      raise FlagError(
-        '--process_id and --coordinator need --num_processes of 2 or more'
-      )
-    if num == 1:
-      return
-    number = None
-  else:
-    host, _, port = where.rpartition(':')
-    if not host or not port.isdigit():
-      raise FlagError(f'--coordinator={where} is not host:port')
-    if number not in range(num):
-      raise FlagError(
-        f'--process_id={number} has to be 0 to {num - 1}, another one for each '
-        f'of --num_processes={num}'
-      )
-    said = f'process {number} of {num}: waiting for the others at {where}'
-    print(said, file=sys.stderr, flush=True)
-  try:
-    jax.distributed.initialize(
-      where or None,
-      num or None,
-      number,
-      heartbeat_timeout_seconds=_SILENCE,
-      shutdown_timeout_seconds=2 * _SILENCE,
-    )
-  except (ValueError, RuntimeError) as error:
-    raise FlagError(
-      f'--num_processes={num} --coordinator={where}: {error}'
-      if num
-      else f'--num_processes=0: JAX knows no cluster here ({error}); give '
-      '--num_processes, --process_id and --coordinator'
-    ) from error
-  if not records.is_first():
-    _silence()
-
-
-def _silence():
-  """Leaves bars and tables to process 0; errors still show."""
-  os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-  tqdm.tqdm.__init__ = functools.partialmethod(tqdm.tqdm.__init__, disable=True)
-
-
-def _explain(error):
-  """Says what ended this process, one of several."""
-  causes = []
-  while error:
-    causes.append(error)
-    error = error.__cause__ or error.__context__
-  who = f'process {jax.process_index()} of {jax.process_count()}'
-  lost = any(isinstance(c, jax.errors.JaxRuntimeError) for c in causes)
-  if not lost or any('RESOURCE_EXHAUSTED' in str(c) for c in causes):
-    print(f'error: {who} failed, and ends the others', file=sys.stderr)
-    return
-  print(
-    f'error: {who} cannot reach another one, which has probably died; the '
-    f'runtime names it ("tasks") within {_SILENCE} seconds. Start all of them '
-    'again with the same flags, and the run goes on where it was.',
-    file=sys.stderr,
-    flush=True,
-  )
-  time.sleep(_SILENCE + 10)  # The runtime ends this process meanwhile.
-
-
-def _leave(status):
-  """Ends this process, and with it a run of several."""
-  if not jax.distributed.is_initialized():
-    sys.exit(status)
-  sys.stdout.flush()
-  sys.stderr.flush()
-  if records.is_first():
-    time.sleep(2)  # Its end cuts off the others' messages.
-  # Exit hooks would wait for the others, which may wait for this one.
-  os._exit(status)
-
-
-def _parse(field, text):
-  """Turns a flag's text into its field's type."""
-  kind = field.type
-  many = typing.get_origin(kind) is tuple
-  kind = typing.get_args(kind)[0] if many else kind
-  parts = [p for p in text.split(',') if p] if many else [text]
-  try:
-    values = [_BOOLEANS[p.lower()] if kind is bool else kind(p) for p in parts]
-  except (KeyError, ValueError):
-    raise FlagError(f'--{field.name}={text} is not {kind.__name__}') from None
-  return tuple(values) if many else values[0]
-
-
-_BOOLEANS = {'true': True, 'false': False, '1': True, '0': False}
-
-
-def _set_up():
-  # Libraries report every file they write.
-  logging.set_verbosity(logging.WARNING)
-  # Geometry needs real float32: TPU and GPU matmuls round to fewer bits.
-  jax.config.update('jax_default_matmul_precision', 'highest')
-  asked = 'xla_force_host_platform_device_count' in os.environ.get(
-    'XLA_FLAGS', ''
-  )
-  if not asked and jax.config.jax_num_cpu_devices < 0:
-    jax.config.update('jax_num_cpu_devices', os.cpu_count())
-
-
-@contextlib.contextmanager
-def workers(num):
-  """A pool of threads that an error or Ctrl-C ends without waiting its turn.
-
-  One thread where there are several processes: all have to use their devices in
-  one order.
-  """
-  num = num if jax.process_count() == 1 else 1
-  pool = concurrent.futures.ThreadPoolExecutor(num)
-  try:
-    yield pool
-  finally:
-    pool.shutdown(cancel_futures=True)
+HERE = pathlib.Path(__file__).parent
+# What `print_table` printed since a report began.
+_printed: list[tables.Table] = []
+_AMOUNT = re.compile(r' by [-+][\d.]+')
 
 
 def conduct(
@@ -309,7 +45,7 @@ def conduct(
       called where that is there.
     summarize: `(config, run_dir) -> summary`.
     draw: `run_dir -> paths` of figures.
-    report: prints a summary; what it prints is kept as report.txt.
+    report: prints a summary; the tables that it prints go into report.json.
 
   Returns:
     The summary, as written to summary.json.
@@ -322,14 +58,169 @@ def conduct(
   records.write_json(run_dir / 'summary.json', summary)
   if records.is_first():
     figures = draw(run_dir)
+    _printed.clear()
     with contextlib.redirect_stdout(io.StringIO()) as text:
       report(summary)
-    records.write_text(run_dir / 'report.txt', text.getvalue())
+    told = to_report(experiment, config, summary, _printed)
+    records.write_json(run_dir / 'report.json', told)
     records.finish_run(run_dir)
     print(text.getvalue(), end='')
     print(f'\nfigures: {", ".join(map(str, figures))}')
   records.agree(0)  # None leaves while another one works.
   return summary
+
+
+def to_report(experiment, config, summary, printed) -> dict:
+  """What report.json holds: tables as they were printed, verdicts as a table.
+
+  Verdicts are in each experiment's own words, and no claims of papers.
+  """
+  found = verdicts(summary)
+  explained = [
+    table._replace(
+      columns=[
+        column._replace(meaning=meaning(experiment, column.name))
+        for column in table.columns
+      ]
+    )
+    for table in printed
+  ]
+  heads = [tables.Column(name, '', '') for name in ('of', 'verdict', 'why')]
+  told = runner.Report(
+    condensed(found),
+    [],
+    [tables.Table('Verdicts', heads, found), *explained],
+  )
+  values = records.flag_values(config)
+  given = [f'--{k}={v}' for k, v in values.items() if k != 'workdir']
+  command = ' '.join(['python -m', experiment, *given])
+  question = str(summary.get('question', ''))
+  return runner.to_json(told, experiment, question, command)
+
+
+@functools.cache
+def _meanings():
+  """What columns mean, by experiment; those under [all] in every one."""
+  parser = configparser.ConfigParser(
+    delimiters=('=',), interpolation=None, default_section='all'
+  )
+  parser.optionxform = str  # type: ignore[method-assign, assignment]
+  parser.read_string((HERE / 'common_columns.txt').read_text())
+  return parser
+
+
+def meaning(experiment: str, column: str) -> str:
+  """What a column of a printed table means; '' where nobody has said."""
+  parser, name = _meanings(), experiment.removeprefix('experiments.')
+  if not parser.has_section(name):
+    return parser.defaults().get(column, '')
+  return parser.get(name, column, fallback='') if column else ''
+
+
+class Verdict(NamedTuple):
+  """What a run says of one thing; `name` and `why` may be empty."""
+
+  name: str
+  said: str
+  why: str
+
+
+def verdicts(summary: dict) -> list[Verdict]:
+  """Every verdict of a summary, named after where it stands.
+
+  They are text under 'verdict', with 'why' beside it at times, or lists of text
+  under 'verdicts'. Those at the top, where there are any, stand for all.
+  """
+  top = {k: v for k, v in summary.items() if k in ('verdict', 'verdicts')}
+  return list(dict.fromkeys(_verdicts(top or summary, ())))
+
+
+def _verdicts(value, where):
+  if not isinstance(value, dict):
+    for name, part in parts(value):
+      yield from _verdicts(part, (*where, name))
+    return
+  named = ', '.join(filter(None, where))
+  said = value.get('verdict')
+  if isinstance(said, str) and said:
+    yield Verdict(named, said, str(value.get('why') or ''))
+  for key, part in value.items():
+    if key == 'verdicts' and isinstance(part, list):
+      said = [s for s in part if isinstance(s, str)]
+      # Of one thing, or each with its name in it.
+      for text in ['; '.join(said)] if named and said else said:
+        yield Verdict(named, text, '')
+    if isinstance(part, dict | list):
+      hidden = key in ('rows', 'verdicts', 'sizes')
+      yield from _verdicts(part, where if hidden else (*where, words(key)))
+
+
+def condensed(found: list[Verdict], most: int = 6) -> str:
+  """Verdicts in one line; of many, how often each is given."""
+  if len(found) <= most:
+    return '; '.join(
+      f'{v.name}: {v.said}' if v.name and len(found) > 1 else v.said
+      for v in found
+    )
+  # By how much a law is missed differs from case to case.
+  counts = collections.Counter(_AMOUNT.sub('', v.said) for v in found)
+  said = [f'{count} x {said}' for said, count in counts.most_common(3)]
+  rest = len(found) - sum(count for _, count in counts.most_common(3))
+  return ' | '.join(said + [f'{rest} others'] * (rest > 0))
+
+
+def words(key) -> str:
+  return str(key).replace('_', ' ')
+
+
+def parts(value) -> list[tuple[str, Any]]:
+  """The dictionaries of a list, each with the name that tells it apart.
+
+  That is the fewest texts that do so, with numbers besides where they do not.
+  """
+  rows = value if isinstance(value, list) else []
+  rows = [row for row in rows if isinstance(row, dict)]
+  if not rows:
+    return []
+  fields = lambda good: [
+    key
+    for key, v in rows[0].items()
+    if good(v) and key not in ('verdict', 'value', 'why')
+    if all(good(row.get(key)) for row in rows)
+  ]
+  different = lambda keys: len(
+    {repr([row[key] for key in keys]) for row in rows}
+  )
+  texts = fields(is_text)
+  sizes = range(min(len(texts), 3) + 1)
+  some = [c for size in sizes for c in itertools.combinations(texts, size)]
+  chosen = list(max(some, key=different))  # The first of the best is shortest.
+  for key in fields(is_size):
+    if different([*chosen, key]) > different(chosen):
+      chosen.append(key)
+  chosen = chosen or (texts + fields(is_size))[:1]
+  name = lambda row: ', '.join(told(key, row[key]) for key in chosen)
+  return [(name(row), row) for row in rows]
+
+
+def is_text(value) -> bool:
+  return isinstance(value, str)
+
+
+def is_size(value) -> bool:
+  """Whether it is a number, or a pair of them, from one to the other."""
+  pair = value if isinstance(value, list) and len(value) == 2 else [value]
+  return all(isinstance(v, int | float) for v in pair)
+
+
+def told(key, value) -> str:
+  """A field as a name: text speaks for itself, numbers need theirs."""
+  if isinstance(value, list):
+    return f'{words(key)} {value[0]:g} to {value[1]:g}'
+  try:
+    return f'{words(key)} {float(value):g}'
+  except ValueError:
+    return str(value)
 
 
 def gather(run_dir, names: list[str], compute: Callable, unit: str) -> None:
@@ -348,6 +239,11 @@ def gather(run_dir, names: list[str], compute: Callable, unit: str) -> None:
       parts.append(part)
       bar.update()
   records.save_columns(run_dir / 'results.npz', records.concatenate(parts))
+
+
+def entry(found: statistics.Estimate) -> dict:
+  """Returns an estimate in the form that summary.json holds."""
+  return {'value': found.value, 'interval': [found.low, found.high]}
 
 
 def with_interval(entry: dict, spec: str) -> str:
@@ -376,6 +272,8 @@ def below(a: dict | float, b: dict | float) -> bool:
 
 def print_table(header: list[str], rows: list[list[str]]) -> None:
   """Prints columns; the first and the last are left-aligned."""
+  heads = [tables.Column(name, '', '') for name in header]
+  _printed.append(tables.Table('', heads, [list(row) for row in rows]))
   lines = [header, *rows]
   widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
   for number, line in enumerate(lines):

@@ -56,47 +56,48 @@ from dmm_jax.train import adversarial
 from experiments import common
 from experiments import subspaces
 from experiments import training
+from experiments.lib import flags
 
 SIDES = ('free', *subspaces.SIDES)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  preset: str = common.flag(
+  preset: str = flags.flag(
     'default', 'Values for the flags that are not given: default, quick, mnist.'
   )
-  workdir: str = common.flag('runs/dimple_depth', 'Run directory.')
-  seed: int = common.flag(0, 'Of weights and random subspaces.', least=0)
-  dataset: str = common.flag(
+  workdir: str = flags.flag('runs/dimple_depth', 'Run directory.')
+  seed: int = flags.flag(0, 'Of weights and random subspaces.', least=0)
+  dataset: str = flags.flag(
     'digits', 'digits (embedded), or an image set of tensorflow-datasets.'
   )
-  data_dir: str = common.flag('', 'Of tensorflow-datasets.')
-  num_examples: int = common.flag(
+  data_dir: str = flags.flag('', 'Of tensorflow-datasets.')
+  num_examples: int = flags.flag(
     300, 'The first so many of the test set; all, if there are fewer.', least=2
   )
-  checkpoints: tuple[str, ...] = common.flag(
+  checkpoints: tuple[str, ...] = flags.flag(
     ('here',), 'Runs of train_classifier, plain first; "here" trains instead.'
   )
-  autoencoder: str = common.flag(
+  autoencoder: str = flags.flag(
     '', 'Run of train_autoencoder; empty for one that is trained here.'
   )
-  latent: int = common.flag(8, 'Latents of the one trained here.', least=1)
-  epochs: int = common.flag(40, 'Of what is trained here.', least=1)
-  radii: tuple[float, ...] = common.flag(
+  latent: int = flags.flag(8, 'Latents of the one trained here.', least=1)
+  epochs: int = flags.flag(40, 'Of what is trained here.', least=1)
+  radii: tuple[float, ...] = flags.flag(
     (0.3, 0.6), 'Of adversarial training here, input units.', least=0
   )
-  norm: float = common.flag(2.0, 'Of the radii.', choices=(2.0, np.inf))
-  trades: float = common.flag(
+  norm: float = flags.flag(2.0, 'Of the radii.', choices=(2.0, np.inf))
+  trades: float = flags.flag(
     6.0, 'Weight of the divergence; 0 for no TRADES.', least=0
   )
-  box: bool = common.flag(
+  box: bool = flags.flag(
     False,
     'Keep perturbed pixels in [0, 1]: where many are 0, hardly any step within '
     'a tangent space does.',
   )
-  method: str = common.flag('portfolio', 'Search, as of boundary_distances.')
-  max_gradients: int = common.flag(300, 'Budget of one search.', least=2)
-  batch_size: int = common.flag(128, 'Examples a step.', least=1)
+  method: str = flags.flag('portfolio', 'Search, as of boundary_distances.')
+  max_gradients: int = flags.flag(300, 'Budget of one search.', least=2)
+  batch_size: int = flags.flag(128, 'Examples a step.', least=1)
 
 
 PRESETS = {
@@ -117,8 +118,8 @@ PRESETS = {
 
 def run(config: Config) -> dict:
   """Runs the experiment, and returns what it wrote to summary.json."""
-  common.check(config)
-  common.check_method(config.method)
+  flags.check(config)
+  flags.check_method(config.method)
   sets = {
     split: data.load(config.dataset, split, config.data_dir or None)
     for split in ('train', 'test')
@@ -269,13 +270,25 @@ def summarize(config, run_dir):
       {
         'network': str(name),
         'n': int(right.sum()),
-        'accuracy': statistics.proportion(all_of['free_status'] != wrong),
-        **{side: statistics.median(part[side]) for side in SIDES},
-        'not_found': statistics.proportion(np.isinf(part['on'])),
-        'fraction': statistics.median(finite(part['tangent_fraction'])),
+        'accuracy': common.entry(
+          statistics.proportion(all_of['free_status'] != wrong, unit='images')
+        ),
+        **{
+          side: common.entry(statistics.median(part[side], unit='images'))
+          for side in SIDES
+        },
+        'not_found': common.entry(
+          statistics.proportion(np.isinf(part['on']), unit='images')
+        ),
+        'fraction': common.entry(
+          statistics.median(finite(part['tangent_fraction']), unit='images')
+        ),
         'enrichment': enrichment(part, k, n),
-        'flatness': statistics.median(
-          part['free'] / manifold.unconstrained(part['on'], part['off'])
+        'flatness': common.entry(
+          statistics.median(
+            part['free'] / manifold.unconstrained(part['on'], part['off']),
+            unit='images',
+          )
         ),
       }
     )
@@ -298,9 +311,12 @@ def finite(values):
 def enrichment(part, k, n):
   """A by normals, with its interval."""
   square = finite(part['tangent_fraction'])[:, None] ** 2
-  return statistics.estimate(
-    lambda s: manifold.fraction_enrichment(np.sqrt(s.mean((-2, -1))), k, n),
-    square,
+  return common.entry(
+    statistics.estimate(
+      lambda s: manifold.fraction_enrichment(np.sqrt(s.mean((-2, -1))), k, n),
+      square,
+      unit='images',
+    )
   )
 
 
@@ -311,13 +327,20 @@ def against(part, plain):
     shift = part['crossing'] - plain['crossing']
   turn = part['tangent_fraction'] ** 2 - plain['tangent_fraction'] ** 2
   drift = part['random_fraction'] ** 2 - plain['random_fraction'] ** 2
-  found = {f'{side}_growth': statistics.median(growth[side]) for side in SIDES}
-  with np.errstate(invalid='ignore'):
-    found['off_over_on_growth'] = statistics.median(
-      growth['off'] / growth['on']
+  found = {
+    f'{side}_growth': common.entry(
+      statistics.median(growth[side], unit='images')
     )
-  found['turn'] = statistics.mean(finite(turn - drift))
-  found['shift'] = statistics.mean(finite(shift))
+    for side in SIDES
+  }
+  with np.errstate(invalid='ignore'):
+    found['off_over_on_growth'] = common.entry(
+      statistics.median(growth['off'] / growth['on'], unit='images')
+    )
+  found['turn'] = common.entry(
+    statistics.mean(finite(turn - drift), unit='images')
+  )
+  found['shift'] = common.entry(statistics.mean(finite(shift), unit='images'))
   return found | {'verdicts': verdicts(found)}
 
 
@@ -373,4 +396,4 @@ def report(summary):
 
 
 if __name__ == '__main__':
-  common.main(run, Config, PRESETS)
+  flags.main(run, Config, PRESETS)

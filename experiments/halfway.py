@@ -79,6 +79,7 @@ from dmm_jax import train
 from experiments import common
 from experiments import populations
 from experiments import segments
+from experiments.lib import flags
 
 BAND = 0.1  # About one half.
 CONCORDANT = 0.7
@@ -88,19 +89,19 @@ SURE = ('sure_middle', 'sure_ends')
 
 @dataclasses.dataclass(frozen=True)
 class Config(populations.Config):
-  workdir: str = common.flag('runs/halfway', 'Run directory.')
-  num_pairs: int = common.flag(
+  workdir: str = flags.flag('runs/halfway', 'Run directory.')
+  num_pairs: int = flags.flag(
     3000, 'Opposite samples, of each set; a third of it nearest ones.', least=30
   )
-  num_images: int = common.flag(
+  num_images: int = flags.flag(
     300, 'Of the test set, for directions and influence.', least=10
   )
-  num_sources: int = common.flag(
+  num_sources: int = flags.flag(
     100, 'Training samples whose influence is measured.', least=10
   )
-  num_normals: int = common.flag(64, 'Images, for normals.', least=2)
-  k: int = common.flag(8, 'Principal directions of the data.', least=1)
-  booked_steps: int = common.flag(
+  num_normals: int = flags.flag(64, 'Images, for normals.', least=2)
+  k: int = flags.flag(8, 'Principal directions of the data.', least=1)
+  booked_steps: int = flags.flag(
     300, 'Of training whose influence is added up; 0 for none.', least=0
   )
 
@@ -163,7 +164,7 @@ PRESETS = {
 
 def run(config: Config) -> dict:
   """Runs the experiment, and returns what it wrote to summary.json."""
-  common.check(config)
+  flags.check(config)
   populations.check(config)
   sets = populations.load(config)
   return common.conduct(
@@ -475,7 +476,10 @@ def describe(part, pairs):
     **{f'spread_{k}': spread(v) for k, v in of_kind.items()},
     'near_mean': spread(of_kind['near'], np.nanmean),
   }
-  return {name: statistics.t_mean(v) for name, v in columns.items()}
+  return {
+    name: common.entry(statistics.t_mean(v, unit='networks'))
+    for name, v in columns.items()
+  }
 
 
 def spread(fractions, of=np.nanstd):
@@ -524,7 +528,11 @@ def relation(part, pairs, a, of_a, b, of_b):
   }
   same = np.array_equal(rows, columns)
   return {
-    name: statistics.pair_mean(matrix[np.ix_(rows, columns)], same=same)
+    name: common.entry(
+      statistics.pair_mean(
+        matrix[np.ix_(rows, columns)], same=same, unit='networks'
+      )
+    )
     for name, matrix in matrices.items()
   }
 
@@ -534,7 +542,9 @@ def neighbour(pairs):
   known = np.isin(pairs['kind'], ('train', 'test'))
   side = (pairs['place'] >= 0.5).astype(int)
   nearer = np.take_along_axis(pairs['labels'], side[:, None], 1)[:, 0]
-  return statistics.proportion((nearer == pairs['neighbour'])[known])
+  return common.entry(
+    statistics.proportion((nearer == pairs['neighbour'])[known], unit='pairs')
+  )
 
 
 def read_booked(run_dir):
@@ -546,7 +556,11 @@ def read_booked(run_dir):
     {
       'rate': float(rate),
       **{
-        name: statistics.t_mean(records.select(table, rate=rate)[name])
+        name: common.entry(
+          statistics.t_mean(
+            records.select(table, rate=rate)[name], unit='networks'
+          )
+        )
         for name in (
           'explained accuracy booked_accuracy without_own_class'.split()
         )
@@ -776,4 +790,4 @@ def is_random(name):
 
 
 if __name__ == '__main__':
-  common.main(run, Config, PRESETS)
+  flags.main(run, Config, PRESETS)

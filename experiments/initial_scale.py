@@ -69,6 +69,7 @@ from dmm_jax import synthetic
 from dmm_jax import train
 from experiments import common
 from experiments import networks
+from experiments.lib import flags
 
 SIDES = {'free': None, 'on': manifold.on, 'off': manifold.off}
 CHECK = 10  # Steps, at least, between looks at whether all points are right.
@@ -77,33 +78,33 @@ MOST_LOST = 0.05  # Of a factor's points, for a verdict.
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  preset: str = common.flag(
+  preset: str = flags.flag(
     'default', 'Values for the flags that are not given: default, quick, full.'
   )
-  workdir: str = common.flag('runs/initial_scale', 'Run directory.')
-  seed: int = common.flag(0, 'Of data and weights.', least=0)
-  dataset: str = common.flag(
+  workdir: str = flags.flag('runs/initial_scale', 'Run directory.')
+  seed: int = flags.flag(0, 'Of data and weights.', least=0)
+  dataset: str = flags.flag(
     'sphere', 'sphere, digits, or an image set of tensorflow-datasets.'
   )
-  data_dir: str = common.flag('', 'Of tensorflow-datasets.')
-  num_train: int = common.flag(375, 'Points to train on.', least=2)
-  num_examples: int = common.flag(
+  data_dir: str = flags.flag('', 'Of tensorflow-datasets.')
+  num_train: int = flags.flag(375, 'Points to train on.', least=2)
+  num_examples: int = flags.flag(
     200, 'The first so many of them are measured.', least=1
   )
-  k: int = common.flag(32, 'Dimensions of the span.', least=1)
-  dim: int = common.flag(784, 'Of the space around the sphere.', least=2)
-  radius: float = common.flag(28.0, 'Of the sphere.', least=0)
-  widths: str = common.flag('784,784', 'Of the hidden layers; none if empty.')
-  factors: tuple[float, ...] = common.flag(
+  k: int = flags.flag(32, 'Dimensions of the span.', least=1)
+  dim: int = flags.flag(784, 'Of the space around the sphere.', least=2)
+  radius: float = flags.flag(28.0, 'Of the sphere.', least=0)
+  widths: str = flags.flag('784,784', 'Of the hidden layers; none if empty.')
+  factors: tuple[float, ...] = flags.flag(
     (0.5, 1.0, 3.0, 5.0, 7.0), 'That the first layer is divided by.', least=0
   )
-  num_seeds: int = common.flag(5, 'Networks of each factor.', least=2)
-  learning_rate: float = common.flag(0.03, 'Of gradient descent.', least=0)
-  batch_size: int = common.flag(2000, 'Points a step; all, if fewer.', least=1)
-  weight_decay: float = common.flag(0.0, 'Of all weights.', least=0)
-  max_steps: int = common.flag(4000, 'Of training.', least=1)
-  method: str = common.flag('portfolio', 'Search, as of boundary_distances.')
-  max_gradients: int = common.flag(100, 'Budget of one search.', least=2)
+  num_seeds: int = flags.flag(5, 'Networks of each factor.', least=2)
+  learning_rate: float = flags.flag(0.03, 'Of gradient descent.', least=0)
+  batch_size: int = flags.flag(2000, 'Points a step; all, if fewer.', least=1)
+  weight_decay: float = flags.flag(0.0, 'Of all weights.', least=0)
+  max_steps: int = flags.flag(4000, 'Of training.', least=1)
+  method: str = flags.flag('portfolio', 'Search, as of boundary_distances.')
+  max_gradients: int = flags.flag(100, 'Budget of one search.', least=2)
 
 
 PRESETS = {
@@ -130,18 +131,18 @@ PRESETS = {
 
 def run(config: Config) -> dict:
   """Runs the experiment, and returns what it wrote to summary.json."""
-  common.check(config)
-  common.check_method(config.method)
+  flags.check(config)
+  flags.check_method(config.method)
   hidden = networks.numbers(config.widths) or ()
   if min(config.factors) == 0 or min(hidden, default=1) < 1:
-    raise common.FlagError('--factors and --widths have to be above 0')
+    raise flags.FlagError('--factors and --widths have to be above 0')
   xs, labels = load(config)
   for most, what in (
     (xs[0].size, 'numbers of a point'),
     (len(xs), 'points to train on'),
   ):
     if config.k >= most:
-      raise common.FlagError(
+      raise flags.FlagError(
         f'--k={config.k} has to be less than the {most} {what}'
       )
   return common.conduct(
@@ -313,11 +314,13 @@ def summarize(config, run_dir):
     for side in SIDES:
       each = np.array([mean_found(seed[side]) for seed in seeds])
       means[side].append(each)
-      row[side] = statistics.t_mean(each)
+      row[side] = common.entry(statistics.t_mean(each, unit='networks'))
       row[f'{side}_lost'] = float(np.mean(~np.isfinite(part[side])))
     on, off = np.array(means['on'][-1]), np.array(means['off'][-1])
-    row['flat'] = statistics.t_mean(
-      manifold.unconstrained(on, off) / means['free'][-1]
+    row['flat'] = common.entry(
+      statistics.t_mean(
+        manifold.unconstrained(on, off) / means['free'][-1], unit='networks'
+      )
     )
     rows.append(row)
   slopes = []
@@ -327,7 +330,11 @@ def summarize(config, run_dir):
     if kept.sum() < 2:
       continue
     values = np.array(means[side])[kept].T  # [networks, factors]
-    entry = statistics.t_mean(statistics.log_slope(factors[kept])(values))
+    entry = common.entry(
+      statistics.t_mean(
+        statistics.log_slope(factors[kept])(values), unit='networks'
+      )
+    )
     lost = max(
       row['wrong'] + row[f'{side}_lost']
       for row, used in zip(rows, kept, strict=True)
@@ -397,4 +404,4 @@ def report(summary):
 
 
 if __name__ == '__main__':
-  common.main(run, Config, PRESETS)
+  flags.main(run, Config, PRESETS)

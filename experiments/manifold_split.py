@@ -72,54 +72,55 @@ from dmm_jax import statistics
 from experiments import common
 from experiments import subspaces
 from experiments import training
+from experiments.lib import flags
 
 KINDS, SIDES, FIELDS = subspaces.KINDS, subspaces.SIDES, subspaces.FIELDS
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  preset: str = common.flag(
+  preset: str = flags.flag(
     'default',
     'Values for the flags that are not given: default, quick, mnist, cifar, '
     'full (for a GPU).',
   )
-  workdir: str = common.flag('runs/manifold_split', 'Run directory.')
-  seed: int = common.flag(0, 'Of weights and random subspaces.', least=0)
-  dataset: str = common.flag(
+  workdir: str = flags.flag('runs/manifold_split', 'Run directory.')
+  seed: int = flags.flag(0, 'Of weights and random subspaces.', least=0)
+  dataset: str = flags.flag(
     'digits', 'digits (embedded), or an image set of tensorflow-datasets.'
   )
-  data_dir: str = common.flag('', 'Of tensorflow-datasets.')
-  num_examples: int = common.flag(
+  data_dir: str = flags.flag('', 'Of tensorflow-datasets.')
+  num_examples: int = flags.flag(
     300, 'The first so many of the test set; all, if there are fewer.', least=2
   )
-  checkpoint: str = common.flag(
+  checkpoint: str = flags.flag(
     '', 'Run of train_classifier; empty for an MLP that is trained here.'
   )
-  autoencoder: str = common.flag(
+  autoencoder: str = flags.flag(
     '', 'Run of train_autoencoder; empty for one that is trained here.'
   )
-  latent: int = common.flag(8, 'Latents of the one trained here.', least=1)
-  epochs: int = common.flag(40, 'Of what is trained here.', least=1)
-  kinds: tuple[str, ...] = common.flag(
+  latent: int = flags.flag(8, 'Latents of the one trained here.', least=1)
+  epochs: int = flags.flag(40, 'Of what is trained here.', least=1)
+  kinds: tuple[str, ...] = flags.flag(
     KINDS, 'Subspaces; see above.', choices=KINDS
   )
-  ks: tuple[int, ...] = common.flag(
+  ks: tuple[int, ...] = flags.flag(
     (4, 16),
     'Further dimensions, besides as many as there are latents; of a decoder, '
     'its leading directions.',
     least=1,
   )
-  bases: tuple[str, ...] = common.flag(
+  bases: tuple[str, ...] = flags.flag(
     ('image', 'decoded'),
     'From where: the image, or what the auto-encoder makes of it, which lies '
     'on the learned manifold.',
     choices=('image', 'decoded'),
   )
-  box: bool = common.flag(False, 'Keep perturbed pixels in [0, 1].')
-  method: str = common.flag('portfolio', 'Search, as of boundary_distances.')
-  max_gradients: int = common.flag(300, 'Budget of one search.', least=2)
-  batch_size: int = common.flag(128, 'Examples a step.', least=1)
-  num_pictures: int = common.flag(6, 'Examples that are drawn.', least=1)
+  box: bool = flags.flag(False, 'Keep perturbed pixels in [0, 1].')
+  method: str = flags.flag('portfolio', 'Search, as of boundary_distances.')
+  max_gradients: int = flags.flag(300, 'Budget of one search.', least=2)
+  batch_size: int = flags.flag(128, 'Examples a step.', least=1)
+  num_pictures: int = flags.flag(6, 'Examples that are drawn.', least=1)
 
 
 PRESETS = {
@@ -162,8 +163,8 @@ PRESETS = {
 
 def run(config: Config) -> dict:
   """Runs the experiment, and returns what it wrote to summary.json."""
-  common.check(config)
-  common.check_method(config.method)
+  flags.check(config)
+  flags.check_method(config.method)
   sets: dict[str, tuple] = {
     split: data.load(config.dataset, split, config.data_dir or None)
     for split in ('train', 'test')
@@ -171,7 +172,7 @@ def run(config: Config) -> dict:
   size = sets['test'][0][0].size
   for k in config.ks:
     if k >= size:
-      raise common.FlagError(
+      raise flags.FlagError(
         f'--ks={k} has to be less than the {size} numbers of an image'
       )
   # Before the directory is made: a wrong name leaves none behind.
@@ -341,8 +342,12 @@ def summarize(config, run_dir):
       {
         'base': base,
         'n': len(right),
-        'misclassified': statistics.proportion(~right),
-        'distance': statistics.median(free['distance'][right]),
+        'misclassified': common.entry(
+          statistics.proportion(~right, unit='images')
+        ),
+        'distance': common.entry(
+          statistics.median(free['distance'][right], unit='images')
+        ),
       }
     )
     pairs = sorted({*zip(part['kind'], part['k'], strict=True)} - {('free', 0)})
@@ -379,23 +384,35 @@ def compare(free, on, off, k, d):
   mean_a = lambda square: manifold.fraction_enrichment(
     np.sqrt(square.mean((-2, -1))), k, d
   )
-  by_distance = statistics.estimate(mean_a, implied[seen][:, None])
+  by_distance = common.entry(
+    statistics.estimate(mean_a, implied[seen][:, None], unit='images')
+  )
   usable = np.isfinite(on['normal_fraction'])
   square = on['normal_fraction'][usable] ** 2
-  by_normal = statistics.estimate(mean_a, square[:, None])
+  by_normal = common.entry(
+    statistics.estimate(mean_a, square[:, None], unit='images')
+  )
   return {
     'n': len(a),
-    'on_over_free': statistics.median(b / a),
-    'off_over_free': statistics.median(c / a),
+    'on_over_free': common.entry(statistics.median(b / a, unit='images')),
+    'off_over_free': common.entry(statistics.median(c / a, unit='images')),
     'random_on_over_free': manifold.random_ratio(k, d),
     'random_off_over_free': manifold.random_ratio(d - k, d),
     'enrichment_by_distance': by_distance,
     'enrichment_by_normal': by_normal,
-    'fraction': statistics.median(on['normal_fraction'][usable]),
+    'fraction': common.entry(
+      statistics.median(on['normal_fraction'][usable], unit='images')
+    ),
     'random_fraction': float(manifold.fraction_null(k, d).median() ** 0.5),
-    'flatness': statistics.median(a / manifold.unconstrained(b, c)),
-    'on_not_found': statistics.proportion(np.isinf(b)),
-    'off_not_found': statistics.proportion(np.isinf(c)),
+    'flatness': common.entry(
+      statistics.median(a / manifold.unconstrained(b, c), unit='images')
+    ),
+    'on_not_found': common.entry(
+      statistics.proportion(np.isinf(b), unit='images')
+    ),
+    'off_not_found': common.entry(
+      statistics.proportion(np.isinf(c), unit='images')
+    ),
   }
 
 
@@ -461,4 +478,4 @@ def report(summary):
 
 
 if __name__ == '__main__':
-  common.main(run, Config, PRESETS)
+  flags.main(run, Config, PRESETS)

@@ -63,6 +63,7 @@ from dmm_jax.train import adversarial
 from experiments import common
 from experiments import networks
 from experiments import training
+from experiments.lib import flags
 
 FREE = ('clean', 'unmoved', 'mistakes')  # Of the radius.
 MOVED = ('random', 'next', 'on', 'off', 'noise')
@@ -70,27 +71,27 @@ MOVED = ('random', 'next', 'on', 'off', 'noise')
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  preset: str = common.flag(
+  preset: str = flags.flag(
     'default',
     'Values for the flags that are not given: default, quick, mnist, cifar.',
   )
-  workdir: str = common.flag('runs/mislabelled_training', 'Run directory.')
-  seed: int = common.flag(0, 'Of weights, targets and noise.', least=0)
-  dataset: str = common.flag(
+  workdir: str = flags.flag('runs/mislabelled_training', 'Run directory.')
+  seed: int = flags.flag(0, 'Of weights, targets and noise.', least=0)
+  dataset: str = flags.flag(
     'digits', 'digits (embedded), or an image set of tensorflow-datasets.'
   )
-  data_dir: str = common.flag('', 'Of tensorflow-datasets.')
-  num_train: int = common.flag(0, 'Only the first so many; 0 for all.', least=0)
-  model: str = common.flag('mlp', 'Of all networks.', choices=('mlp', 'cnn'))
-  epochs: int = common.flag(30, 'Of each network.', least=1)
-  learning_rate: float = common.flag(1e-3, 'Of Adam, at the start.', least=0)
-  num_seeds: int = common.flag(5, 'New networks of each arm.', least=2)
-  radii: tuple[float, ...] = common.flag(
+  data_dir: str = flags.flag('', 'Of tensorflow-datasets.')
+  num_train: int = flags.flag(0, 'Only the first so many; 0 for all.', least=0)
+  model: str = flags.flag('mlp', 'Of all networks.', choices=('mlp', 'cnn'))
+  epochs: int = flags.flag(30, 'Of each network.', least=1)
+  learning_rate: float = flags.flag(1e-3, 'Of Adam, at the start.', least=0)
+  num_seeds: int = flags.flag(5, 'New networks of each arm.', least=2)
+  radii: tuple[float, ...] = flags.flag(
     (0.5, 1.0, 2.0), 'Longest steps, l2, input units.', least=0
   )
-  attack_steps: int = common.flag(20, 'Of projected gradient.', least=1)
-  k: int = common.flag(8, 'Principal directions, for on and off.', least=1)
-  brief_steps: int = common.flag(
+  attack_steps: int = flags.flag(20, 'Of projected gradient.', least=1)
+  k: int = flags.flag(8, 'Principal directions, for on and off.', least=1)
+  brief_steps: int = flags.flag(
     8, 'Of training before the mistakes are taken.', least=1
   )
 
@@ -124,7 +125,7 @@ PRESETS = {
 
 def run(config: Config) -> dict:
   """Runs the experiment, and returns what it wrote to summary.json."""
-  common.check(config)
+  flags.check(config)
   sets: dict[str, tuple] = {
     split: data.load(config.dataset, split, config.data_dir or None)
     for split in ('train', 'test')
@@ -314,7 +315,9 @@ def summarize(config, run_dir, sets):
         'n': len(part['accuracy']),
         'examples': int(part['examples'][0]),
         'reached': float(part['reached'][0]),
-        'accuracy': statistics.t_mean(part['accuracy']),
+        'accuracy': common.entry(
+          statistics.t_mean(part['accuracy'], unit='networks')
+        ),
       }
     )
   for row in rows:
@@ -379,4 +382,4 @@ def report(summary):
 
 
 if __name__ == '__main__':
-  common.main(run, Config, PRESETS)
+  flags.main(run, Config, PRESETS)

@@ -11,7 +11,7 @@ import numpy as np
 from dmm_jax import checkpoints
 from dmm_jax import models
 from dmm_jax import train
-from experiments import common
+from experiments.lib import flags
 
 KINDS = {'classifier': models.CLASSIFIERS, 'autoencoder': models.AUTOENCODERS}
 
@@ -43,7 +43,7 @@ def describe(kind: str, name: str, **wanted) -> dict:
   attributes = {k: v for k, v in wanted.items() if v is not None}
   for attribute in attributes:
     if attribute not in known:
-      raise common.FlagError(f'--{attribute}: --model={name} has no such thing')
+      raise flags.FlagError(f'--{attribute}: --model={name} has no such thing')
   return {'kind': kind, 'model': name, 'attributes': attributes}
 
 
@@ -98,7 +98,7 @@ def read_for(
   if there == tuple(shape) and known == num_classes:
     return found
   count = lambda num: '' if num is None else f', {num} classes'
-  raise common.FlagError(
+  raise flags.FlagError(
     f'the network in {run_dir} was trained on {found.description["dataset"]}: '
     f'inputs {there}{count(known)}; the data have inputs {tuple(shape)}'
     f'{count(num_classes)}'
@@ -117,7 +117,7 @@ def numbers(text: str) -> tuple[int, ...] | None:
   try:
     return tuple(int(part) for part in text.split(','))
   except ValueError:
-    raise common.FlagError(f'{text!r} is not numbers such as 256,256') from None
+    raise flags.FlagError(f'{text!r} is not numbers such as 256,256') from None
 
 
 def size(tree) -> int:

@@ -17,8 +17,8 @@ from dmm_jax import models
 from dmm_jax import records
 from dmm_jax import train
 from dmm_jax.train import adversarial
-from experiments import common
 from experiments import networks
+from experiments.lib import flags
 
 _DENSE = ('linear', 'deep_linear', 'mlp')
 PLANE = ('gaussians', 'moons', 'rings')
@@ -37,39 +37,39 @@ _SMALL = {
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  preset: str = common.flag(
+  preset: str = flags.flag(
     'default', 'Values for the flags that are not given; see above.'
   )
-  workdir: str = common.flag('runs/populations', 'Run directory.')
-  seed: int = common.flag(0, 'Of weights, order, labels and pairs.', least=0)
-  dataset: str = common.flag(
+  workdir: str = flags.flag('runs/populations', 'Run directory.')
+  seed: int = flags.flag(0, 'Of weights, order, labels and pairs.', least=0)
+  dataset: str = flags.flag(
     'digits',
     'digits (embedded), an image set of tensorflow-datasets, or in the plane '
     'gaussians, moons, rings.',
   )
-  data_dir: str = common.flag('', 'Of tensorflow-datasets.')
-  num_train: int = common.flag(0, 'Only so many, drawn; 0 for all.', least=0)
-  num_test: int = common.flag(0, 'Likewise, of the test set.', least=0)
-  models: tuple[str, ...] = common.flag(
+  data_dir: str = flags.flag('', 'Of tensorflow-datasets.')
+  num_train: int = flags.flag(0, 'Only so many, drawn; 0 for all.', least=0)
+  num_test: int = flags.flag(0, 'Likewise, of the test set.', least=0)
+  models: tuple[str, ...] = flags.flag(
     ('mlp', 'cnn', 'linear'),
     'Architectures; the first one is also trained under --conditions.',
     choices=ARCHITECTURES,
   )
-  conditions: tuple[str, ...] = common.flag(
+  conditions: tuple[str, ...] = flags.flag(
     CONDITIONS,
     'plain: other seeds; halves: as many networks on each half of the data; '
     'shared, own: random labels, the same for all or own ones for each.',
     choices=CONDITIONS,
   )
-  num_networks: int = common.flag(
+  num_networks: int = flags.flag(
     4, 'Of each population; of each half of the data.', least=2
   )
-  num_steps: int = common.flag(1000, 'Of training.', least=1)
-  early: int = common.flag(
+  num_steps: int = flags.flag(1000, 'Of training.', least=1)
+  early: int = flags.flag(
     0, 'Snapshots of every step up to this one, beside 1, 2, 5, ...', least=0
   )
-  learning_rate: float = common.flag(0.05, 'Constant; momentum 0.9.', least=0)
-  batch_size: int = common.flag(64, 'Examples a step.', least=1)
+  learning_rate: float = flags.flag(0.05, 'Constant; momentum 0.9.', least=0)
+  batch_size: int = flags.flag(64, 'Examples a step.', least=1)
 
 
 class Population(NamedTuple):
@@ -164,7 +164,7 @@ def check(config) -> None:
   if config.dataset in PLANE:
     for model in config.models:
       if model not in _DENSE:
-        raise common.FlagError(
+        raise flags.FlagError(
           f'--models={model} needs images; --dataset={config.dataset} has '
           'points of the plane'
         )

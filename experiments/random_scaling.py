@@ -2,431 +2,813 @@
 
 De Palma, Kiani, Lloyd (2021), https://arxiv.org/abs/2004.05923: in random deep
 networks the l^p distance of any input from the decision boundary scales as
-||x||_p / sqrt(n), n the input dimension. Draws random networks of each
-architecture, gives each its own image, finds the distance to the boundary, and
-puts it beside what the infinitely wide network predicts without any fit.
+||x||_p / sqrt(n), n the input dimension.
 
   python -m experiments.random_scaling
-  python -m experiments.random_scaling --preset=paper --workdir=runs/paper
+  python -m experiments.random_scaling --preset=full --workdir=runs/full
 
-The first takes 5 minutes on 2 CPU cores, quick one; paper (the authors' 13
-sizes, 300 networks x 10 images) is meant for a GPU. A run killed at any moment
-goes on where it was when started again.
+The first takes two minutes on 2 CPU cores and --preset=quick 40 seconds; full
+has the authors' networks at their 13 sizes, for a GPU. A run that was killed
+goes on where it was.
 
-To expect: slopes of log(median d_p / ||x||_p) on log n near -1/2 for p = 2 and
-inf. For p = 1 sqrt(n / ln n) takes the place of sqrt(n) in the numerator.
-Average pooling (lenet) makes all distances about three times larger. Real
-images have pixels at the bounds, which the box lets move one way only: that
-steepens the infinitely wide network's own slopes by 0.03 to 0.1 (compare
---box=false).
-DeepFool overshoots where margins curve, at small n; --attack=projection does
-not, at four times the cost: lenet deviates in linf at n = 192 for that reason
-(its one-gradient estimates do not).
+Each network is drawn at random and measured at one image of its own. The law
+is about the slope of log(median of d_p / ||x||_p) on log n; two estimates of it
+stand side by side:
 
-Verdict on each architecture and norm, by a rule fixed here: the law "holds" if
-its slope lies in the 95 % interval of ours, "holds within 0.03" if it differs
-from our slope by no more than that, else "deviates"; with an interval wider
-than 0.3 the run is "too small to tell". The same rule compares ours with the
-slope that the infinitely wide network has over the same sizes.
+  raw         of the medians as they are. Their scatter is that of |f(x)|, the
+              margin: d_p = |f| / ||grad f||_q to first order.
+  controlled  of the medians of d_p / ||x||_p times 0.6745 sigma / |f|, where
+              sigma is the standard deviation of f(x). If |f| / sigma is
+              half-normal, whose median is 0.6745, and independent of the
+              gradient, as at infinite width, both have one value; without
+              the scatter of |f| the interval is several times narrower.
+
+sigma is known: from the kernel of the infinitely wide network, whose E f^2 is
+that of finite ones too, or, where there is no kernel (resnet20), from 1000
+forward passes. The infinitely wide network (neural-tangents) also predicts the
+medians without any fit (`nngp.distance_scale`).
+
+A claim is supported if the whole 95 % interval of the controlled slope, over
+networks, lies within 0.03 of the law's slope, and not supported if it lies
+outside of that. It is not tested where more than 2 % of the searches failed.
 """
 
 import dataclasses
 import functools
+from typing import NamedTuple
 import zlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import tqdm
+from scipy import stats
 
+from dmm_jax import boundary
 from dmm_jax import data
+from dmm_jax import nngp
+from dmm_jax import norms as dmm_norms
 from dmm_jax import parallel
-from dmm_jax import plots
 from dmm_jax import predictions
+from dmm_jax import programs
 from dmm_jax import random_nets
 from dmm_jax import records
 from dmm_jax import scaling
-from experiments import common
+from dmm_jax import statistics
+from experiments.figures import random_scaling as figures
+from experiments.lib import claims
+from experiments.lib import flags
+from experiments.lib import runner
+from experiments.lib import tables as tables_lib
+
+PAPER = '2004.05923'
+TOLERANCE = 0.03  # Of slopes.
+RELEASED_TOLERANCE = 0.25  # Of ratios to released medians, which are +-14 %.
+MOST_FAILED = 0.02
+MEDIAN = stats.halfnorm.ppf(0.5)
+FORWARD_PASSES = 1000
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  preset: str = common.flag(
-    'default', 'Values for the flags that are not given: quick, default, paper.'
-  )
-  workdir: str = common.flag('runs/random_scaling', 'Run directory.')
-  seed: int = common.flag(0, 'Seed of every random draw.')
-  architectures: tuple[str, ...] = common.flag(
+  preset: str = flags.flag('default', 'Values of flags that are not given.')
+  workdir: str = flags.flag('runs/random_scaling', 'Run directory.')
+  seed: int = flags.flag(0, 'Seed of every random draw.', least=0)
+  architectures: tuple[str, ...] = flags.flag(
     tuple(random_nets.ARCHITECTURES),
     'Random networks to draw.',
     choices=tuple(random_nets.ARCHITECTURES),
   )
-  norms: tuple[float, ...] = common.flag(
-    (1.0, 2.0, np.inf), 'Norms of the distance.', choices=(1.0, 2.0, np.inf)
+  norms: tuple[float, ...] = flags.flag(
+    (1.0, 2.0, np.inf),
+    'Norms p of the distance from dense networks.',
+    choices=(1.0, 2.0, np.inf),
   )
-  sizes: tuple[int, ...] = common.flag(
-    (8, 16, 32), 'Sides of the images; n = channels side^2.', least=1
+  sizes: tuple[int, ...] = flags.flag(
+    (8, 16, 32),
+    'Sides of the images given to dense networks, in pixels; the input '
+    'dimension n is channels * side^2.',
+    least=1,
   )
-  inputs: str = common.flag(
+  num_networks: int = flags.flag(200, 'Dense networks for each size.', least=1)
+  conv_norms: tuple[float, ...] = flags.flag(
+    (2.0,),
+    'Norms of the other networks, which take 10 to 50 times as long.',
+    choices=(1.0, 2.0, np.inf),
+  )
+  conv_sizes: tuple[int, ...] = flags.flag(
+    (8, 16), 'Sides of the images given to the other networks.', least=1
+  )
+  conv_networks: int = flags.flag(
+    150, 'Convolutional networks and LeNets for each size.', least=1
+  )
+  resnet_networks: int = flags.flag(
+    80, 'Residual networks, of each kind, for each size.', least=1
+  )
+  width: int = flags.flag(
+    0, "Units of dense hidden layers; 0 is the authors' 100.", least=0
+  )
+  conv_width: int = flags.flag(
+    32,
+    "Channels of the first convolution; 0 is the authors' 128, and 32 of "
+    'residual networks.',
+    least=0,
+  )
+  inputs: str = flags.flag(
     'uniform',
-    'Pixels uniform in [0, 1], or real images resized to each side.',
+    'Pixels drawn uniformly from [0, 1], or real images resized to each side.',
     choices=('uniform', 'digits', 'mnist', 'cifar10'),
   )
-  data_dir: str = common.flag('', 'Of tensorflow-datasets, for mnist, cifar10.')
-  noise: float = common.flag(
+  data_dir: str = flags.flag(
+    '', 'Directory of tensorflow-datasets, for mnist and cifar10.'
+  )
+  noise: float = flags.flag(
     1 / 256,
-    'Uniform noise blended into real images: pixels that are exactly 0 put '
-    'whole patches on the kink of every ReLU, where there is no gradient.',
+    'Uniform noise blended into real images: pixels of exactly 0 put whole '
+    'patches on the kink of every ReLU, where there is no gradient.',
     least=0,
   )
-  channels: int = common.flag(3, 'Colour channels.', choices=(1, 3))
-  width: int = common.flag(
-    0,
-    "Of the first hidden layer; 0 is the paper's (100, 128, 128, 32).",
-    least=0,
+  channels: int = flags.flag(3, 'Colour channels.', choices=(1, 3))
+  methods: tuple[str, ...] = flags.flag(
+    ('fast',),
+    'Searches for the boundary, all on the same networks; the claims are '
+    'about the first, and the last is the reference of the others.',
+    choices=tuple(boundary.METHODS),
   )
-  num_networks: int = common.flag(150, 'Networks a size.', least=1)
-  num_images: int = common.flag(
-    1, 'Images a network; those of one network are correlated.', least=1
+  max_gradients: int = flags.flag(
+    200, 'Budget of one search, in gradients; fast takes 40.', least=2
   )
-  attack: str = common.flag(
-    'deepfool',
-    'How the boundary is found: the one-gradient estimate, straight along its '
-    'direction, iterated until something is found, or until it is nearest.',
-    choices=('linear', 'ray', 'deepfool', 'projection'),
+  box: bool = flags.flag(True, 'Keep perturbed pixels in [0, 1].')
+  batch_size: int = flags.flag(
+    50, 'Networks measured and saved together.', least=1
   )
-  max_gradients: int = common.flag(50, 'Budget of one search.', least=2)
-  box: bool = common.flag(True, 'Keep perturbed pixels in [0, 1].')
-  batch_size: int = common.flag(50, 'Networks a saved chunk.', least=1)
-  num_predicted: int = common.flag(
-    4, 'Images whose infinite-width prediction is computed.', least=1
-  )
-  infinite_draws: int = common.flag(
-    500, 'Infinitely wide dense networks drawn along rays, n <= 1500.', least=0
+  num_predicted: int = flags.flag(
+    2, 'Images at which the infinitely wide network predicts.', least=1
   )
 
 
 PRESETS = {
   'quick': dict(
     workdir='runs/random_scaling_quick',
-    architectures=('fully_connected', 'convolutional'),
-    sizes=(8, 12, 16),
-    width=32,
-    num_networks=150,
-    num_predicted=2,
-    infinite_draws=100,
+    architectures=('fully_connected',),
+    sizes=(8, 24),
+    num_networks=300,
+    num_predicted=1,
   ),
   'default': {},
-  'paper': dict(
-    workdir='runs/random_scaling_paper',
-    architectures=('resnet20', 'fully_connected', 'convolutional', 'lenet'),
+  'full': dict(
+    workdir='runs/random_scaling_full',
     sizes=tuple(range(12, 61, 4)),
-    num_networks=300,
-    num_images=10,
-    num_predicted=2,
+    num_networks=5000,
+    conv_norms=(1.0, 2.0, np.inf),
+    conv_sizes=tuple(range(12, 61, 4)),
+    conv_networks=1000,
+    resnet_networks=1000,
+    conv_width=0,
+    batch_size=100,
   ),
 }
 
+COLUMNS = {
+  'architecture': ('', 'name of the random network'),
+  'method': ('', 'search for the boundary'),
+  'n': ('', 'input dimension: channels times pixels'),
+  'norm': ('', 'p of the distance'),
+  'network': ('', 'number of the network; each has its own image'),
+  'margin': ('logits', '|f(x)|, the difference of the two logits'),
+  'distance': ('pixel values', 'distance to the boundary; inf: not found'),
+  'input_norm': ('pixel values', '||x||_p'),
+  'input_l2': ('pixel values', '||x||_2'),
+  'status': ('', 'how the search ended, a boundary.Status'),
+  'gradients': ('', 'gradients that the search took'),
+  'scale': ('pixel values', 's of the law |N(0, 1)| s of the distance'),
+  'sigma': ('logits', 'standard deviation of f(x) over networks'),
+  'variance': ('logits^2', 'variance of f(x) over its last layer'),
+  'radius': ('pixel values', 'radius of the bound'),
+  'law': ('', 'P(distance <= radius) by the law'),
+  'bound': ('', 'upper bound on P(distance <= radius)'),
+}
 
-def run(config: Config) -> dict:
-  """Runs the experiment, and returns what it wrote to summary.json."""
-  common.check(config)
-  check_sizes(config)
-  return common.conduct(
-    config,
+
+def run(config: Config) -> runner.Result:
+  """Runs the experiment; returns its rows and its report."""
+  flags.check(config)
+  for name in config.architectures:
+    least = random_nets.ARCHITECTURES[name].min_size
+    if min(sizes(config, name)) < least:
+      raise flags.FlagError(
+        f'a side of {min(sizes(config, name))} is too small for {name}, which '
+        f'needs images of at least {least} x {least}'
+      )
+  return runner.run(
     'experiments.random_scaling',
-    collect=collect,
-    summarize=summarize,
-    draw=plots.random_scaling,
-    report=report,
+    config,
+    question=__doc__.split('\n')[0],
+    inputs=load_images(config),
+    measure=measure,
+    analyze=analyze,
+    draw=figures.draw,
+    columns=COLUMNS,
+    presets=PRESETS,
+    threads=2,  # One unit compiles, on one core, while another one runs.
   )
 
 
-def check_sizes(config):
-  for name in config.architectures:
-    least = random_nets.ARCHITECTURES[name].min_size
-    if min(config.sizes) < least:
-      raise common.FlagError(
-        f'--sizes={min(config.sizes)} is too small for {name}, which needs '
-        f'images of at least {least} x {least}'
-      )
+def sizes(config, name):
+  return config.sizes if name == 'fully_connected' else config.conv_sizes
+
+
+def norms(config, name):
+  return config.norms if name == 'fully_connected' else config.conv_norms
+
+
+def num_networks(config, name):
+  kinds = {'fully_connected': config.num_networks} | dict.fromkeys(
+    ('resnet', 'resnet20'), config.resnet_networks
+  )
+  return kinds.get(name, config.conv_networks)
+
+
+def load_images(config):
+  """Returns real images `[m, side, side, channels]` by side; {} for noise."""
+  if config.inputs == 'uniform':
+    return {}
+  xs, _ = data.load(config.inputs, 'train', config.data_dir or None)
+  every = {s for name in config.architectures for s in sizes(config, name)}
+  return {s: data.resize(xs[:2000], s, config.channels) for s in every}
 
 
 # --- Measuring -------------------------------------------------------------
 
 
-def collect(config, run_dir):
-  """Measures and predicts, unit by unit, and writes the columns.
+def measure(config, images):
+  """Yields the units: distances, predictions, and scales where none is known.
 
-  results.npz: one row a (network, image, norm); predictions.npz: the law's
-  scale by image; bounds.npz: law and flip bound by radius; infinite.npz: draws
-  of infinitely wide networks. results.npz comes last: it ends the work.
+  results: one row a (network, norm); predictions: scale and sigma by image;
+  outputs: variances of forward passes; bounds: law and bound by radius.
   """
-  units = [(a, s) for a in config.architectures for s in config.sizes]
-  known = [u for u in units if random_nets.ARCHITECTURES[u[0]].infinite]
-  drawn = [
-    size
-    for size in config.sizes
-    if 'fully_connected' in config.architectures
-    and config.infinite_draws
-    and config.channels * size**2 <= 1500
+  settings = [
+    Setting(config, name, size, images.get(size, np.zeros(1, np.float32)))
+    for name in reversed(config.architectures)  # The slowest to compile first.
+    for size in sizes(config, name)
   ]
-  steps = len(units) * len(chunk_starts(config)) + len(known) + len(drawn)
-  # Two threads: one unit compiles, on one core, while another one runs.
-  with (
-    tqdm.tqdm(total=steps, unit='step', smoothing=0.05) as bar,
-    common.workers(2) as pool,
-  ):
-    jobs = {
-      'predictions': [
-        pool.submit(predict_unit, config, run_dir, *u, bar) for u in known
-      ],
-      'infinite': [
-        pool.submit(draw_unit, config, run_dir, s, bar) for s in drawn
-      ],
-      'results': [
-        pool.submit(measure_unit, config, run_dir, *u, bar) for u in units
-      ],
-    }
-    tables = {
-      name: [job.result() for job in group] for name, group in jobs.items()
-    }
-  tables['bounds'] = [bounds for _, bounds in tables['predictions']]
-  tables['predictions'] = [scales for scales, _ in tables['predictions']]
-  for name in ('predictions', 'bounds', 'infinite', 'results'):
-    if tables[name]:
-      table = records.concatenate(tables[name])
-      records.save_columns(run_dir / f'{name}.npz', table)
-
-
-def chunk_starts(config):
-  return range(0, config.num_networks, config.batch_size)
-
-
-def measure_unit(config, run_dir, name, size, bar):
-  """One architecture at one size, chunk by chunk."""
-  names = [f'{name}-{size}-{start:06d}' for start in chunk_starts(config)]
-  compute = functools.partial(measure_chunks, config, name, size, bar)
-  parts = []
-  for part in records.resume(run_dir, names, compute):
-    parts.append(part)
-    bar.update()
-  return records.concatenate(parts)
-
-
-def measure_chunks(config, name, size, bar, done):
-  """Yields the columns of every chunk but the first `done`."""
-  bar.set_description(f'{name} {size}x{size}')
-  pool, draw = input_source(config, size)
-  sample = random_nets.sampler(
-    random_nets.ARCHITECTURES[name].module(config.width),
-    exponents=config.norms,
-    bounds=box(config),
-    method=config.attack,
-    max_gradients=config.max_gradients,
-  )
-
-  def one(network, pool):
-    key_weights, key_inputs = unit_keys(config, name, size, network)
-    return sample(key_weights, draw(key_inputs, pool))
-
-  starts = chunk_starts(config)[done:]
-  batches = parallel.iterate_batches(
-    one,
-    (np.arange(starts[0], config.num_networks),),
-    shared=(pool,),
-    batch_size=config.batch_size,
-    # Every network has its own weights: nothing is gained by batching on CPU.
-    vmap_size=1 if jax.default_backend() == 'cpu' else None,
-  )
-  for start, found in zip(starts, batches, strict=True):
-    yield to_rows(config, name, size, start, found)
-
-
-def box(config):
-  return (0.0, 1.0) if config.box else None
-
-
-def input_source(config, size):
-  """Returns `(pool, draw)`; `draw(key, pool)` gives one network's images."""
-  shape = (config.num_images, size, size, config.channels)
-  if config.inputs == 'uniform':
-    return np.zeros(1, np.float32), lambda key, _: jax.random.uniform(
-      key, shape
+  most = max(num_networks(config, name) for name in config.architectures)
+  # Size by size, then round by round: two units never compile one program.
+  for start in range(0, most, config.batch_size):
+    for method in config.methods:
+      for setting in settings:
+        num = num_networks(config, setting.name)
+        stop = min(start + config.batch_size, num)
+        if start < stop:
+          yield runner.Unit(
+            f'{setting.name}-{setting.size}-{method}-{start:06d}',
+            functools.partial(distances, setting, method, start, stop),
+          )
+  for setting in settings:
+    where = f'{setting.name}-{setting.size}'
+    if random_nets.ARCHITECTURES[setting.name].infinite is None:
+      yield runner.Unit(
+        f'outputs-{where}', functools.partial(outputs, setting), 'outputs'
+      )
+      continue
+    yield runner.Unit(
+      f'predicted-{where}', functools.partial(predicted, setting), 'predictions'
     )
-  xs, _ = data.load(config.inputs, 'train', config.data_dir or None)
-  pool = data.resize(xs[:2000], size, config.channels)
-
-  def draw(key, pool):
-    key_rows, key_noise = jax.random.split(key)
-    images = jax.random.choice(key_rows, pool, shape[:1])
-    noise = config.noise * jax.random.uniform(key_noise, shape)
-    return (1 - config.noise) * images + noise
-
-  return pool, draw
+    if setting.size == sizes(config, setting.name)[-1]:
+      yield runner.Unit(
+        f'bounds-{where}', functools.partial(bounds, setting), 'bounds'
+      )
 
 
-def unit_keys(config, name, size, network):
-  """Keys for weights and inputs, independent of what else the run measures."""
-  key = jax.random.key(config.seed)
-  for part in (zlib.crc32(name.encode()), size, network):
+class Setting(NamedTuple):
+  """An architecture at one size of images."""
+
+  config: Config
+  name: str
+  size: int
+  images: np.ndarray
+
+  @property
+  def module(self):
+    dense = self.name == 'fully_connected'
+    width = self.config.width if dense else self.config.conv_width
+    return random_nets.ARCHITECTURES[self.name].module(width)
+
+  @property
+  def draw(self):
+    """Options of `draw_image`; independent of what else the run measures."""
+    config = self.config
+    return {
+      'seeds': (config.seed, zlib.crc32(self.name.encode()), self.size),
+      'shape': (self.size, self.size, config.channels),
+      'noise': config.noise if config.inputs != 'uniform' else 1.0,
+    }
+
+  def table(self, **columns):
+    """Returns columns of one length, with those that tell where this is."""
+    num = len(next(iter(columns.values())))
+    n = self.config.channels * self.size**2
+    return {
+      'architecture': np.full(num, self.name, 'U16'),
+      'n': np.full(num, n, np.int32),
+      **columns,
+    }
+
+
+def draw_image(network, images, *, seeds, shape, noise):
+  """Draws a network's image; returns it and the key of the weights."""
+  key = jax.random.key(seeds[0])
+  for part in (*seeds[1:], network):
     key = jax.random.fold_in(key, part)
-  return jax.random.split(key)
+  key_weights, key_image = jax.random.split(key)
+  key_row, key_noise = jax.random.split(key_image)
+  x = jax.random.uniform(key_noise, shape)
+  if noise < 1:
+    x = (1 - noise) * jax.random.choice(key_row, images) + noise * x
+  return x, key_weights
 
 
-def to_rows(config, name, size, start, found):
-  """Flattens `Distances [networks, images, norms]` into columns."""
-  networks, images, _ = found.distance.shape
-  network, image, norm = np.meshgrid(
-    np.arange(start, start + networks, dtype=np.int32),
-    np.arange(images, dtype=np.int32),
-    np.array(config.norms, np.float32),
+def measure_network(network, images, *, module, exponents, box, search, **draw):
+  """Returns columns of one network, one row a norm."""
+  x, key = draw_image(network, images, **draw)
+  params = module.init(key, x)
+  logits_fn = lambda v: module.apply(params, v)[0]
+  logits = logits_fn(x)
+
+  def one(p):
+    found = boundary.nearest_point(
+      logits_fn,
+      x,
+      logits.argmax(),  # The class that the network itself gives.
+      norm=p,
+      bounds=(0.0, 1.0) if box else None,
+      method=search[0],
+      max_gradients=search[1],
+      rtol=1e-4,
+      with_normal=False,
+    )
+    fields = 'distance status gradients'.split()
+    return {name: getattr(found, name) for name in fields} | {
+      'margin': jnp.abs(logits[0] - logits[1]),
+      'input_norm': dmm_norms.norm(x, p),
+      'input_l2': jnp.linalg.norm(x),
+    }
+
+  # One program serves all norms: compiling takes longer than running setting.
+  return jax.lax.map(one, jnp.array(exponents))
+
+
+def distances(setting, method, start, stop):
+  """Distances from the networks `start` to `stop`, all norms of each."""
+  config, exponents = setting.config, norms(setting.config, setting.name)
+  one = programs.bind(
+    measure_network,
+    module=setting.module,
+    exponents=exponents,
+    box=config.box,
+    search=(method, config.max_gradients),
+    **setting.draw,
+  )
+  found = map_networks(setting, one, start, config.batch_size)
+  found = {name: v[: stop - start] for name, v in found.items()}
+  network, norm = np.meshgrid(
+    np.arange(start, stop, dtype=np.int32),
+    np.array(exponents, np.float32),
     indexing='ij',
   )
-  columns = {
-    'architecture': np.full(network.shape, name, 'U16'),
-    'n': np.full(network.shape, config.channels * size**2, np.int32),
-    'norm': norm,
-    'network': network,
-    'image': image,
-    'margin': np.broadcast_to(found.margin[..., None], network.shape),
-  }
-  of_norms = 'distance estimate input_norm status gradients forwards'.split()
-  columns |= {field: getattr(found, field) for field in of_norms}
-  return {field: column.ravel() for field, column in columns.items()}
+  found |= {'network': network, 'norm': norm}
+  found['method'] = np.full(norm.shape, method, 'U16')
+  return setting.table(**{name: v.ravel() for name, v in found.items()})
 
 
-# --- Predicting ------------------------------------------------------------
-
-
-def predict_unit(config, run_dir, name, size, bar):
-  """`(scales, bounds)` at the first images that are measured."""
-
-  def compute():
-    bar.set_description(f'infinite {name} {size}x{size}')
-    xs = [
-      first_image(config, name, size, i) for i in range(config.num_predicted)
-    ]
-    return predictions.law(name, xs, config.norms, bounds=box(config))
-
-  part = kept(run_dir, f'infinite-{name}-{size}', compute, bar)
-  is_bound = part.pop('is_bound')
-  return tuple(
-    {column: values[keep] for column, values in part.items()}
-    for keep in (~is_bound, is_bound)
+def map_networks(setting, one, start, num):
+  """Whole batches, so that the last one compiles no second time."""
+  return parallel.map_examples(
+    one,
+    (np.arange(start, start + num),),
+    shared=(setting.images,),
+    batch_size=num,
+    # Each network has its own weights: CPUs gain nothing from batching.
+    vmap_size=1 if jax.default_backend() == 'cpu' else None,
   )
 
 
-def draw_unit(config, run_dir, size, bar):
-  """Infinitely wide dense networks along rays: what curvature adds."""
-  name = 'fully_connected'
-
-  def compute():
-    bar.set_description(f'infinite rays {size}x{size}')
-    key, _ = unit_keys(config, name, size, 0)
-    x = first_image(config, name, size, 0)
-    return predictions.draws(key, name, x, config.norms, config.infinite_draws)
-
-  return kept(run_dir, f'draws-{size}', compute, bar)
+def outputs(setting):
+  """Variances of f(x) over the last layer, of networks with fresh weights."""
+  one = programs.bind(
+    last_layer_variance, module=setting.module, **setting.draw
+  )
+  fresh = 1 << 20  # Not those that are measured.
+  variance, input_l2 = map_networks(setting, one, fresh, FORWARD_PASSES)
+  return setting.table(variance=variance, input_l2=input_l2)
 
 
-def first_image(config, name, size, network):
-  pool, draw = input_source(config, size)
-  _, key = unit_keys(config, name, size, network)
-  return np.asarray(draw(key, pool))[0]
+def last_layer_variance(network, images, *, module, **draw):
+  """Returns E[f(x)^2] over the last layer's weights, and ||x||_2.
+
+  f is linear in its last layer, whose 2 x m weights have variance 2 / m
+  (he_normal): f's derivative by them is all that is needed. Its mean over
+  networks is E f^2, with a fraction of the scatter of f^2.
+  """
+  x, key = draw_image(network, images, **draw)
+  params = module.init(key, x)
+  weights = params['params']
+
+  def margin(head):
+    return jnp.diff(module.apply({'params': {**weights, 'head': head}}, x)[0])[
+      0
+    ]
+
+  slope = jax.grad(margin)(weights['head'])['kernel']
+  return 2 / len(slope) * jnp.sum(slope**2), jnp.linalg.norm(x)
 
 
-def kept(run_dir, name, compute, bar):
-  """A chunk of the run, computed where it is not there."""
-  part = records.load_chunk(run_dir, name)
-  if part is None:
-    part = compute()
-    records.save_chunk(run_dir, name, part)
-  bar.update()
-  return part
+def predicted(setting):
+  """The infinitely wide network's law at the first images."""
+  xs, config = first_images(setting), setting.config
+  box = (0.0, 1.0) if config.box else None
+  found = predictions.law(
+    setting.name, xs, norms(config, setting.name), bounds=box
+  )
+  return setting.table(**found)
+
+
+def bounds(setting):
+  """Law and flip bound by radius, in the last of the norms."""
+  p = norms(setting.config, setting.name)[-1]
+  return setting.table(
+    **predictions.bound(setting.name, first_images(setting), p)
+  )
+
+
+def first_images(setting):
+  draw = jax.jit(functools.partial(draw_image, **setting.draw))
+  of = lambda network: np.asarray(draw(network, setting.images)[0])
+  return [of(network) for network in range(setting.config.num_predicted)]
 
 
 # --- Judging ---------------------------------------------------------------
 
 
-def summarize(config, run_dir):
-  """Every number with n, interval, prediction, and verdict."""
-  tables = {
-    path.stem: records.load_columns(path) for path in run_dir.glob('*.npz')
-  }
-  rows = []
-  for name in tqdm.tqdm(config.architectures, desc='intervals'):
-    for p in config.norms:
-      found = scaling.by_dimension(tables, name, p)
-      rows.append({'architecture': name, 'norm': str(p), **judge(found)})
-  reference = [
-    {'n': n, '1.0': one, '2.0': two, 'inf': top}
-    for n, one, two, top in random_nets.RELEASED_RESNET20
+class Case(NamedTuple):
+  """What was found of one architecture in one norm, size by size.
+
+  Attributes:
+    n: input dimensions `[k]`.
+    input_norm: of each, ||x||_p of its networks.
+    relative: of each, d_p / ||x||_p of its networks.
+    controlled: of each, the same times 0.6745 sigma / |f|.
+    infinite: predicted medians of d_p / ||x||_p; None without a kernel.
+    sigma: sigma / ||x||_2 of each, as drawn; None with a kernel.
+  """
+
+  name: str
+  norm: float
+  n: np.ndarray
+  input_norm: list[np.ndarray]
+  relative: list[np.ndarray]
+  controlled: list[np.ndarray]
+  infinite: np.ndarray | None
+  sigma: list[np.ndarray] | None
+
+  @property
+  def failed(self) -> float:
+    return float(np.mean([np.isinf(r).mean() for r in self.relative]))
+
+
+def analyze(config, tables):
+  """Slopes, medians and their verdicts."""
+  cases = [
+    make_case(config, tables, name, p)
+    for name in config.architectures
+    for p in norms(config, name)
   ]
-  return {
-    'question': __doc__.split('\n')[0],
-    'inputs': config.inputs,
-    'rows': rows,
-    'released_resnet20_medians': reference,
-  }
-
-
-def judge(found):
-  """Adds the verdict to what `scaling.by_dimension` found."""
-  sizes, slope = found.pop('sizes'), found['slope']
-  said = 'one size has no slope'
-  if slope:
-    laws, own = found['laws'], found['infinite_slope']
-    said = verdict(slope['value'], slope['interval'], laws, own)
-  return {**found, 'verdict': said, 'sizes': sizes}
-
-
-def verdict(value, interval, laws, own):
-  """The rule of the module's docstring, in words."""
-  if not np.isfinite(value) or not interval[1] - interval[0] <= 0.3:
-    return 'too small to tell'
-
-  def compare(law):
-    if interval[0] <= law <= interval[1]:
-      return 'holds'
-    if abs(value - law) <= 0.03:
-      return 'holds within 0.03'
-    return f'deviates by {value - law:+.3f}'
-
-  said = [f'{name} {compare(law)}' for name, law in laws.items()]
-  if own is not None:
-    said.append(f'infinite width {compare(own)}')
-  return '; '.join(said)
-
-
-def report(summary):
-  """Prints the summary as a table."""
-  rows = []
-  for row in summary['rows']:
-    own = row.get('infinite_slope')
-    ratios = ' '.join(f'{s["ratio"]["value"]:.2f}' for s in row['sizes'])
-    missed = sum(s['not_found'] for s in row['sizes'])
-    rows.append(
+  judged, slopes = [], []
+  for case in cases:
+    found = judge(case)
+    judged += found
+    raw, controlled = slope(case, case.relative), controlled_slope(case)
+    about_law = [claim.verdict for claim in found]
+    slopes.append(
       [
-        row['architecture'],
-        row['norm'].removesuffix('.0'),
-        common.with_interval(row['slope'], '+.3f') if row['slope'] else '-',
-        f'{own:+.3f}' if own is not None else '-',
-        ratios,
-        f'{missed}/{sum(s["images"] for s in row["sizes"])}',
-        row['verdict'],
+        SHORT[case.name],
+        f'{case.norm:g}',
+        raw,
+        controlled,
+        infinite_slope(case),
+        f'{case.failed:.1%}',
+        *[*about_law, '-'][:2],
       ]
     )
-  dimensions = ', '.join(str(s['n']) for s in summary['rows'][0]['sizes'])
-  print(
-    f'\nslope of log(median d_p/|x|_p) on log n, 95 % interval, against -1/2;\n'
-    f'measured / predicted median at n = {dimensions}\n'
-    '(predicted at infinite width; for resnet20, which has no closed form, '
-    'from its own |f| and gradient)\n'
+  told = [slope_table(slopes, cases), median_table(cases)]
+  if 'resnet20' in config.architectures and config.inputs == 'uniform':
+    told.append(released_table([c for c in cases if c.name == 'resnet20']))
+  if len(config.methods) > 1:
+    told.append(search_table(config, tables['results']))
+  return runner.Report(answer(cases, judged), judged, told)
+
+
+SHORT = {'fully_connected': 'dense'} | {
+  name: name for name in random_nets.ARCHITECTURES if name != 'fully_connected'
+}
+
+
+def make_case(config, tables, name, p):
+  rows = records.select(
+    tables['results'], architecture=name, norm=p, method=config.methods[0]
   )
-  common.print_table(
-    ['network', 'p', 'slope', 'infinite', 'ratio', 'not found', 'verdict'], rows
+  n = np.unique(rows['n'])
+  relative, controlled, infinite, drawn = [], [], [], []
+  size_of = [records.select(rows, n=v)['input_norm'] for v in n]
+  for size in n:
+    at = records.select(rows, n=size)
+    relative.append(at['distance'] / at['input_norm'])
+    if random_nets.ARCHITECTURES[name].infinite is None:
+      of = records.select(tables['outputs'], architecture=name, n=size)
+      drawn.append(of['variance'] / of['input_l2'] ** 2)
+      sigma = np.sqrt(drawn[-1].mean())
+    else:
+      of = records.select(
+        tables['predictions'], architecture=name, n=size, norm=p
+      )
+      sigma = np.mean(of['sigma'] / of['input_l2'])
+      infinite.append(
+        nngp.distance_quantile(of['scale'] / of['input_norm'], 0.5)
+      )
+    # f is homogeneous: its size goes with that of the input.
+    margin = at['margin'] / (sigma * at['input_l2'])
+    controlled.append(MEDIAN * relative[-1] / margin)
+  return Case(
+    name,
+    p,
+    n.astype(float),
+    size_of,
+    relative,
+    controlled,
+    np.array(infinite) if infinite else None,
+    drawn or None,
+  )
+
+
+def slope(case, samples):
+  """The slope of log median on log n, over networks."""
+  if len(case.n) < 2:
+    return statistics.Estimate(*[np.nan] * 3, len(samples[0]), 'networks')
+  return statistics.estimate(
+    scaling.median_slope(case.n),
+    *[s[:, None] for s in samples],
+    unit='networks',
+  )
+
+
+def controlled_slope(case):
+  """The controlled slope, with what is uncertain in sigma where it is drawn."""
+  found = slope(case, case.controlled)
+  if case.sigma is None or len(case.n) < 2:
+    return found
+  log_slope = statistics.log_slope(case.n)
+  of_sigma = statistics.estimate(
+    lambda *v: -0.5 * log_slope(np.stack([s.mean((-2, -1)) for s in v], -1)),
+    *[s[:, None] for s in case.sigma],
+    unit='networks',
+  )
+  # It is in `found` as a constant: only its interval is added.
+  centred = of_sigma._replace(
+    value=0.0,
+    low=of_sigma.low - of_sigma.value,
+    high=of_sigma.high - of_sigma.value,
+  )
+  return statistics.difference(found, centred)
+
+
+def infinite_slope(case):
+  if case.infinite is None or len(case.n) < 2:
+    return None
+  return float(statistics.log_slope(case.n)(case.infinite))
+
+
+def judge(case):
+  """The claims on one architecture and norm."""
+  found = controlled_slope(case)
+  where = f'{SHORT[case.name]}, l{case.norm:g}'
+  trouble = ''
+  if len(case.n) < 2:
+    trouble = 'one size has no slope'
+  elif case.failed > MOST_FAILED:
+    trouble = f'{case.failed:.1%} of the searches found no boundary'
+
+  def claim(name, statement, target):
+    agrees = claims.within('slope', found, target, TOLERANCE)
+    conditions = () if trouble else (agrees,)
+    return claims.Claim(
+      PAPER, f'{where}: {name}', statement, conditions, trouble
+    )
+
+  judged = [
+    claim(
+      '||x|| / sqrt(n)',
+      'The l^p distance of any input from the decision boundary scales as '
+      '||x||_p / sqrt(n).',
+      -0.5,
+    )
+  ]
+  if case.infinite is not None:
+    judged.append(
+      claim(
+        'as at infinite width',
+        'Finite random networks have the slope of infinitely wide ones '
+        '(neural-tangents).',
+        infinite_slope(case) if not trouble else np.nan,
+      )
+    )
+  if case.norm == 1:
+    law = scaling.laws(case.n, 1.0)['sqrt(n/ln n)'] if len(case.n) > 1 else 0.0
+    judged.append(
+      claim(
+        'sqrt(n / ln n)',
+        'In l^1 the distance grows as sqrt(n / ln n), not as sqrt(n) (ours).',
+        law,
+      )
+    )
+  return judged
+
+
+def answer(cases, judged):
+  """One sentence."""
+  case = next((c for c in cases if c.norm == 2), cases[0])
+  found = controlled_slope(case)
+  supported = sum(claim.verdict == 'supported' for claim in judged)
+  own = infinite_slope(case)
+  beside = '' if own is None else f' and {own:.2f} at infinite width'
+  laws = [c for c in judged if c.name.endswith('||x|| / sqrt(n)')]
+  kept = sum(claim.verdict == 'supported' for claim in laws)
+  return (
+    f'In random {SHORT[case.name]} networks the l{case.norm:g} distance from '
+    f'the boundary, over the norm of the input, falls as n to the power '
+    f'{tables_lib.cell(found, ".3f")}, beside -1/2 in the law{beside} '
+    f'({found.n} networks at each n); within {TOLERANCE} the law holds in '
+    f'{kept} of {len(laws)} cases, and {supported} of all {len(judged)} claims '
+    'are supported.'
+  )
+
+
+# --- Tables ----------------------------------------------------------------
+
+column = tables_lib.Column
+
+
+def slope_table(rows, cases):
+  dimensions = sorted({int(n) for case in cases for n in case.n})
+  return tables_lib.Table(
+    f'Slopes of log(median of d_p / ||x||_p) on log n, n = '
+    f'{", ".join(map(str, dimensions))}',
+    [
+      column('network', '', ''),
+      column('p', '', 'norm of the distance'),
+      column('raw', '', 'slope of the medians as they are', '.3f'),
+      column(
+        'controlled', '', 'slope without the scatter of the margin', '.3f'
+      ),
+      column('infinite', '', 'the infinitely wide network, no fit', '.3f'),
+      column('failed', '', 'searches that found no boundary'),
+      column('-1/2', '', f'controlled slope within {TOLERANCE} of -1/2'),
+      column('as infinite', '', f'within {TOLERANCE} of the infinite slope'),
+    ],
+    rows,
+  )
+
+
+def median_table(cases):
+  rows = []
+  for case in cases:
+    for i, n in enumerate(case.n):
+      controlled = statistics.median(case.controlled[i], unit='networks')
+      own = None if case.infinite is None else float(case.infinite[i])
+      ratio = None
+      if own is not None:
+        ends = [v / own for v in controlled[:3]]
+        ratio = statistics.Estimate(*ends, *controlled[3:])
+      rows.append(
+        [
+          SHORT[case.name],
+          f'{case.norm:g}',
+          int(n),
+          len(case.relative[i]),
+          statistics.median(case.relative[i], unit='networks'),
+          controlled,
+          own,
+          ratio,
+        ]
+      )
+  return tables_lib.Table(
+    'Medians of the distance over the norm of the input',
+    [
+      column('network', '', ''),
+      column('p', '', 'norm of the distance'),
+      column('n', '', 'input dimension'),
+      column('networks', '', 'random networks, one image each'),
+      column('raw', '', 'median of d_p / ||x||_p'),
+      column('controlled', '', 'the same without the scatter of the margin'),
+      column('infinite', '', 'predicted at infinite width, no fit'),
+      column('over infinite', '', 'controlled over predicted', '.2f'),
+    ],
+    rows,
+  )
+
+
+def released_table(cases):
+  """Our medians beside those that De Palma et al. released."""
+  rows = []
+  for case in cases:
+    for i, n in enumerate(case.n):
+      theirs = random_nets.released(int(n), case.norm)
+      if theirs is None:
+        continue
+      ours = [
+        statistics.median(samples[i] * case.input_norm[i], unit='networks')
+        for samples in (case.relative, case.controlled)
+      ]
+      ratio = statistics.ratio(ours[1], theirs)
+      low, high = 1 / (1 + RELEASED_TOLERANCE), 1 + RELEASED_TOLERANCE
+      agrees = claims.Claim(
+        PAPER,
+        '',
+        '',
+        (claims.above('ratio', ratio, low), claims.below('ratio', ratio, high)),
+      )
+      rows.append(
+        [f'{case.norm:g}', int(n), *ours, theirs, ratio, agrees.verdict]
+      )
+  if not rows:
+    return []
+  return tables_lib.Table(
+    'ResNet20 beside the medians that the authors released',
+    [
+      column('p', '', 'norm of the distance'),
+      column('n', '', 'input dimension'),
+      column('raw', 'pixel values', 'our median distance'),
+      column('controlled', 'pixel values', 'without the scatter of the margin'),
+      column(
+        'released',
+        'pixel values',
+        'best of 8 to 12 attacks, interval from their 45 and 55 % '
+        'percentiles with one network as the unit',
+      ),
+      column('ratio', '', 'controlled over released', '.2f'),
+      column(
+        'agrees',
+        '',
+        f'ratio within {RELEASED_TOLERANCE:.0%} of 1, up or down',
+      ),
+    ],
+    rows,
+  )
+
+
+def search_table(config, results):
+  """Searches on the same networks: medians, and ratios to the last one."""
+  reference = config.methods[-1]
+  rows = []
+  for name in config.architectures:
+    for p in norms(config, name):
+      for n in np.unique(records.select(results, architecture=name)['n']):
+        at = records.select(results, architecture=name, norm=p, n=n)
+        best = records.select(at, method=reference)['distance']
+        for method in config.methods:
+          of = records.select(at, method=method)
+          far = of['distance']
+          kept = np.isfinite(far) & np.isfinite(best)
+          rows.append(
+            [
+              SHORT[name],
+              f'{p:g}',
+              int(n),
+              method,
+              float(of['gradients'].mean()),
+              statistics.proportion(np.isinf(far), unit='networks'),
+              statistics.median(far, unit='networks'),
+              statistics.paired_ratio(far[kept], best[kept], unit='networks'),
+            ]
+          )
+  return tables_lib.Table(
+    f'Searches on the same networks, beside {reference}',
+    [
+      column('network', '', ''),
+      column('p', '', 'norm of the distance'),
+      column('n', '', 'input dimension'),
+      column('search', '', 'method of boundary.measure'),
+      column('gradients', '', 'mean gradients of a search', '.0f'),
+      column('failed', '', 'share of searches that found nothing', '.2f'),
+      column('median', 'pixel values', 'median distance', '.4f'),
+      column(
+        'ratio',
+        '',
+        f'median of the distance over that of {reference}, by network',
+        '.3f',
+      ),
+    ],
+    rows,
   )
 
 
 if __name__ == '__main__':
-  common.main(run, Config, PRESETS)
+  flags.main(run, Config, PRESETS)

@@ -6,7 +6,8 @@
   python -m experiments.reproduce --only=halfway,transfer
 
 The experiments of the four papers, in their order, each in a process of its
-own; then one page of all (`experiments.gallery`) and a table of verdicts.
+own; then one page of all (`experiments.gallery`) and a table of answers, with
+the number of claims that were supported, and so on.
 
   quick     small versions of all, without any data: a quarter of an hour on 2
             CPU cores
@@ -20,6 +21,7 @@ its run directory. One that fails does not end the others; the exit status is
 then 1, and the table names its log.
 """
 
+import collections
 import contextlib
 import dataclasses
 import fcntl
@@ -35,9 +37,10 @@ from typing import NamedTuple
 import tqdm
 
 from dmm_jax import records
-from experiments import common
-from experiments import findings
 from experiments import gallery
+from experiments.lib import flags
+from experiments.lib import results
+from experiments.lib import tables
 
 # Minutes of `quick` and `default` on 2 CPU cores, to begin with; those that are
 # measured are kept in --workdir.
@@ -58,7 +61,7 @@ MINUTES = {
 }
 # What `full` runs: flags of each run, after the name of its directory.
 FULL = {
-  'random_scaling': {'paper': ['--preset=paper']},
+  'random_scaling': {'full': ['--preset=full']},
   'trained_vs_random': {
     'paper_mnist': ['--preset=paper', '--data_dir'],
     'paper_cifar10': [
@@ -117,14 +120,14 @@ FULL_MINUTES = 60
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  preset: str = common.flag(
+  preset: str = flags.flag(
     'quick',
     'Which version of every experiment.',
     choices=('quick', 'default', 'full'),
   )
-  workdir: str = common.flag('runs/reproduce', 'Folder of the runs.')
-  data_dir: str = common.flag('', 'Of tensorflow-datasets, for full.')
-  only: tuple[str, ...] = common.flag(
+  workdir: str = flags.flag('runs/reproduce', 'Folder of the runs.')
+  data_dir: str = flags.flag('', 'Of tensorflow-datasets, for full.')
+  only: tuple[str, ...] = flags.flag(
     ('all',), 'Only these experiments, in the order of the papers.'
   )
 
@@ -134,7 +137,7 @@ class Job(NamedTuple):
 
   name: str  # Of its directory in --workdir.
   experiment: str
-  flags: list[str]
+  given: list[str]
   minutes: float  # About.
   skipped: str = ''  # Why it is not run, if it is not.
 
@@ -151,13 +154,13 @@ class Outcome(NamedTuple):
 
 def run(config: Config) -> list[Outcome]:
   """Runs what is not finished; raises SystemExit(1) if anything failed."""
-  common.check(config)
+  flags.check(config)
   folder = pathlib.Path(config.workdir)
   jobs = planned(config)
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:
-    raise common.FlagError(
+    raise flags.FlagError(
       f'--workdir={folder} cannot be made: {error}'
     ) from None
   with ended_by_signals(), alone(folder) as lock:
@@ -182,7 +185,7 @@ def planned(config: Config) -> list[Job]:
   for name in wanted:
     if name not in there:
       known = ', '.join(there)
-      raise common.FlagError(f'--only={name} is unknown; it is one of {known}')
+      raise flags.FlagError(f'--only={name} is unknown; it is one of {known}')
   jobs = []
   for name, (quick, default) in there.items():
     if name not in wanted:
@@ -191,20 +194,20 @@ def planned(config: Config) -> list[Job]:
       jobs += full(name, config.data_dir)
     else:
       about = quick if config.preset == 'quick' else default
-      flags = [f'--preset={config.preset}']
-      jobs.append(Job(f'{name}_{config.preset}', name, flags, about))
+      given = [f'--preset={config.preset}']
+      jobs.append(Job(f'{name}_{config.preset}', name, given, about))
   return jobs
 
 
 def full(name, data_dir):
   """The jobs of one experiment on real data, and at the papers' sizes."""
   jobs = []
-  for label, flags in FULL.get(name, DEFAULT).items():
+  for label, given in FULL.get(name, DEFAULT).items():
     skipped = ''
-    if '--data_dir' in flags:
-      flags = [*flags[:-1], f'--data_dir={data_dir}']
+    if '--data_dir' in given:
+      given = [*given[:-1], f'--data_dir={data_dir}']
       skipped = '' if data_dir else 'needs --data_dir'
-    jobs.append(Job(f'{name}_{label}', name, flags, FULL_MINUTES, skipped))
+    jobs.append(Job(f'{name}_{label}', name, given, FULL_MINUTES, skipped))
   return jobs
 
 
@@ -215,7 +218,7 @@ def exists(name: str) -> bool:
 def command(job: Job, run_dir: pathlib.Path) -> list[str]:
   """What runs a job."""
   module = f'experiments.{job.experiment}'
-  return [sys.executable, '-m', module, *job.flags, f'--workdir={run_dir}']
+  return [sys.executable, '-m', module, *job.given, f'--workdir={run_dir}']
 
 
 def is_finished(run_dir: pathlib.Path) -> bool:
@@ -294,11 +297,11 @@ def run_all(folder, jobs, lock) -> list[Outcome]:
 def run_one(job, run_dir, lock, progress) -> int:
   """Runs a job to its end; returns its exit status."""
   folder, began = run_dir.parent, time.monotonic()
-  given = command(job, run_dir)
+  argv = command(job, run_dir)
   with open(log_of(run_dir), 'a') as log:
-    print(f'$ {" ".join(given)}', file=log, flush=True)
+    print(f'$ {" ".join(argv)}', file=log, flush=True)
     child = subprocess.Popen(
-      given,
+      argv,
       stdin=subprocess.DEVNULL,
       stdout=log,
       stderr=subprocess.STDOUT,
@@ -321,7 +324,7 @@ def run_one(job, run_dir, lock, progress) -> int:
   spent = (time.monotonic() - began) / 60
   if child.returncode == 0:
     # Of one that went on where it was, the earlier parts too.
-    whole = max(spent, findings.seconds(run_dir, {}) / 60)
+    whole = max(spent, results.seconds(run_dir, {}) / 60)
     kept = measured(folder) | {job.name: round(whole, 2)}
     records.write_json(folder / 'minutes.json', kept)
   progress.done(job, spent)
@@ -384,7 +387,11 @@ class Progress:
     number = self.jobs.index(self.now) + 1
     self.bar.set_description_str(
       f'{number} of {len(self.jobs)}: {self.now.name}, '
-      + (f'about {gallery.lasting(left)} left' if left > 2 else 'nearly done')
+      + (
+        f'about {gallery.format_duration(left)} left'
+        if left > 2
+        else 'nearly done'
+      )
     )
 
   def done(self, job, minutes):
@@ -405,32 +412,28 @@ def outcome(folder, job, run_dir, status) -> Outcome:
     why = f'failed (exit status {status}), see {log_of(run_dir)}'
     return Outcome(job, None, why, run_dir, failed=True)
   try:
-    found = findings.read_run(job.name, run_dir)
+    found = results.read_run(job.name, run_dir)
   except (OSError, ValueError) as error:
     said = f'failed: {error}, see {log_of(run_dir)}'
     return Outcome(job, minutes, said, run_dir, failed=True)
   if minutes is None:  # It outlived a kill of this script.
-    minutes = findings.seconds(run_dir, found.record) / 60
-  said = findings.condensed(findings.verdicts(found.summary)) or 'no verdict'
-  return Outcome(job, minutes, said, run_dir)
+    minutes = results.seconds(run_dir, found.record) / 60
+  counts = collections.Counter(claim.verdict for claim in found.report.claims)
+  said = ', '.join(f'{count} {verdict}' for verdict, count in counts.items())
+  answer = ': '.join(filter(None, [said, found.report.answer]))
+  return Outcome(job, minutes, answer, run_dir)
 
 
 def report(outcomes: list[Outcome]) -> None:
   """Prints the outcomes as a table."""
-  print()
-  common.print_table(
-    ['experiment', 'minutes', 'where', 'verdict'],
-    [
-      [
-        one.job.experiment,
-        '-' if one.minutes is None else f'{one.minutes:.1f}',
-        str(one.where),
-        one.said,
-      ]
-      for one in outcomes
-    ],
-  )
+  heads = 'experiment', 'minutes', 'where', 'answer'
+  columns = [tables.Column(name, '', '', '.1f') for name in heads]
+  rows = [
+    [one.job.experiment, one.minutes, str(one.where), one.said]
+    for one in outcomes
+  ]
+  print(tables.to_text(tables.Table('', columns, rows)), end='')
 
 
 if __name__ == '__main__':
-  common.main(run, Config)
+  flags.main(run, Config)

@@ -112,58 +112,59 @@ from dmm_jax.train import adversarial
 from experiments import common
 from experiments import layer_codes
 from experiments import populations
+from experiments.lib import flags
 
 CONDITIONS = ('plain', 'own', 'adversarial', 'labels25', 'labels50')
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(populations.Config):
-  workdir: str = common.flag('runs/som_codes', 'Run directory.')
-  models: tuple[str, ...] = common.flag(
+  workdir: str = flags.flag('runs/som_codes', 'Run directory.')
+  models: tuple[str, ...] = flags.flag(
     ('cnn', 'mlp'),
     'Architectures; the first one is also trained under --conditions.',
     choices=populations.ARCHITECTURES,
   )
-  conditions: tuple[str, ...] = common.flag(
+  conditions: tuple[str, ...] = flags.flag(
     ('plain', 'own', 'adversarial', 'labels50'),
     'plain; own: random labels; adversarial: within linf --train_radius; '
     'labels25, labels50: that part of the labels wrong, in percent.',
     choices=CONDITIONS,
   )
-  stride: int = common.flag(
+  stride: int = flags.flag(
     1, 'Of the first two convolutions of cnn; the last two have 2.', least=1
   )
-  num_networks: int = common.flag(3, 'Of each population.', least=2)
-  num_steps: int = common.flag(600, 'Of training.', least=1)
-  train_radius: float = common.flag(
+  num_networks: int = flags.flag(3, 'Of each population.', least=2)
+  num_steps: int = flags.flag(600, 'Of training.', least=1)
+  train_radius: float = flags.flag(
     0.1, 'Of adversarial training, linf.', least=0
   )
-  train_steps: int = common.flag(3, 'Of its projected gradient.', least=1)
-  steps: tuple[int, ...] = common.flag(
+  train_steps: int = flags.flag(3, 'Of its projected gradient.', least=1)
+  steps: tuple[int, ...] = flags.flag(
     (20,), 'Snapshots of the first architecture, beside 0 and the last.'
   )
-  layers: tuple[str, ...] = common.flag(
+  layers: tuple[str, ...] = flags.flag(
     ('all',), 'Hidden layers by name, of all models, or all.'
   )
-  poolings: tuple[str, ...] = common.flag(
+  poolings: tuple[str, ...] = flags.flag(
     ('mean', 'max'),
     'Over the pixels of a convolution.',
     choices=('mean', 'max', 'flat'),
   )
-  scaling: str = common.flag(
+  scaling: str = flags.flag(
     'standardized', 'Of codes before a map.', choices=('standardized', 'raw')
   )
-  side: int = common.flag(12, "Units along a map's side.", least=2)
-  num_maps: int = common.flag(3, 'Seeds of each map.', least=1)
-  num_epochs: int = common.flag(40, 'Of the maps.', least=1)
-  topology: str = common.flag(
+  side: int = flags.flag(12, "Units along a map's side.", least=2)
+  num_maps: int = flags.flag(3, 'Seeds of each map.', least=1)
+  num_epochs: int = flags.flag(40, 'Of the maps.', least=1)
+  topology: str = flags.flag(
     'rectangular', 'Of the maps.', choices=som.TOPOLOGIES
   )
-  periodic: bool = common.flag(False, 'Maps on a torus.')
-  radii: tuple[float, ...] = common.flag((0.05, 0.1, 0.2), 'Of linf attacks.')
-  attack_steps: int = common.flag(20, 'Of projected gradient.', least=1)
-  max_gradients: int = common.flag(40, 'Of a search, l2.', least=2)
-  num_images: int = common.flag(
+  periodic: bool = flags.flag(False, 'Maps on a torus.')
+  radii: tuple[float, ...] = flags.flag((0.05, 0.1, 0.2), 'Of linf attacks.')
+  attack_steps: int = flags.flag(20, 'Of projected gradient.', least=1)
+  max_gradients: int = flags.flag(40, 'Of a search, l2.', least=2)
+  num_images: int = flags.flag(
     300, 'Of the test set, attacked; all, if fewer.', least=10
   )
 
@@ -224,17 +225,17 @@ PRESETS = {
 
 def run(config: Config) -> dict:
   """Runs the experiment, and returns what it wrote to summary.json."""
-  common.check(config)
+  flags.check(config)
   populations.check(config)
   if config.dataset in populations.PLANE:
-    raise common.FlagError(f'--dataset={config.dataset} has no images')
+    raise flags.FlagError(f'--dataset={config.dataset} has no images')
   if 'linear' in config.models:
-    raise common.FlagError('--models=linear has no hidden layers')
+    raise flags.FlagError('--models=linear has no hidden layers')
   if 'plain' not in config.conditions:
-    raise common.FlagError('--conditions: without plain nothing is compared')
+    raise flags.FlagError('--conditions: without plain nothing is compared')
   known = set(populations.pause_steps(config))
   if extra := set(config.steps) - known:
-    raise common.FlagError(
+    raise flags.FlagError(
       f'--steps={sorted(extra)}: snapshots are of steps {sorted(known)}'
     )
   sets = populations.load(config)
@@ -280,7 +281,7 @@ def layers_of(config, population, image) -> dict[str, bool]:
   if config.layers != ('all',):
     hidden = {k: v for k, v in hidden.items() if k in config.layers}
     if not hidden:
-      raise common.FlagError(
+      raise flags.FlagError(
         f'--layers={",".join(config.layers)}: {population.model} has '
         f'{", ".join(codes_of)}'
       )
@@ -474,10 +475,23 @@ def summarize(config, run_dir):
     'networks': {
       name: {
         'n': len(group['test_accuracy']),
-        'accuracy': statistics.t_mean(group['test_accuracy']),
-        'distance': statistics.t_mean(np.median(group['distance'], axis=1)),
-        'not_found': statistics.t_mean(np.isinf(group['distance']).mean(1)),
-        'fooled': [statistics.t_mean(v) for v in group['fooled'].T],
+        'accuracy': common.entry(
+          statistics.t_mean(group['test_accuracy'], unit='networks')
+        ),
+        'distance': common.entry(
+          statistics.t_mean(
+            np.median(group['distance'], axis=1), unit='networks'
+          )
+        ),
+        'not_found': common.entry(
+          statistics.t_mean(
+            np.isinf(group['distance']).mean(1), unit='networks'
+          )
+        ),
+        'fooled': [
+          common.entry(statistics.t_mean(v, unit='networks'))
+          for v in group['fooled'].T
+        ],
       }
       for name, group in first.items()
     },
@@ -498,7 +512,11 @@ def summarize(config, run_dir):
   }
   features = sorted((run_dir / 'features').glob('*.npz'))
   summary['features'] = {
-    path.stem: statistics.proportion(records.load_columns(path)['reencoded'])
+    path.stem: common.entry(
+      statistics.proportion(
+        records.load_columns(path)['reencoded'], unit='images'
+      )
+    )
     for path in features
   }
   return summary
@@ -551,7 +569,9 @@ def links(room, target):
 
 def of_layer(group, place):
   """Entries of one layer, over networks."""
-  entry = lambda v: statistics.t_mean(v[:, place])
+  entry = lambda v: common.entry(
+    statistics.t_mean(v[:, place], unit='networks')
+  )
   names = [*ONE_EACH, *OF_MAPS, 'link_unit_room', 'link_room']
   found = {'layer': group['layers'][place]}
   found |= {name: entry(group[name]) for name in names}
@@ -584,7 +604,7 @@ def ratio(group, attack):
 
 def relative(values):
   """Of logarithms: their exponential mean, as an entry."""
-  found = statistics.t_mean(values)
+  found = common.entry(statistics.t_mean(values, unit='networks'))
   return {
     'value': float(np.exp(found['value'])),
     'interval': np.exp(found['interval']).tolist(),
@@ -614,8 +634,12 @@ def generalisation(config, groups):
   rows = rows[np.all(np.isfinite(rows), axis=1)]
   return {
     'n': len(rows),
-    'telescope': statistics.rank_correlation(rows[:, 0], rows[:, 1]),
-    'diversity': statistics.rank_correlation(rows[:, 0], rows[:, 2]),
+    'telescope': common.entry(
+      statistics.rank_correlation(rows[:, 0], rows[:, 1], unit='networks')
+    ),
+    'diversity': common.entry(
+      statistics.rank_correlation(rows[:, 0], rows[:, 2], unit='networks')
+    ),
   }
 
 
@@ -627,7 +651,7 @@ def judge(config, groups):
   _, rise_fresh = rise_of(fresh)
   step = lambda group, name: group[name][:, -2] - group[name][:, 1]
   text = lambda entry: common.with_interval(entry, '.3g')
-  t_mean = statistics.t_mean
+  t_mean = lambda v: common.entry(statistics.t_mean(v, unit='networks'))
   # Claim -> entries, each with the number it has to lie above.
   claims = {
     'telescope': {
@@ -683,7 +707,10 @@ def judge(config, groups):
   if robust:
     ends = (logs(g['diversity_units'][:, 1]) for g in (plain, robust))
     claims['robust networks have diverse codes'] = {
-      'log of the ratio to plain ones': (statistics.welch(*ends), 0)
+      'log of the ratio to plain ones': (
+        common.entry(statistics.welch(*ends, unit='networks')),
+        0,
+      )
     }
   found = {
     claim: {
@@ -697,8 +724,8 @@ def judge(config, groups):
   }
   # A network that did not learn is no robust one.
   if robust and not common.below(
-    statistics.t_mean(fresh['test_accuracy']),
-    statistics.t_mean(robust['test_accuracy']),
+    common.entry(statistics.t_mean(fresh['test_accuracy'], unit='networks')),
+    common.entry(statistics.t_mean(robust['test_accuracy'], unit='networks')),
   ):
     entry = found['robust networks have diverse codes']
     entry['verdict'] = 'undecided'
@@ -814,4 +841,4 @@ def report_layers(summary, pooling, groups, cell):
 
 
 if __name__ == '__main__':
-  common.main(run, Config, PRESETS)
+  flags.main(run, Config, PRESETS)

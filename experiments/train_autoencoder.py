@@ -40,21 +40,22 @@ from dmm_jax import train
 from experiments import common
 from experiments import networks
 from experiments import training
+from experiments.lib import flags
 
 NUM_PICTURES = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(training.Config):
-  workdir: str = common.flag('runs/train_autoencoder', 'Run directory.')
-  model: str = common.flag(
+  workdir: str = flags.flag('runs/train_autoencoder', 'Run directory.')
+  model: str = flags.flag(
     'convolutional', 'Architecture.', choices=tuple(models.AUTOENCODERS)
   )
-  latent: int = common.flag(8, 'Numbers in a code.', least=1)
-  widths: str = common.flag(
+  latent: int = flags.flag(8, 'Numbers in a code.', least=1)
+  widths: str = flags.flag(
     '32,64', "Channels, such as 32,64; empty for the model's own."
   )
-  distances: str = common.flag(
+  distances: str = flags.flag(
     '', 'A run of boundary_distances to compare the errors with.'
   )
 
@@ -83,7 +84,7 @@ PRESETS = {
 
 def run(config: Config) -> dict:
   """Runs the experiment, and returns what it wrote to summary.json."""
-  common.check(config)
+  flags.check(config)
   sets = {}
   for split, most in (('train', config.num_train), ('test', config.num_test)):
     xs, _ = data.load(config.dataset, split, config.data_dir or None)
@@ -139,7 +140,7 @@ def summarize(config, run_dir):
   found = networks.read(run_dir, kind='autoencoder')
   table = records.load_columns(run_dir / 'errors.npz')
   errors, pca = table['auto_encoder'], table['pca']
-  difference = statistics.mean(errors - pca)
+  difference = common.entry(statistics.mean(errors - pca, unit='images'))
   better = difference['interval'][1] < 0
   lengths = np.sqrt(errors * math.prod(found.description['input_shape']))
   curves = records.load_columns(run_dir / 'results.npz')
@@ -151,10 +152,14 @@ def summarize(config, run_dir):
     'parameters': networks.size(found.state.params),
     'steps': int(curves['step'][-1]),
     'n': len(errors),
-    'test_error': statistics.mean(errors),
-    'pca_error': statistics.mean(pca),
+    'test_error': common.entry(statistics.mean(errors, unit='images')),
+    'pca_error': common.entry(statistics.mean(pca, unit='images')),
     'difference': difference,
-    'l2_error': statistics.estimate(statistics.sample_median, lengths[:, None]),
+    'l2_error': common.entry(
+      statistics.estimate(
+        statistics.sample_median, lengths[:, None], unit='images'
+      )
+    ),
     'boundary_distance': distances_of(config.distances),
     'verdict': 'better than PCA' if better else 'not better than PCA',
   }
@@ -178,12 +183,16 @@ def distances_of(run_dir):
   if not run_dir:
     return None
   table = records.load_columns(f'{run_dir}/results.npz')
-  names = table['network']
-  first = (table['norm'] == 2) & (names == names[0]) & (table['draw'] == 0)
+  kinds = table['kind']
+  first = (table['norm'] == 2) & (kinds == kinds[0]) & (table['network'] == 0)
   if not first.any():
-    raise common.FlagError(f'--distances={run_dir} has no l2 distances')
+    raise flags.FlagError(f'--distances={run_dir} has no l2 distances')
   values = table['distance'][first]
-  return statistics.estimate(statistics.sample_median, values[:, None])
+  return common.entry(
+    statistics.estimate(
+      statistics.sample_median, values[:, None], unit='images'
+    )
+  )
 
 
 def report(summary):
@@ -211,4 +220,4 @@ def report(summary):
 
 
 if __name__ == '__main__':
-  common.main(run, Config, PRESETS)
+  flags.main(run, Config, PRESETS)

@@ -38,45 +38,46 @@ from dmm_jax.train import adversarial
 from experiments import common
 from experiments import networks
 from experiments import training
+from experiments.lib import flags
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(training.Config):
-  workdir: str = common.flag('runs/train_classifier', 'Run directory.')
-  labels: str = common.flag(
+  workdir: str = flags.flag('runs/train_classifier', 'Run directory.')
+  labels: str = flags.flag(
     'true',
     'Of training: as they are, even or odd, or shuffled.',
     choices=('true', 'parity', 'shuffled'),
   )
-  in_memory: bool = common.flag(
+  in_memory: bool = flags.flag(
     True,
     'Hold all images in memory; false reads each batch from disk, for sets '
     'larger than memory.',
   )
-  label_noise: float = common.flag(
+  label_noise: float = flags.flag(
     0.0, 'Share of training labels that are changed.', least=0
   )
-  model: str = common.flag(
+  model: str = flags.flag(
     'mlp', 'Architecture.', choices=tuple(models.CLASSIFIERS)
   )
-  widths: str = common.flag(
+  widths: str = flags.flag(
     '', "Of hidden dense layers, such as 256,256; empty for the model's own."
   )
-  channels: str = common.flag('', 'Of convolutions, likewise.')
-  width: int = common.flag(
+  channels: str = flags.flag('', 'Of convolutions, likewise.')
+  width: int = flags.flag(
     0,
     "Of the first layer, in models that scale with it; 0 for the model's own.",
     least=0,
   )
-  loss: str = common.flag(
+  loss: str = flags.flag(
     'cross_entropy', 'Loss.', choices=('cross_entropy', 'squared', 'hinge')
   )
-  radius: float = common.flag(
+  radius: float = flags.flag(
     0.0, 'Of adversarial training, input units; 0 for none.', least=0
   )
-  norm: float = common.flag(2.0, 'Of the radius.', choices=(2.0, np.inf))
-  attack_steps: int = common.flag(10, 'Of projected gradient.', least=1)
-  trades: float = common.flag(
+  norm: float = flags.flag(2.0, 'Of the radius.', choices=(2.0, np.inf))
+  attack_steps: int = flags.flag(10, 'Of projected gradient.', least=1)
+  trades: float = flags.flag(
     0.0, 'Weight of the divergence in TRADES; 0 for plain.', least=0
   )
 
@@ -114,9 +115,9 @@ PRESETS = {
 
 def run(config: Config) -> dict:
   """Runs the experiment, and returns what it wrote to summary.json."""
-  common.check(config)
+  flags.check(config)
   if config.trades and not config.radius:
-    raise common.FlagError(f'--trades={config.trades} needs a --radius')
+    raise flags.FlagError(f'--trades={config.trades} needs a --radius')
   sets = load_sets(config)
   return common.conduct(
     config,
@@ -237,4 +238,4 @@ def report(summary):
 
 
 if __name__ == '__main__':
-  common.main(run, Config, PRESETS)
+  flags.main(run, Config, PRESETS)

@@ -88,6 +88,7 @@ from dmm_jax import scaling
 from dmm_jax import statistics
 from dmm_jax import train
 from experiments import common
+from experiments.lib import flags
 
 NORMS = (1.0, 2.0, np.inf)
 CONTENTS = ('true', 'same')
@@ -98,37 +99,37 @@ SLACK, WIDEST = 0.05, 0.3
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  preset: str = common.flag(
+  preset: str = flags.flag(
     'default',
     'Values for the flags not given: default, quick, mnist, cifar10.',
   )
-  workdir: str = common.flag('runs/trained_scaling', 'Run directory.')
-  seed: int = common.flag(0, 'Of weights, orders and noise.', least=0)
-  dataset: str = common.flag(
+  workdir: str = flags.flag('runs/trained_scaling', 'Run directory.')
+  seed: int = flags.flag(0, 'Of weights, orders and noise.', least=0)
+  dataset: str = flags.flag(
     'digits', 'digits (embedded), or an image set of tensorflow-datasets.'
   )
-  data_dir: str = common.flag('', 'Of tensorflow-datasets.')
-  sizes: tuple[int, ...] = common.flag(
+  data_dir: str = flags.flag('', 'Of tensorflow-datasets.')
+  sizes: tuple[int, ...] = flags.flag(
     (4, 8, 12, 16, 24), 'Sides of the images; n = channels side^2.', least=2
   )
-  models: tuple[str, ...] = common.flag(
+  models: tuple[str, ...] = flags.flag(
     ('mlp', 'cnn'), 'Networks.', choices=('mlp', 'cnn')
   )
-  num_networks: int = common.flag(8, 'Seeds of each network.', least=2)
-  num_train: int = common.flag(0, 'Only the first so many; 0: all.', least=0)
-  num_test: int = common.flag(1000, 'Images of the accuracy.', least=1)
-  num_examples: int = common.flag(
+  num_networks: int = flags.flag(8, 'Seeds of each network.', least=2)
+  num_train: int = flags.flag(0, 'Only the first so many; 0: all.', least=0)
+  num_test: int = flags.flag(1000, 'Images of the accuracy.', least=1)
+  num_examples: int = flags.flag(
     32, 'Test images that are measured, and as much noise.', least=1
   )
-  blend: float = common.flag(
+  blend: float = flags.flag(
     1 / 256,
     'Uniform noise blended into measured images: pixels that are exactly 0 put '
     'untrained networks on the kinks of their ReLUs.',
     least=0,
   )
-  epochs: int = common.flag(15, 'Of training.', least=1)
-  method: str = common.flag('projection', 'Search, as of boundary_distances.')
-  max_gradients: int = common.flag(40, 'Budget of one search.', least=2)
+  epochs: int = flags.flag(15, 'Of training.', least=1)
+  method: str = flags.flag('projection', 'Search, as of boundary_distances.')
+  max_gradients: int = flags.flag(40, 'Budget of one search.', least=2)
 
 
 PRESETS = {
@@ -163,10 +164,10 @@ PRESETS = {
 
 def run(config: Config) -> dict:
   """Runs the experiment, and returns what it wrote to summary.json."""
-  common.check(config)
-  common.check_method(config.method)
+  flags.check(config)
+  flags.check_method(config.method)
   if len(config.sizes) < 2:
-    raise common.FlagError('--sizes: a slope needs two of them')
+    raise flags.FlagError('--sizes: a slope needs two of them')
   sets = {
     split: data.load(config.dataset, split, config.data_dir or None)
     for split in ('train', 'test')
@@ -381,11 +382,16 @@ def row_of(config, table, content):
       samples['trained_images'], samples['untrained_images'], strict=True
     )
   ]
-  difference = statistics.estimate(slope_difference(n), *pairs)
+  difference = common.entry(
+    statistics.estimate(slope_difference(n), *pairs, unit='networks')
+  )
   trained = records.select(table, trained=True)
   accuracy = [
-    statistics.t_mean(
-      by_network(config, records.select(trained, n=v), 'accuracy').mean(1)
+    common.entry(
+      statistics.t_mean(
+        by_network(config, records.select(trained, n=v), 'accuracy').mean(1),
+        unit='networks',
+      )
     )
     for v in n
   ]
@@ -395,7 +401,9 @@ def row_of(config, table, content):
     'n': [int(v) for v in n],
     'law': law,
     'accuracy': accuracy,
-    'not_found': statistics.proportion(np.isinf(table['distance'])),
+    'not_found': common.entry(
+      statistics.proportion(np.isinf(table['distance']), unit='searches')
+    ),
     'series': series,
     'trained_less_untrained': difference,
     'verdicts': [
@@ -408,9 +416,13 @@ def row_of(config, table, content):
 
 def described(config, n, parts, samples):
   """The slope of one kind of network and input, and its medians."""
-  median = lambda values: statistics.estimate(statistics.sample_median, values)
+  median = lambda values: common.entry(
+    statistics.estimate(statistics.sample_median, values, unit='networks')
+  )
   return {
-    'slope': statistics.estimate(scaling.median_slope(n), *samples),
+    'slope': common.entry(
+      statistics.estimate(scaling.median_slope(n), *samples, unit='networks')
+    ),
     'relative': [median(sample) for sample in samples],
     'distance': [median(by_network(config, p, 'distance')) for p in parts],
   }
@@ -433,12 +445,15 @@ def slope_difference(n):
 def content_effect(row, true, same):
   """The slope at true content less that at the same content."""
   slope = scaling.median_slope(np.array(row['n'], float))
-  entry = statistics.estimate(
-    lambda *samples: (
-      slope(*samples[: len(true)]) - slope(*samples[len(true) :])
-    ),
-    *true,
-    *same,
+  entry = common.entry(
+    statistics.estimate(
+      lambda *samples: (
+        slope(*samples[: len(true)]) - slope(*samples[len(true) :])
+      ),
+      *true,
+      *same,
+      unit='networks',
+    )
   )
   low, high = entry['interval']
   seen = np.isfinite(high - low) and (low > 0 or high < 0)
@@ -506,4 +521,4 @@ def report(summary):
 
 
 if __name__ == '__main__':
-  common.main(run, Config, PRESETS)
+  flags.main(run, Config, PRESETS)

@@ -103,6 +103,7 @@ from dmm_jax import records
 from dmm_jax import statistics
 from dmm_jax import train
 from experiments import common
+from experiments.lib import flags
 
 TYPES = ('train', 'test', 'random')
 BOUNDS = (0.0, 1.0)
@@ -112,70 +113,70 @@ QUARTER = 0.25  # Of the sorted distances, for the profile's start.
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  preset: str = common.flag(
+  preset: str = flags.flag(
     'default',
     'Values for the flags that are not given: default, quick, mnist, cifar10, '
     'paper.',
   )
-  workdir: str = common.flag('runs/trained_vs_random', 'Run directory.')
-  seed: int = common.flag(0, 'Of weights, order and images.', least=0)
-  dataset: str = common.flag(
+  workdir: str = flags.flag('runs/trained_vs_random', 'Run directory.')
+  seed: int = flags.flag(0, 'Of weights, order and images.', least=0)
+  dataset: str = flags.flag(
     'digits', 'digits (embedded), or an image set of tensorflow-datasets.'
   )
-  data_dir: str = common.flag('', 'Of tensorflow-datasets.')
-  labels: str = common.flag(
+  data_dir: str = flags.flag('', 'Of tensorflow-datasets.')
+  labels: str = flags.flag(
     'parity',
     'Whether the number of the class is odd, or that number.',
     choices=('parity', 'classes'),
   )
-  num_train: int = common.flag(
+  num_train: int = flags.flag(
     1000, 'The first so many of the training set; 0 for all.', least=0
   )
-  num_test: int = common.flag(1000, 'Likewise, of the test set.', least=0)
-  architectures: tuple[str, ...] = common.flag(
+  num_test: int = flags.flag(1000, 'Likewise, of the test set.', least=0)
+  architectures: tuple[str, ...] = flags.flag(
     ('fully_connected', 'convolutional'),
     'Networks to train.',
     choices=tuple(random_nets.ARCHITECTURES),
   )
-  widths: str = common.flag(
+  widths: str = flags.flag(
     '256,8', "Of each one's first hidden layer; 0 is the paper's."
   )
-  num_networks: int = common.flag(100, 'Of each architecture.', least=2)
-  together: int = common.flag(
+  num_networks: int = flags.flag(100, 'Of each architecture.', least=2)
+  together: int = flags.flag(
     20, 'So many train at once, and are saved at once.', least=1
   )
-  num_images: int = common.flag(5, 'Of each type, a network.', least=2)
-  norms: tuple[float, ...] = common.flag(
+  num_images: int = flags.flag(5, 'Of each type, a network.', least=2)
+  norms: tuple[float, ...] = flags.flag(
     (1.0, 2.0, np.inf), 'Norms of the distance.', choices=(1.0, 2.0, np.inf)
   )
-  noise: float = common.flag(
+  noise: float = flags.flag(
     1 / 256,
     'Uniform noise blended into real images that are measured: pixels that are '
     'exactly 0 put whole patches on the kink of every ReLU.',
     least=0,
   )
-  loss: str = common.flag(
+  loss: str = flags.flag(
     'cross_entropy', 'Of training.', choices=('cross_entropy', 'squared')
   )
-  learning_rate: float = common.flag(1e-3, 'Of Adam, constant.', least=0)
-  weight_decay: float = common.flag(0.0, 'Added to gradients.', least=0)
-  batch_size: int = common.flag(32, 'Images a step.', least=1)
-  epochs: int = common.flag(20, 'Passes over the training images.', least=1)
-  method: str = common.flag('fast', 'Search, as of boundary_distances.')
-  max_gradients: int = common.flag(40, 'Budget of one search.', least=2)
-  infinite: tuple[str, ...] = common.flag(
+  learning_rate: float = flags.flag(1e-3, 'Of Adam, constant.', least=0)
+  weight_decay: float = flags.flag(0.0, 'Added to gradients.', least=0)
+  batch_size: int = flags.flag(32, 'Images a step.', least=1)
+  epochs: int = flags.flag(20, 'Passes over the training images.', least=1)
+  method: str = flags.flag('fast', 'Search, as of boundary_distances.')
+  max_gradients: int = flags.flag(40, 'Budget of one search.', least=2)
+  infinite: tuple[str, ...] = flags.flag(
     ('fully_connected',),
     'Of these, infinitely wide, besides; or none. Convolutional ones take a '
     'hundred times as long.',
     choices=('fully_connected', 'convolutional', 'lenet', 'resnet', 'none'),
   )
-  kinds: tuple[str, ...] = common.flag(
+  kinds: tuple[str, ...] = flags.flag(
     ('nngp', 'ntk'), 'Of their kernels.', choices=('nngp', 'ntk')
   )
-  num_infinite: int = common.flag(
+  num_infinite: int = flags.flag(
     200, 'Images of each type for them; those of the first networks.', least=2
   )
-  ridge: float = common.flag(
+  ridge: float = flags.flag(
     1e-4, "Of regression, in units of the kernel's mean diagonal.", least=0
   )
 
@@ -230,8 +231,8 @@ PRESETS = {
 
 def run(config: Config) -> dict:
   """Runs the experiment, and returns what it wrote to summary.json."""
-  common.check(config)
-  common.check_method(config.method)
+  flags.check(config)
+  flags.check_method(config.method)
   modules(config, 2)
   sets = {split: load(config, split) for split in ('train', 'test')}
   return common.conduct(
@@ -262,7 +263,7 @@ def modules(config, num_classes):
   if len(parts) != len(config.architectures) or not all(
     part.isdigit() for part in parts
   ):
-    raise common.FlagError(
+    raise flags.FlagError(
       f'--widths={config.widths} is not {len(config.architectures)} numbers, '
       'one for each of --architectures'
     )
@@ -595,7 +596,7 @@ def describe(table, distance, scale, num_classes):
   unit = nngp.distance_quantile(1.0, 0.5, num_classes)
   law = law_profile(num_classes)
   follows = correlation(by_network(table, 'margin'), distance, single)
-  q45, q55 = (float(statistics.quantile(q)(distance)) for q in (45, 55))
+  q45, q55 = (float(statistics.sample_quantile(q)(distance)) for q in (45, 55))
   rates = {
     f'{s}_right': right_share(by_network(table, f'{s}_right')[:, 0], single)
     for s in ('train', 'test')
@@ -605,29 +606,47 @@ def describe(table, distance, scale, num_classes):
     'images': distance.size,
     **rates,
     'not_found': float(np.mean(np.isinf(distance))),
-    'median': statistics.estimate(MEDIAN, over(distance)),
+    'median': common.entry(
+      statistics.estimate(
+        MEDIAN, over(distance), unit='images' if single else 'networks'
+      )
+    ),
     'q45': q45,
     'q55': q55,
     'predicted': nngp.distance_quantile(scale, 0.5, num_classes),
-    'relative': statistics.estimate(MEDIAN, over(distance / scale / unit)),
-    'slope': statistics.estimate(start, over(distance)),
+    'relative': common.entry(
+      statistics.estimate(
+        MEDIAN,
+        over(distance / scale / unit),
+        unit='images' if single else 'networks',
+      )
+    ),
+    'slope': common.entry(
+      statistics.estimate(
+        start, over(distance), unit='images' if single else 'networks'
+      )
+    ),
     'predicted_slope': nngp.distance_slope(scale, num_classes),
-    'profile': statistics.estimate(
-      lambda v: start(v) / MEDIAN(v) / law, over(distance / scale)
+    'profile': common.entry(
+      statistics.estimate(
+        lambda v: start(v) / MEDIAN(v) / law,
+        over(distance / scale),
+        unit='images' if single else 'networks',
+      )
     ),
     'correlation': follows,
     'margin': 'follows' if follows['interval'][0] > 0 else 'not shown',
   }
 
 
-MEDIAN = statistics.quantile(50)
+MEDIAN = statistics.sample_quantile(50)
 
 
 def right_share(rates, single):
   value = float(rates[0])
   if single:
     return {'value': value, 'interval': [value, value]}
-  return statistics.t_mean(rates)
+  return common.entry(statistics.t_mean(rates, unit='networks'))
 
 
 def start(values):
@@ -656,11 +675,15 @@ def correlation(margins, distance, single):
   ranks = lambda v: stats.rankdata(v, axis=-1)
   if single:
     pairs = np.stack([ranks(v.ravel()) for v in (margins, distance)], -1)
-    return statistics.estimate(lambda v: correlate(v[..., 0], v[..., 1]), pairs)
+    return common.entry(
+      statistics.estimate(
+        lambda v: correlate(v[..., 0], v[..., 1]), pairs, unit='images'
+      )
+    )
   each = correlate(ranks(margins), ranks(distance))
   if not np.isfinite(each).any():
     return {'value': float('nan'), 'interval': [float('nan')] * 2}
-  return statistics.mean(each[np.isfinite(each)])
+  return common.entry(statistics.mean(each[np.isfinite(each)], unit='networks'))
 
 
 def correlate(a, b):
@@ -680,7 +703,11 @@ def ratio(statistic, found, null):
     with np.errstate(invalid='ignore', divide='ignore'):
       return statistic(values[..., :half]) / statistic(values[..., half:])
 
-  return statistics.estimate(over, np.concatenate([found, null], axis=1))
+  return common.entry(
+    statistics.estimate(
+      over, np.concatenate([found, null], axis=1), unit='networks'
+    )
+  )
 
 
 def against_untrained(trained, untrained):
@@ -752,4 +779,4 @@ def report(summary):
 
 
 if __name__ == '__main__':
-  common.main(run, Config, PRESETS)
+  flags.main(run, Config, PRESETS)

@@ -12,47 +12,47 @@ import tqdm
 from dmm_jax import checkpoints
 from dmm_jax import records
 from dmm_jax import train
-from experiments import common
 from experiments import networks
+from experiments.lib import flags
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  preset: str = common.flag(
+  preset: str = flags.flag(
     'default', 'Values for the flags that are not given; see above.'
   )
-  workdir: str = common.flag('runs/training', 'Run directory.')
-  seed: int = common.flag(0, 'Of weights, order and noise.', least=0)
-  dataset: str = common.flag(
+  workdir: str = flags.flag('runs/training', 'Run directory.')
+  seed: int = flags.flag(0, 'Of weights, order and noise.', least=0)
+  dataset: str = flags.flag(
     'digits', 'digits (embedded), or an image set of tensorflow-datasets.'
   )
-  data_dir: str = common.flag('', 'Of tensorflow-datasets.')
-  num_train: int = common.flag(0, 'Only the first so many; 0 for all.', least=0)
-  num_test: int = common.flag(0, 'Likewise, of the test set.', least=0)
-  batch_norm: str = common.flag(
+  data_dir: str = flags.flag('', 'Of tensorflow-datasets.')
+  num_train: int = flags.flag(0, 'Only the first so many; 0 for all.', least=0)
+  num_test: int = flags.flag(0, 'Likewise, of the test set.', least=0)
+  batch_norm: str = flags.flag(
     'own',
     "Whether there is; or the model's own default.",
     choices=('own', 'true', 'false'),
   )
-  dtype: str = common.flag(
+  dtype: str = flags.flag(
     'float32',
     'That layers compute in; parameters are float32.',
     choices=('float32', 'bfloat16'),
   )
-  optimizer: str = common.flag(
+  optimizer: str = flags.flag(
     'adam', 'Optimizer.', choices=('sgd', 'momentum', 'adam', 'adamw')
   )
-  learning_rate: float = common.flag(1e-3, 'After the warm-up.', least=0)
-  schedule: str = common.flag(
+  learning_rate: float = flags.flag(1e-3, 'After the warm-up.', least=0)
+  schedule: str = flags.flag(
     'cosine', 'Of the rate.', choices=('constant', 'cosine', 'steps')
   )
-  warmup: float = common.flag(0.0, 'Part of all steps.', least=0)
-  weight_decay: float = common.flag(0.0, 'Decoupled for adamw.', least=0)
-  batch_size: int = common.flag(128, 'Examples a step.', least=1)
-  epochs: int = common.flag(40, 'Passes over the training set.', least=1)
-  crop: int = common.flag(0, 'Pixels of random shifts.', least=0)
-  flip: bool = common.flag(False, 'Mirror images at random.')
-  snapshots: bool = common.flag(True, 'Keep checkpoints of chosen steps.')
+  warmup: float = flags.flag(0.0, 'Part of all steps.', least=0)
+  weight_decay: float = flags.flag(0.0, 'Decoupled for adamw.', least=0)
+  batch_size: int = flags.flag(128, 'Examples a step.', least=1)
+  epochs: int = flags.flag(40, 'Passes over the training set.', least=1)
+  crop: int = flags.flag(0, 'Pixels of random shifts.', least=0)
+  flip: bool = flags.flag(False, 'Mirror images at random.')
+  snapshots: bool = flags.flag(True, 'Keep checkpoints of chosen steps.')
 
 
 def train_config(

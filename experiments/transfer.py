@@ -83,6 +83,7 @@ from dmm_jax import train
 from experiments import common
 from experiments import populations
 from experiments import segments
+from experiments.lib import flags
 
 MATCHED = 'linf matched'
 CHANCE = 0.02  # Above it accuracy counts as risen.
@@ -93,24 +94,24 @@ FEWEST = 10  # Images of which a rate is taken.
 
 @dataclasses.dataclass(frozen=True)
 class Config(populations.Config):
-  workdir: str = common.flag('runs/transfer', 'Run directory.')
-  early: int = common.flag(
+  workdir: str = flags.flag('runs/transfer', 'Run directory.')
+  early: int = flags.flag(
     20, 'Snapshots of every step up to this one, beside 1, 2, 5, ...', least=0
   )
-  radii: tuple[float, ...] = common.flag(
+  radii: tuple[float, ...] = flags.flag(
     (0.1, 0.2, 0.3), 'Of linf attacks; the middle one of unfinished sources.'
   )
-  factors: tuple[float, ...] = common.flag(
+  factors: tuple[float, ...] = flags.flag(
     (1.5, 3.0), 'Multiples of the nearest distance, l2.', least=1
   )
-  success: float = common.flag(0.9, 'On the source, where matched.', least=0.01)
-  attack_steps: int = common.flag(20, 'Of projected gradient.', least=1)
-  num_images: int = common.flag(300, 'Of the test set, attacked.', least=20)
-  num_pairs: int = common.flag(1000, 'Segments, for concordance.', least=30)
-  parts: tuple[int, ...] = common.flag(
+  success: float = flags.flag(0.9, 'On the source, where matched.', least=0.01)
+  attack_steps: int = flags.flag(20, 'Of projected gradient.', least=1)
+  num_images: int = flags.flag(300, 'Of the test set, attacked.', least=20)
+  num_pairs: int = flags.flag(1000, 'Segments, for concordance.', least=30)
+  parts: tuple[int, ...] = flags.flag(
     (50, 100, 200, 400, 700), 'Samples of each part.', least=10
   )
-  k: int = common.flag(8, 'Principal directions of the data.', least=1)
+  k: int = flags.flag(8, 'Principal directions of the data.', least=1)
 
 
 PRESETS = {
@@ -169,14 +170,14 @@ PRESETS = {
 
 def run(config: Config) -> dict:
   """Runs the experiment, and returns what it wrote to summary.json."""
-  common.check(config)
+  flags.check(config)
   populations.check(config)
   if not 0 < config.success <= 1:
-    raise common.FlagError(f'--success={config.success} is not a share')
+    raise flags.FlagError(f'--success={config.success} is not a share')
   sets = populations.load(config)
   num = len(sets['train'][0])
   if 2 * max(config.parts) > num:
-    raise common.FlagError(
+    raise flags.FlagError(
       f'--parts={max(config.parts)}: two of them need '
       f'{2 * max(config.parts)} samples of {num}'
     )
@@ -483,11 +484,16 @@ def summarize(config, run_dir, sets):
     'networks': {
       name: {
         'n': int(np.sum(networks['population'] == name)),
-        'accuracy': statistics.t_mean(
-          networks['accuracy'][networks['population'] == name]
+        'accuracy': common.entry(
+          statistics.t_mean(
+            networks['accuracy'][networks['population'] == name],
+            unit='networks',
+          )
         ),
-        'radius': statistics.t_mean(
-          records.select(matched, population=name)['linf']
+        'radius': common.entry(
+          statistics.t_mean(
+            records.select(matched, population=name)['linf'], unit='networks'
+          )
         ),
         'fooled': {
           kind: float(records.select(part, population=name)['fooled'].mean())
@@ -524,7 +530,11 @@ def block(config, networks, part, source, target):
   rows, columns = ends_of(config, networks, source, target)
   same = np.array_equal(rows, columns)
   return {
-    name: statistics.pair_mean(part[name][np.ix_(rows, columns)], same=same)
+    name: common.entry(
+      statistics.pair_mean(
+        part[name][np.ix_(rows, columns)], same=same, unit='networks'
+      )
+    )
     for name in ('transfer', 'noise')
   }
 
@@ -541,7 +551,11 @@ def unfinished(config, table, networks, first):
         'step': step,
         'fooled': float(part['fooled'].mean()),
         **{
-          kind: statistics.pair_mean(part[kind][:, place], same=True)
+          kind: common.entry(
+            statistics.pair_mean(
+              part[kind][:, place], same=True, unit='networks'
+            )
+          )
           for kind in ('transfer', 'noise')
         },
       }
@@ -557,15 +571,19 @@ def parts(config, networks, part):
     name = f'{config.models[0]}-part{num}'
     ends = ends_of(config, networks, name, name)
     of = networks['population'] == name
-    pick = lambda m, ends=ends: statistics.pair_mean(
-      m[np.ix_(*ends)], same=False
+    pick = lambda m, ends=ends: common.entry(
+      statistics.pair_mean(m[np.ix_(*ends)], same=False, unit='networks')
     )
     rows.append(
       {
         'samples': num,
-        'accuracy': statistics.t_mean(networks['accuracy'][of]),
-        'spread': statistics.t_mean(
-          np.nanstd(networks['fraction'][of], axis=1)
+        'accuracy': common.entry(
+          statistics.t_mean(networks['accuracy'][of], unit='networks')
+        ),
+        'spread': common.entry(
+          statistics.t_mean(
+            np.nanstd(networks['fraction'][of], axis=1), unit='networks'
+          )
         ),
         'concordance': pick(agree),
         'cosine': pick(networks['cosine']),
@@ -585,8 +603,12 @@ def aligned(run_dir, sets):
     rows.append(
       {
         'step': step,
-        'accuracy': statistics.t_mean(part['accuracy']),
-        'cosine': statistics.pair_mean(part['cosine'], same=True),
+        'accuracy': common.entry(
+          statistics.t_mean(part['accuracy'], unit='networks')
+        ),
+        'cosine': common.entry(
+          statistics.pair_mean(part['cosine'], same=True, unit='networks')
+        ),
       }
     )
   labels = sets['test'][1]
@@ -768,4 +790,4 @@ def report(summary):
 
 
 if __name__ == '__main__':
-  common.main(run, Config, PRESETS)
+  flags.main(run, Config, PRESETS)

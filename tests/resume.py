@@ -4,13 +4,14 @@ import shutil
 
 import pytest
 
+from dmm_jax import plots
 from dmm_jax import records
 from dmm_jax.plots import canvas
 from experiments import common
 
 
 def draw_quickly(patch):
-  """Leaves empty figures; `test_plots_*` look at what is drawn."""
+  """Leaves empty figures; other tests look at what is drawn."""
 
   def save(figure, stem):
     stem.parent.mkdir(exist_ok=True)
@@ -20,10 +21,11 @@ def draw_quickly(patch):
     return paths[0]
 
   patch.setattr(canvas, 'save', save)
+  patch.setattr(plots, 'save', save)
 
 
 def run_keeping_chunks(run, config, directory):
-  """Runs an experiment, `(run directory, summary, copy of its chunks)`.
+  """Runs an experiment, `(run directory, its result, copy of its chunks)`.
 
   Args:
     run: of an experiment's module.
@@ -33,15 +35,47 @@ def run_keeping_chunks(run, config, directory):
   run_dir, kept = directory / 'whole', directory / 'kept'
   finish = records.finish_run
 
-  def keep(run_dir):
+  def keep(run_dir, **more):
     shutil.copytree(run_dir / 'chunks', kept)
-    finish(run_dir)
+    finish(run_dir, **more)
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(records, 'finish_run', keep)
     draw_quickly(patch)
-    summary = run(config(run_dir))
-  return run_dir, summary, kept
+    result = run(config(run_dir))
+  return run_dir, result, kept
+
+
+def assert_same_bytes(run, config, finished, directory, *, lost):
+  """A run of `experiments.lib.runner` that lost units ends as the whole one.
+
+  Args:
+    run, config: as for `run_keeping_chunks`.
+    finished: what that returned.
+    directory: for the broken run.
+    lost: names of the units that were not finished; '*' for all.
+
+  Returns:
+    The names of the units that were measured again.
+  """
+  whole, _, chunks = finished
+  broken = directory / 'broken'
+  shutil.copytree(chunks, broken / 'chunks')
+  flags = (whole / 'flags.txt').read_text()
+  (broken / 'flags.txt').write_text(flags.replace(str(whole), str(broken)))
+  for name in lost:
+    paths = list((broken / 'chunks').glob(f'{name}.npz'))
+    assert paths, f'there is no unit {name}'
+    for path in paths:
+      path.unlink()
+  with pytest.MonkeyPatch.context() as patch:
+    draw_quickly(patch)
+    run(config(broken))
+  written = [*whole.glob('*.npz'), whole / 'columns.json']
+  for path in [*written, whole / 'report.json']:
+    same = (broken / path.name).read_bytes() == path.read_bytes()
+    assert same, f'{path.name} differs'
+  return {row['unit'] for row in records.read_log(broken) if 'unit' in row}
 
 
 def assert_goes_on(run, config, finished, directory, *, lost, kept, same):

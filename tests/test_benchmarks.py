@@ -12,7 +12,7 @@ from benchmarks import _peers_report
 from benchmarks import _som_report
 from benchmarks import boundary_peers
 from dmm_jax import records
-from experiments import common
+from experiments.lib import flags
 
 NORMS = (1.0, 2.0, np.inf)
 
@@ -111,7 +111,7 @@ def test_select():
   assert chosen('peers') == ['a_ddn', 'a_fmn', 'b']
   assert chosen('b', 'a_', 'b') == ['b', 'a_ddn', 'a_fmn']
   assert chosen() == []
-  with pytest.raises(common.FlagError, match="'c' is no attack"):
+  with pytest.raises(flags.FlagError, match="'c' is no attack"):
     chosen('c')
 
 

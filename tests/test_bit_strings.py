@@ -14,7 +14,7 @@ import resume
 from dmm_jax import bit_strings
 from dmm_jax import records
 from experiments import bit_strings as experiment
-from experiments import common
+from experiments.lib import flags
 
 N = 9
 TOY = dict(
@@ -343,14 +343,14 @@ def test_verdicts_follow_the_rules():
 
 
 @pytest.mark.parametrize(
-  'flags, message',
+  'given, message',
   [
     (dict(num_networks=(3,)), r'--num_networks has 1 numbers, --sizes 2'),
     (dict(sizes=(2, 20)), r'--sizes=2 is too small'),
   ],
 )
-def test_bad_flags_are_named(tmp_path, flags, message):
-  config = experiment.Config(workdir=str(tmp_path / 'run'), **(TOY | flags))
-  with pytest.raises(common.FlagError, match=message):
+def test_bad_flags_are_named(tmp_path, given, message):
+  config = experiment.Config(workdir=str(tmp_path / 'run'), **(TOY | given))
+  with pytest.raises(flags.FlagError, match=message):
     experiment.run(config)
   assert not (tmp_path / 'run').exists()

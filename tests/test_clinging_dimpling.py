@@ -9,7 +9,7 @@ import resume
 
 from dmm_jax import records
 from experiments import clinging_dimpling as clinging
-from experiments import common
+from experiments.lib import flags
 
 TOY = dict(
   datasets=('line', 'chessboard'),
@@ -148,16 +148,16 @@ def test_flips_are_found():
 
 
 @pytest.mark.parametrize(
-  'flags, message',
+  'given, message',
   [
     (dict(datasets=('line', 'line')), r'--datasets names a value twice'),
     (dict(widths='a'), 'not numbers such as'),
     (dict(num_seeds=0), r'--num_seeds=0 is too small'),
   ],
 )
-def test_bad_flags_are_named_and_nothing_is_written(tmp_path, flags, message):
-  with pytest.raises(common.FlagError, match=message):
-    clinging.run(toy(tmp_path / 'run', **flags))
+def test_bad_flags_are_named_and_nothing_is_written(tmp_path, given, message):
+  with pytest.raises(flags.FlagError, match=message):
+    clinging.run(toy(tmp_path / 'run', **given))
   assert not (tmp_path / 'run').exists()
 
 

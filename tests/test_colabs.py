@@ -25,7 +25,7 @@ TOYS = {
   },
   'random_scaling': {
     'FLAGS = {}': "FLAGS = {'num_networks': 6, 'sizes': (4, 6), 'width': 8, "
-    "'infinite_draws': 0, 'num_predicted': 1}"
+    "'num_predicted': 1}"
   },
   'your_own_network': {
     'STEPS = 300': 'STEPS = 30',
@@ -150,4 +150,4 @@ def test_colab_runs(path, tmp_path, monkeypatch):
   if path.stem in LEFT:
     assert eval(LEFT[path.stem], space)
   else:
-    assert (tmp_path / space['RUN_DIR'] / 'summary.json').exists()
+    assert (tmp_path / space['RUN_DIR'] / 'report.json').exists()

@@ -8,8 +8,8 @@ import resume
 
 from dmm_jax import boundary
 from dmm_jax import records
-from experiments import common
 from experiments import dimple_depth
+from experiments.lib import flags
 
 TOY = dict(
   num_examples=30,
@@ -108,5 +108,5 @@ def test_the_nearest_image_of_another_class():
 
 
 def test_bad_flags_are_named(tmp_path):
-  with pytest.raises(common.FlagError, match=r'--norm=1.0 is unknown'):
+  with pytest.raises(flags.FlagError, match=r'--norm=1.0 is unknown'):
     dimple_depth.run(toy(tmp_path / 'run', norm=1.0))

@@ -14,7 +14,8 @@ import pytest
 
 from dmm_jax import checkpoints
 from dmm_jax import records
-from experiments import common
+from experiments.lib import flags
+from experiments.lib import processes
 
 ROOT = pathlib.Path(__file__).parent.parent
 DISTANCES = [
@@ -23,7 +24,8 @@ DISTANCES = [
   '--epochs=3',
   '--num_examples=30',
   '--width=12',
-  '--num_fresh=1',
+  '--num_trained=2',
+  '--num_untrained=1',
 ]
 TRAINING = [
   'experiments.train_classifier',
@@ -38,9 +40,9 @@ PROGRAM = """
 import pathlib, sys
 import jax, jax.numpy as jnp, numpy as np
 from dmm_jax import data, parallel, records
-from experiments import common
+from experiments.lib import processes
 
-common._join(common.Processes(2, int(sys.argv[1]), sys.argv[2]))
+processes.join(processes.Processes(2, int(sys.argv[1]), sys.argv[2]))
 assert jax.device_count() == 4 and jax.local_device_count() == 2
 here = pathlib.Path(sys.argv[3])
 xs = np.arange(37.0)
@@ -133,7 +135,7 @@ def finish(processes, seconds=300):
 
 
 def compare(one, other):
-  for name in ('results', 'points', 'network'):
+  for name in ('results', 'points', 'networks'):
     path = one / f'{name}.npz'
     if not path.exists():
       continue
@@ -183,12 +185,12 @@ def test_processes_get_the_same_rows(tmp_path):
   ],
 )
 def test_flags_that_do_not_fit_are_named(asked, message):
-  with pytest.raises(common.FlagError, match=message):
-    common._join(common.Processes(*asked))
+  with pytest.raises(flags.FlagError, match=message):
+    processes.join(processes.Processes(*asked))
 
 
 def test_one_process_joins_nothing():
-  common._join(common.Processes())
+  processes.join(processes.Processes())
   assert not jax.distributed.is_initialized()
 
 
@@ -200,7 +202,7 @@ def test_distances_of_two_processes_are_those_of_one(tmp_path):
   compare(one, two)
   assert files(one) == files(two)
   assert 'figures:' in said[0] and 'figures:' not in said[1]
-  assert 'example/s' in said[0] and 'example/s' not in said[1]
+  assert 'unit/s' in said[0] and 'unit/s' not in said[1]
   devices = records.read_json(two / 'run.json')['devices']
   assert devices['count'] == 4 and devices['processes'] == 2
   # Other flags are refused by all; a finished run is shown again.
@@ -246,14 +248,14 @@ def test_a_death_ends_the_run_and_it_goes_on(tmp_path, command, parts):
       time.sleep(0.01)
     processes[victim].send_signal(signal.SIGKILL)
     other = processes[1 - victim]
-    said = other.communicate(timeout=3 * common._SILENCE)[0]
+    said = other.communicate(timeout=3 * processes._SILENCE)[0]
     assert other.returncode not in (0, None)
     assert 'detected fatal errors' in said
     if victim:  # The first one is named by its role.
       assert 'stopped sending heartbeats):\n1\n' in said
       assert 'error: process 0 of 2 cannot reach another one' in said
     processes[victim].communicate()
-    assert not (broken / 'summary.json').exists()
+    assert not (broken / 'report.json').exists()
   finish(start_two(*command))
   compare(whole, broken)
   # What two began, one goes on with, and the reverse.

@@ -9,15 +9,15 @@ import sys
 
 import pytest
 
-from experiments import common
+from experiments.lib import processes
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = sorted((ROOT / 'docs').rglob('*.md'))
 PAPERS = [p for p in PAGES if p.parent.name == 'papers']
 RESULTS, README = ROOT / 'RESULTS.md', ROOT / 'README.md'
 INTERVAL = r'[-+]?[\d.]+ %? ?\[[-+\d., %]+\]'
-# What no docstring tells, but only a run's summary.json.
-OF_RUNS = r'<!-- from summary\.json -->.*?<!-- end -->'
+# What no docstring tells, but only a run's summary.json or report.json.
+OF_RUNS = r'<!-- (?:from summary\.json|results\b[^>]*) -->.*?<!-- end -->'
 
 
 def words(path):
@@ -47,7 +47,8 @@ def test_every_number_with_an_interval_is_one_that_an_experiment_tells():
 def test_results_hold_every_number_of_the_papers_pages():
   results = words(RESULTS)
   assert results.count('<!-- end -->') == len(re.findall(OF_RUNS, results)) > 5
-  found = [n for page in PAPERS for n in re.findall(INTERVAL, words(page))]
+  texts = [re.sub(OF_RUNS, '', words(page)) for page in PAPERS]
+  found = [n for text in texts for n in re.findall(INTERVAL, text)]
   assert len(found) > 50
   assert [n for n in found if n not in results] == []
 
@@ -55,13 +56,13 @@ def test_results_hold_every_number_of_the_papers_pages():
 def test_commands_name_what_experiments_have():
   pages = [*PAGES, RESULTS, README]
   text = '\n'.join(page.read_text() for page in pages).replace('\\\n', ' ')
-  commands = re.findall(r'python -m experiments\.([a-z_]+)(.*)', text)
+  commands = re.findall(r'python -m experiments\.([a-z_.]+)(.*)', text)
   assert len(commands) > 15
   for name, rest in commands:
     module = importlib.import_module(f'experiments.{name}')
     known = {
       field.name
-      for cls in (module.Config, common.Processes)
+      for cls in (module.Config, processes.Processes)
       for field in dataclasses.fields(cls)
     }
     for flag, value in re.findall(r'--(\w+)=(\S+)', rest):

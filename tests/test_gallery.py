@@ -1,7 +1,7 @@
-"""The page of many runs: what it reads, that nothing breaks it, how it acts."""
+"""The page of many runs: what it shows, that nothing breaks it, how it acts."""
 
 import base64
-import dataclasses
+import html
 from html import parser
 import json
 import os
@@ -9,86 +9,34 @@ import re
 import shutil
 import subprocess
 
-import matplotlib.pyplot as plt
-import numpy as np
 import pytest
+import runs
 
-from dmm_jax import records
-from experiments import common
-from experiments import findings
 from experiments import gallery
+from experiments.lib import claims
+from experiments.lib import flags
+from experiments.lib import runner
+from experiments.lib import tables
 
-EVIL = '<script>alert("x")</script> & \'"'
+EVIL = runs.EVIL
 BROWSER = next(
   filter(None, map(shutil.which, ('chromium', 'google-chrome', 'chrome'))), None
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-  workdir: str = common.flag('', 'Run directory.')
-  preset: str = common.flag('quick', 'Preset.')
-
-
-def entry(value, low, high, **more):
-  return {'value': value, 'interval': [low, high], **more}
-
-
-ROWS = [
-  {'network': 'plain', 'n': 10, 'size': entry(2.5, 2, 3), 'verdict': 'far'},
-  {'network': EVIL, 'n': 9, 'size': entry(-1e-5, -2, 1), 'verdict': 'near'},
-  {'network': 'other', 'n': 100, 'size': entry(0.5, 0, 1), 'verdict': 'near'},
-]
-
-
-def report(summary):
-  print(f'\n{summary["dataset"]}: sizes of {EVIL}\n')
-  rows = [
-    [r['network'], str(r['n']), common.with_interval(r['size'], '.3g'), '-']
-    for r in summary['rows']
-  ]
-  common.print_table(['network', 'n', 'size [95 %]', 'verdict'], rows)
-  print('a line of text, right below')
-
-
-def draw(run_dir):
-  (run_dir / 'figures').mkdir()
-  figure, axes = plt.subplots(figsize=(1, 1))
-  axes.plot([0, 1])
-  figure.savefig(run_dir / 'figures/curve_of_all.png', dpi=30)
-  plt.close(figure)
-  (run_dir / 'figures/curve_of_all.pdf').write_bytes(b'%PDF')
-  return [run_dir / 'figures/curve_of_all.png']
-
-
-def make(workdir, **more):
-  """A run directory, by what makes all of them."""
-  summary = {'question': f'How {EVIL}?', 'dataset': 'digits', 'rows': ROWS}
-  common.conduct(
-    Config(workdir=str(workdir)),
-    'experiments.gallery',
-    collect=lambda _, run_dir: records.save_columns(
-      run_dir / 'results.npz', {'x': np.zeros(1)}
-    ),
-    summarize=lambda *_: summary | more,
-    draw=draw,
-    report=report,
-  )
-  return workdir
+VOID = ('meta', 'img', 'input')
 
 
 class Reader(parser.HTMLParser):
-  """Holds tags to their ends, and keeps addresses and text."""
+  """Holds tags to their ends; keeps tags with their attributes, and text."""
 
   def __init__(self):
     super().__init__()
-    self.open, self.addresses, self.text, self.tags = [], [], [], []
+    self.open, self.tags, self.text = [], [], []
 
   def handle_starttag(self, tag, attrs):
-    self.tags.append(tag)
-    self.addresses += [v for k, v in attrs if k in ('src', 'href')]
+    self.tags.append((tag, dict(attrs)))
     assert not any(k.startswith('on') for k, _ in attrs), attrs
-    if tag not in ('meta', 'img', 'input'):
+    self.text.append(' ')
+    if tag not in VOID:
       self.open.append(tag)
 
   def handle_endtag(self, tag):
@@ -97,269 +45,329 @@ class Reader(parser.HTMLParser):
   def handle_data(self, data):
     self.text.append(data)
 
+  def all(self, tag, **wanted):
+    wanted = {key.replace('_', '-'): value for key, value in wanted.items()}
+    found = [attrs for name, attrs in self.tags if name == tag]
+    return [a for a in found if wanted.items() <= a.items()]
 
-def read(path):
+
+def read(text):
   page = Reader()
-  page.feed(path.read_text())
+  page.feed(text)
   assert not page.open
-  return page, ''.join(page.text)
+  return page, ' '.join(''.join(page.text).split())
+
+
+def say(path, *made, **more):
+  """Puts other claims, tables or an answer into the report of a run."""
+  told = runner.to_json(runs.report(*made), 'experiments.gallery', '', 'c')
+  runs.edit(path / 'report.json', **({'claims': told['claims']} | more))
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-  """Two runs, one of them inside another folder, and what is none."""
+  """Runs with claims of two papers, one that has only verdicts, and others."""
   folder = tmp_path_factory.mktemp('runs')
-  first = make(folder / 'first')
-  make(
+  halfway = runs.claim('halves', paper='2206.04463')
+  first = runs.make(folder / 'first', halfway, answer='In the middle.')
+  shutil.copytree(first, folder / 'more' / EVIL.replace('/', '-'))
+  untested = runs.claim('big', not_tested=EVIL)
+  say(
     folder / 'more' / EVIL.replace('/', '-'),
-    verdicts={'R1': {'verdict': 'not supported', 'why': EVIL}},
+    *(runs.claim('one'), runs.claim('two', None), runs.claim('three', False)),
+    untested,
+    answer=f'{EVIL}.',
   )
-  for name, broken in (
-    ('killed', lambda p: os.remove(p / 'summary.json')),
-    ('begun_again', lambda p: edit(p / 'run.json', finished=None)),
-    ('dateless', lambda p: edit(p / 'run.json', started=7)),
-    ('cut', lambda p: (p / 'summary.json').write_text('{"a": ')),
-    ('list', lambda p: (p / 'summary.json').write_text('[1]')),
-    ('binary', lambda p: (p / 'run.json').write_bytes(b'\xff\x00')),
-    ('bare', lambda p: os.remove(p / 'run.json')),
-  ):
-    shutil.copytree(first, folder / name)
-    broken(folder / name)
+  old = shutil.copytree(first, folder / 'old')
+  heads = [tables.Column(name, '', '') for name in ('of', 'verdict', 'why')]
+  said = [['mlp', 'supported', EVIL], ['cnn', 'farther', ''], ['vit', EVIL, '']]
+  verdicts = tables.to_json(tables.Table('Verdicts', heads, said))
+  found = json.loads((old / 'report.json').read_text())['tables']
+  say(old, tables=[verdicts, *found], answer='mlp: supported')
+  os.remove(old / 'figures/captions.json')
+  (old / 'figures/film.html').write_text('<p>')
+  shutil.copytree(first, folder / 'killed')
+  runs.edit(folder / 'killed/run.json', finished=None)
   (folder / 'photos').mkdir()
-  (folder / 'photos' / 'loop').symlink_to(folder)
-  (folder / 'log.txt').write_text('not a folder')
   return folder
 
 
-def edit(path, **changes):
-  path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
-def test_the_page_holds_everything_and_needs_nothing(folder, capsys):
+@pytest.fixture(scope='module')
+def page(folder):
   out = gallery.run(gallery.Config(runs=str(folder)))
   assert out == folder / 'gallery.html'
-  assert '2 runs, 8 other folders' in capsys.readouterr().out
-  page, text = read(out)
+  return out.read_text()
+
+
+def test_the_page_needs_nothing_and_escapes_all(folder, page, capsys):
+  gallery.run(gallery.Config(runs=str(folder)))
+  size = len(page.encode()) / 1024**2
+  assert capsys.readouterr().out == (
+    f'3 runs, 2 other folders: {folder}/gallery.html ({size:.1f} MB)\n'
+  )
+  tags, text = read(page)
   # Nothing from a file became a tag; no address leads out of the page.
-  assert page.tags.count('script') == 1 and text.count(EVIL) > 6
-  pictures = [a for a in page.addresses if a.startswith('data:image/png')]
-  others = {a for a in page.addresses if not a.startswith('data:')}
-  assert others == {'#run0', '#run1'} and len(pictures) == 2
-  data = base64.b64decode(pictures[0].split(',')[1])
-  assert data == (folder / 'first/figures/curve_of_all.png').read_bytes()
-  assert 'url(' not in out.read_text() and '@import' not in out.read_text()
-  for said in (
+  assert len(tags.all('script')) == 1 and text.count(EVIL) > 15
+  addresses = [a.get('src', a.get('href')) for _, a in tags.tags]
+  others = {a for a in addresses if a and not a.startswith('data:')}
+  assert others == {'#run0', '#run1', '#run2'}
+  assert 'url(' not in page and '@import' not in page
+  (policy,) = tags.all('meta', http_equiv='Content-Security-Policy')
+  assert policy['content'] == (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'"
+  )
+
+
+def test_answers_and_verdicts_come_first(page):
+  tags, text = read(page)
+  order = [
+    '3 runs',
+    'Answers',
+    f'{EVIL}. ',
+    'first In the middle.',
+    'old mlp: supported',
+    'folders are not shown',
+    'killed unfinished: the run did not reach its end',
+    'photos not a run',
+    'Verdicts',
+    'Random networks 2004.05923 Claim one. ✓ supported more/',
+    'Random networks 2004.05923 Claim two. ? undecided more/',
+    'Random networks 2004.05923 Claim three. ✗ not supported more/',
+    'Random networks 2004.05923 Claim big. ○ not tested more/',
+    'Halfway 2206.04463 Claim halves. ✓ supported first',
+    'A claim is supported if',
+  ]
+  places = [text.index(part) for part in order]
+  assert places == sorted(places)
+  rows = [attrs['data-run'] for attrs in tags.all('tr') if 'data-run' in attrs]
+  assert rows == ['run0', 'run1', 'run2', *4 * ['run0'], 'run1']
+  articles = [attrs['id'] for attrs in tags.all('article')]
+  assert articles == ['run0', 'run1', 'run2']
+
+
+def test_a_run_has_claims_then_figures_then_tables(folder, page):
+  article = page.split('<article ')[1].split('</article>')[0]
+  tags, text = read(f'<article {article}</article>')
+  order = [
+    f'more/{EVIL.replace("/", "-")}',
+    f'How {EVIL}?',
+    f'{EVIL}.',
+    'gallery · preset quick · ',
+    '✓ supported Claim one.',
+    f'one · holds: one True {EVIL}; one True {EVIL}; one True {EVIL}',
+    f'✓ one True {EVIL} (p = 0.001)',
+    '? undecided Claim two.',
+    f'? two None {EVIL} (p = 0.001) ✓ two True',
+    '✗ not supported Claim three.',
+    f'✗ three False {EVIL}',
+    f'○ not tested Claim big. big · {EVIL}',
+    f'A line, second: {EVIL}',
+    f'A line, first_of_all: {EVIL}',
+    'Sizes',
+    'network size s n plain 2.50 [2.00, 3.00] 10',
+    f'{EVIL} -0.00 [-2.00, 1.00] 9',
+    'other - 100',
+    f'What the columns mean network {EVIL} size how large; in s; 95 % interval',
     'python -m experiments.gallery',
-    '2.5 [2, 3]',
-    'R1 not supported',
+    'Commit ',
+    'Python 3.',
     'numpy 2.',
-    '--preset=quick',
-    'a line of text, right below',
-    'preset quick',
-    'data: digits',
+    'How it measures',
     'It takes seconds.',  # Of the docstring.
-  ):
-    assert said in text, said
-  for name, reason in (
-    ('killed', 'unfinished: it has no summary.json'),
-    ('begun_again', 'unfinished: it was begun'),
-    ('dateless', 'run.json does not say when'),
-    ('cut', 'summary.json cannot be read'),
-    ('list', 'summary.json is no JSON object'),
-    ('binary', 'run.json cannot be read'),
-    ('bare', 'run.json cannot be read'),
-    ('photos', 'not a run'),
-  ):
-    assert f'{name} {reason}' in text, name
+    'Flags --workdir=',
+    '--preset=quick --data_dir= Columns of other.npz',
+    'v [3, 2] a pair name [3] what it is called',
+    'Columns of results.npz',
+    f'x [3] where {EVIL}; in cm',
+  ]
+  assert [part for part in order if part not in text] == []
+  places = [text.index(part) for part in order]
+  assert places == sorted(places)
+  pictures = tags.all('img')
+  assert [image['alt'].split(',')[0] for image in pictures] == [
+    'second',
+    'first_of_all',
+  ]
+  kind, data = pictures[1]['src'].split(',')
+  path = folder / 'first/figures/first_of_all.png'
+  assert kind == 'data:image/png;base64'
+  assert base64.b64decode(data) == path.read_bytes()
+
+
+def test_numbers_are_typed(page):
+  article = page.split('<article ')[1].split('</article>')[0]
+  tags, _ = read(f'<article {article}</article>')
+  heads = [attrs for attrs in tags.all('th')]
+  assert [head.get('class') for head in heads] == [None, 'number', 'number']
+  assert heads[0]['title'] == EVIL
+  cells = tags.all('td')
+  assert cells[:3] == [
+    {},
+    {
+      'class': 'number',
+      'data-value': '2.5',
+      'title': 'n = 10 networks',
+    },
+    {'class': 'number', 'data-value': '10'},
+  ]
+  assert cells[7] == {'class': 'number'}  # Nothing to show.
+
+
+def test_verdicts_without_claims_are_shown_as_such(page):
+  article = page.split('<article ')[3].split('</article>')[0]
+  tags, text = read(f'<article {article}</article>')
+  assert f'✓ supported mlp {EVIL}' in text and 'farther cnn' in text
+  assert f'{EVIL} vit' in text
+  chips = [a['class'] for a in tags.all('span') if 'chip' in a.get('class', '')]
+  assert chips == ['chip yes', 'chip other', 'chip other']
+  assert len(tags.all('table')) == 1 and 'Verdicts' not in text
+  # Figures without captions are called by their names.
+  assert 'first of all second' in text
+  assert re.search('To open by itself: .*/old/figures/film.html', text)
+
+
+def test_only_a_first_table_of_verdicts_is_one(tmp_path):
+  path = runs.make(tmp_path / 'run')
+  told = json.loads((path / 'report.json').read_text())
+  table = told['tables'][0] | {'title': 'Verdicts'}
+  runs.edit(path / 'report.json', tables=[table])
+  out = gallery.run(gallery.Config(runs=str(tmp_path)))
+  assert '<caption>Verdicts</caption>' in out.read_text()  # It has claims.
+  one = {'title': 'Verdicts', 'columns': table['columns'][:1], 'rows': [['x']]}
+  runs.edit(path / 'report.json', claims=[], tables=[one])
+  text = gallery.run(gallery.Config(runs=str(tmp_path))).read_text()
+  assert '<caption>Verdicts</caption>' in text
+  assert 'Claim' not in text and '<h2>Verdicts' not in text
+
+
+def test_the_page_has_no_empty_lines_but_those_of_texts(page):
+  texts = '(?s)<(?:script|style|pre)\\b.*?</(?:script|style|pre)>'
+  for part in re.split(texts, page):
+    assert not re.search(r'\n *\n', part)
+    assert not re.search(r'\n +<', part)
+  assert '<summary>Flags</summary><pre>\n--workdir=' in page
+
+
+def test_it_looks_for_runs_where_they_are_written():
+  assert gallery.Config().runs == 'runs'
 
 
 def test_an_empty_folder_has_a_page_and_a_missing_one_is_named(tmp_path):
-  read(gallery.run(gallery.Config(runs=str(tmp_path))))
-  with pytest.raises(common.FlagError, match=r'--runs=.*none is not a dir'):
+  empty = tmp_path / 'empty'
+  empty.mkdir()
+  out = gallery.run(
+    gallery.Config(runs=str(empty), out=str(tmp_path / 'a/page.html'))
+  )
+  assert out == tmp_path / 'a/page.html' and not [*empty.iterdir()]
+  _, text = read(out.read_text())
+  assert '0 runs' in text and 'folders are not shown' not in text
+  with pytest.raises(flags.FlagError, match=r'--runs=.*none is not a dir'):
     gallery.run(gallery.Config(runs=str(tmp_path / 'none')))
-  with pytest.raises(common.FlagError, match=r'--out=.* cannot be written'):
+  with pytest.raises(flags.FlagError, match=r'--out=.* cannot be written'):
     gallery.run(gallery.Config(runs=str(tmp_path), out=str(tmp_path)))
 
 
 def test_odd_files_of_a_finished_run_do_not_break_the_page(tmp_path):
-  path = make(tmp_path / 'odd')
-  edit(path / 'run.json', command='x', versions=[], devices=1, flags=None)
-  edit(
-    path / 'summary.json',
-    rows=[{'interval': None, 'value': {}}, 3, {'interval': [1, 2]}],
-    verdict=['a'],
-    question={'b': None},
-    deep=[[[]], {}, entry('text', None, 2)],
-  )
-  (path / 'report.txt').unlink()
-  (path / 'metrics.jsonl').write_text('3\n{"seconds": "x"}\n{"seconds": NaN}\n')
+  path = runs.make(tmp_path / 'odd')
+  odd = dict(command='x', versions=[], devices=1, flags=None, git=7, python=[])
+  runs.edit(path / 'run.json', started='2026-01-01', finished='tomorrow', **odd)
+  runs.edit(path / 'report.json', question={'b': None}, command=['c'])
+  runs.edit(path / 'columns.json', results={'x': {}, 'y': {'meaning': [EVIL]}})
+  runs.edit(path / 'figures/captions.json', second=[EVIL], nowhere='?')
+  (path / 'metrics.jsonl').write_text('3\n{"seconds": "x"}\n')
   (path / 'figures' / 'folder.png').mkdir()
-  make(tmp_path / 'other')
-  edit(path / 'run.json', started='2026-01-01', finished='tomorrow')
-  page = gallery.run(gallery.Config(runs=str(tmp_path)))
-  assert '2 runs' in read(page)[1]
+  bare = runs.make(tmp_path / 'bare', answer='Why?')
+  shutil.rmtree(bare / 'figures')
+  runs.edit(bare / 'report.json', experiment=..., command=..., question=...)
+  (path / 'figures' / 'film.gif').write_bytes(b'GIF89a')
+  page = gallery.run(gallery.Config(runs=str(tmp_path))).read_text()
+  tags, text = read(page)
+  assert '2 runs' in text and "{'b': None}" in text
+  assert len(tags.all('img')) == 4  # One is that of the dialog.
+  assert 'src="data:image/gif;base64,R0lGODlh"' in page
 
 
-def test_tables_are_read_as_they_were_printed(capsys):
-  rng = np.random.default_rng(0)
-  words = ['', '-', 'a', 'law holds', '0.5 [0.1, 0.9]', '99.1%', '1,234', 'é x']
-  for _ in range(50):
-    shape = rng.integers(1, 6), rng.integers(2, 6)
-    rows = [[str(w) for w in row] for row in rng.choice(words, shape)]
-    for row in rows:
-      row[0] = row[0] or 'name'
-      row[1] = row[1] or '-'
-    header = [f'column {i}' for i in range(shape[1])]
-    print('\nsome text: 3 of 4\n\nmore')
-    common.print_table(header, rows)
-    print('text right below the table, longer than any of its columns is wide')
-    got = list(findings.blocks(capsys.readouterr().out))
-    assert got[0] == 'some text: 3 of 4\n\nmore'
-    assert got[1] == [header, *rows]
-    assert got[2].startswith('text right below') and len(got) == 3
-  assert list(findings.blocks('')) == ['']
+def test_older_runs_have_the_question_of_their_script(tmp_path):
+  path = runs.make(tmp_path / 'run')
+  runs.edit(path / 'report.json', question='')
+  text = gallery.run(gallery.Config(runs=str(tmp_path))).read_text()
+  assert '<p class="question">What did these runs find? One page' in text
 
 
-@pytest.mark.parametrize(
-  'summary, want',
-  [
-    ({'verdict': 'learned', 'n': 3}, [('', 'learned', '')]),
-    (  # Those at the top stand for all.
-      {'verdicts': ['a: 0 of 9'], 'rows': ROWS},
-      [('', 'a: 0 of 9', '')],
-    ),
-    (
-      {'verdicts': {'R1': {'verdict': 'supported', 'why': 'as'}}},
-      [('R1', 'supported', 'as')],
-    ),
-    (
-      {'rows': [{'arm': a, 'radius': r, 'n': 3, 'verdict': 'v'} for a, r in (
-        ('on', 1.0), ('on', 2.5), ('off', 1.0))]},
-      [('on, radius 1', 'v', ''), ('on, radius 2.5', 'v', ''),
-       ('off, radius 1', 'v', '')],
-    ),
-    (
-      {'slopes': [
-        {'side': 'off', 'factors': [0.5, 7.0], 'value': 1, 'verdict': 'g'},
-        {'side': 'off', 'factors': [3.0, 7.0], 'value': 2, 'verdict': 'p'},
-      ]},
-      [('slopes, factors 0.5 to 7', 'g', ''),
-       ('slopes, factors 3 to 7', 'p', '')],
-    ),
-    (
-      {'rows': [{'network': 'x'}, {'network': 'PGD', 'verdicts': ['a', 'b']}],
-       'fit': {'verdicts': ['c']}, 'random_share': {'verdict': 'd'}},
-      [('PGD', 'a; b', ''), ('fit', 'c', ''), ('random share', 'd', '')],
-    ),
-    (  # The fewest texts: `kind` says no more than `about`.
-      {'rows': [
-        {'set': a, 'kind': b, 'about': f'c {b}', 'mean': i, 'verdict': 'v'}
-        for i, (a, b) in enumerate([('x', 's'), ('x', 't'), ('y', 's')])]},
-      [('x, s', 'v', ''), ('x, t', 'v', ''), ('y, s', 'v', '')],
-    ),
-    (
-      {'compared': [{'norm': '2.0', 'verdict': 'nearer'}]},
-      [('compared, norm 2', 'nearer', '')],
-    ),
-    ({'question': 'none'}, []),
-  ],
-)  # fmt: skip
-def test_verdicts_are_found_wherever_they_are(summary, want):
-  assert [tuple(v) for v in findings.verdicts(summary)] == want
+def test_docstrings_are_of_scripts_of_this_package():
+  assert gallery.docstring('gallery').startswith('What did these runs find?')
+  for name in ('os', 'no_such', '.os', '../x', 'lib.runner', 'x' * 999, ''):
+    assert gallery.docstring(name) == '', name
 
 
-def test_many_verdicts_are_counted():
-  of = lambda *said: [
-    findings.Verdict(f'n{i}', s, '') for i, s in enumerate(said)
+def test_seconds_are_told_in_words():
+  said = [
+    gallery.format_duration(s) for s in (0.2, 99.4, 99.5, 100, 5969, 5971, 9000)
   ]
-  assert findings.condensed(of('a')) == 'a'
-  assert findings.condensed(of('a', 'b')) == 'n0: a; n1: b'
-  many = of('a', 'b by +0.10', 'b by -0.20', 'a', 'a', 'c', 'd')
-  assert findings.condensed(many) == '3 x a | 2 x b | 1 x c | 1 others'
+  assert said == ['0 s', '99 s', '2 min', '2 min', '99 min', '1.7 h', '2.5 h']
 
 
-def test_every_number_keeps_its_interval_and_its_place():
-  summary = {'k': 8, 'curve': [1, 2], 'q': True, 'rows': ROWS[:1], 'a_b': {
-    '50': entry(1.0, 0, 2, n=4, null=0.5)}}  # fmt: skip
-  assert list(findings.numbers(summary)) == [
-    ('k', 8, None, None),
-    ('plain / n', 10, None, None),
-    ('plain / size', 2.5, [2, 3], None),
-    ('a b / 50', 1.0, [0, 2], 4),
-    ('a b / 50 / null', 0.5, None, None),
-  ]
-
-
-def test_a_run_lasts_as_long_as_its_last_start_or_its_parts(tmp_path):
-  record = {
-    'started': '2026-01-01T00:00:00+00:00',
-    'finished': '2026-01-01T00:02:00+00:00',
+def test_every_verdict_has_a_style():
+  styles = {verdict: style for verdict, (style, _) in gallery.STYLES.items()}
+  assert styles == {
+    claims.SUPPORTED: 'yes',
+    claims.NOT_SUPPORTED: 'no',
+    claims.UNDECIDED: 'open',
+    claims.NOT_TESTED: 'other',
   }
-  assert findings.seconds(tmp_path, record) == 120
-  records.log(tmp_path, unit='a', seconds=100.5)
-  records.log(tmp_path, unit='b', seconds=60)
-  assert findings.seconds(tmp_path, record) == 160.5
-  assert findings.seconds(tmp_path, {}) == 160.5
-  said = [gallery.lasting(s) for s in (0.2, 99, 100, 5000, 9000)]
-  assert said == ['0 s', '99 s', '2 min', '83 min', '2.5 h']
-
-
-def test_older_runs_are_told_by_todays_code_or_by_numbers(tmp_path):
-  path = make(tmp_path / 'run')
-  (path / 'report.txt').unlink()
-  edit(path / 'run.json', experiment='experiments.train_classifier')
-  summary = dict(model='mlp', dataset='digits', parameters=1234, steps=7)
-  summary |= dict(loss=0.5, train_accuracy=0.9, largest_class=0.1)
-  summary |= dict(test_accuracy=entry(0.75, 0.7, 0.8, n=360), verdict='learned')
-  (path / 'summary.json').write_text(json.dumps(summary))
-  told = findings.read_run('run', path).report
-  assert '1,234 parameters' in told and '75.00% [70.00%, 80.00%]' in told
-  edit(path / 'summary.json', loss='none')
-  one = findings.read_run('run', path)
-  assert one.report == ''
-  assert '0.75 [0.7, 0.8]' in re.sub('<.*?>', '', gallery.article(0, one))
-  # Only scripts of this package are asked.
-  for name in (
-    'os',
-    'experiments.no_such',
-    'experiments..os',
-    '../x',
-    'antigravity',
-  ):
-    assert findings.located(name) is None
 
 
 ACTS = """<script>
   const said = {};
   const cells = (t, i) =>
-    [...t.tBodies[0].rows].map((r) => r.cells[i].innerText);
-  const shown = () =>
-    all('#runs > article').filter((r) => r.offsetHeight).length;
+    [...t.tBodies[0].rows].map((r) => r.cells[i].innerText.split('\\n')[0]);
+  const shown = (what) => all(what).filter((r) => r.offsetHeight).length;
   const type = (text) => {
     search.value = text; search.dispatchEvent(new Event('input')); };
+  const press = (key) =>
+    large.dispatchEvent(new KeyboardEvent('keydown', {key}));
   addEventListener('load', async () => {
     try {
       const images = all('.figures img');
       images.forEach((i) => { i.loading = 'eager'; });
       await Promise.all(images.map((i) => i.decode()));
-      said.widths = images.map((i) => i.naturalWidth);
+      said.widths = images.map((i) => i.naturalWidth > 10);
       const table = document.querySelector('article table');
-      const sizes = table.tHead.querySelectorAll('button')[2];
+      const sizes = table.tHead.querySelectorAll('button')[1];
       sizes.click(); said.up = cells(table, 1);
       sizes.click(); said.down = cells(table, 1);
-      said.aria = table.tHead.rows[0].cells[2].getAttribute('aria-sort');
+      said.aria = table.tHead.rows[0].cells[1].getAttribute('aria-sort');
+      const numbers = table.tHead.querySelectorAll('button')[2];
+      numbers.click(); said.numbers = cells(table, 2);
       const names = byId('index').tHead.querySelector('button');
       names.click(); names.click();
       said.order = all('#runs > article').map((r) => r.id);
-      said.before = shown();
-      type('R1 SUPPORTED'); said.found = shown();
+      const verdicts = all('section table')[1];
+      verdicts.tHead.querySelectorAll('button')[2].click();
+      said.verdicts = cells(verdicts, 2).map((v) => v.slice(2));
+      said.same = all('#runs > article').map((r) => r.id);
+      said.before = shown('#runs > article');
+      type('HALVES middle'); said.found = shown('#runs > article');
+      said.rows = shown('tr[data-run]');
       said.count = byId('count').textContent;
-      type('nowhere'); said.none = shown(); type('');
+      type('nowhere'); said.none = shown('#runs > article');
+      said.note = !byId('none').hidden; type('');
+      said.again = byId('count').textContent;
       const paper = () => getComputedStyle(document.body).backgroundColor;
       const light = paper(); toggle.click(); said.dark = [light, paper()];
-      document.querySelector('.enlarge').click();
-      said.large = large.open && large.firstElementChild.src.length > 100;
-      large.click(); said.closed = !large.open;
+      type('holds:');
+      document.querySelector('article:not([hidden]) .enlarge').click();
+      const [image, text] = large.children;
+      said.large = large.open && image.src.length > 100;
+      said.caption = text.textContent;
+      said.shown = [image.alt];
+      for (const key of ['Right', 'Right', 'Left', 'Left', 'Left', 'Right']) {
+        press('Arrow' + key); said.shown.push(image.alt); }
+      press('Tab');
+      large.click(); said.closed = !large.open; type('');
+      dispatchEvent(new Event('beforeprint'));
+      said.open = all('.legend, .claims details').every((d) => d.open);
       said.wide = document.documentElement.scrollWidth <= innerWidth;
     } catch (e) { errors.push(String(e)); }
     document.body.innerHTML =
@@ -372,12 +380,10 @@ WATCH = """<script>const errors = [];
 
 
 @pytest.mark.skipif(not BROWSER, reason='there is no Chromium here')
-def test_the_page_acts_in_a_browser(folder, tmp_path):
-  page = gallery.run(
-    gallery.Config(runs=str(folder), out=str(tmp_path / 'page.html'))
-  )
-  text = page.read_text().replace('<script>', WATCH + '<script>', 1)
-  page.write_text(text.replace('</body>', ACTS + '</body>'))
+def test_the_page_acts_in_a_browser(page, tmp_path):
+  text = page.replace('<script>', WATCH + '<script>', 1)
+  path = tmp_path / 'page.html'
+  path.write_text(text.replace('</body>', ACTS + '</body>'))
   out = subprocess.run(
     [
       BROWSER,
@@ -388,45 +394,47 @@ def test_the_page_acts_in_a_browser(folder, tmp_path):
       '--window-size=500,800',
       '--virtual-time-budget=4000',
       '--dump-dom',
-      page.as_uri(),
+      path.as_uri(),
     ],
     capture_output=True,
     text=True,
     timeout=60,
     check=True,
   ).stdout
-  said = json.loads(re.search('id="said">(.*?)</pre>', out).group(1))
+  found = re.search('id="said">(.*?)</pre>', out).group(1)
+  said = json.loads(html.unescape(found))
   assert said.pop('errors') == []
-  assert said['widths'] == [30, 30] and said['wide']
-  assert said['up'] == ['9', '100', '10'] and said['down'] == ['10', '100', '9']
+  assert said['widths'] == 6 * [True] and said['wide']
+  # By the value, not by the text; what has none comes last both ways.
+  assert said['up'] == ['-0.00', '2.50', '-']
+  assert said['down'] == ['2.50', '-0.00', '-']
+  assert said['numbers'] == ['9', '10', '100']
   assert said['aria'] == 'descending'
-  assert said['order'] == ['run1', 'run0']  # more/... after first, backwards.
-  assert (said['before'], said['found'], said['none']) == (2, 1, 0)
-  assert said['count'] == '1 of 2 runs'
+  assert said['order'] == said['same'] == ['run2', 'run0', 'run1']
+  assert said['verdicts'] == [
+    'not supported',
+    'not tested',
+    *2 * ['supported'],
+    'undecided',
+  ]
+  assert (said['before'], said['found'], said['none']) == (3, 1, 0)
+  assert said['rows'] == 2 and said['note']
+  assert said['count'] == '1 of 3 runs' and said['again'] == '3 runs'
   light, dark = (sum(map(int, re.findall(r'\d+', c))) for c in said['dark'])
   assert light > 600 > 150 > dark
-  assert said['large'] and said['closed']
-
-
-def test_columns_of_numbers_are_told_from_others():
-  good = (
-    '3',
-    '-',
-    '',
-    '99.1%',
-    '-0.5 [-1, inf]',
-    '3/20',
-    '1e-05',
-    '1,234',
-    'inf',
-  )
-  for text in (*good, '1.0 1.00 0.98', '0.0%/0.5%', 'nan', '+0.5 [nan, nan]'):
-    assert gallery._NUMBER.fullmatch(text), text
-  for text in (
-    'mlp',
-    '19.01 times: farther',
-    'l2 x1.5',
-    '3 networks',
-    50 * '1' + 'a',
-  ):
-    assert not gallery._NUMBER.fullmatch(text), text
+  assert said['large'] and said['closed'] and said['open']
+  assert said['caption'] == f'A line, second: {EVIL}'
+  # Those of runs that are shown, in their order, and round.
+  name = f'more/{EVIL.replace("/", "-")}'
+  assert [alt.replace(name, 'evil') for alt in said['shown']] == [
+    f'{figure} of {run}'
+    for figure, run in (
+      ('second, figure', 'evil'),
+      ('first_of_all, figure', 'evil'),
+      ('second, figure', 'first'),
+      ('first_of_all, figure', 'evil'),
+      ('second, figure', 'evil'),
+      ('first_of_all, figure', 'first'),
+      ('second, figure', 'evil'),
+    )
+  ]

@@ -28,7 +28,6 @@ LAYERS = (
     'plots',
     'certify',
     'scaling',
-    'distances',
     'manifold',
     'halfway',
   ),

@@ -9,8 +9,8 @@ import resume
 
 from dmm_jax import manifold
 from dmm_jax import records
-from experiments import common
 from experiments import initial_scale
+from experiments.lib import flags
 
 TOY = dict(
   num_train=30,
@@ -136,7 +136,7 @@ def test_images_may_be_the_data(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-  'flags, message',
+  'given, message',
   [
     (dict(k=20), r'--k=20 has to be less than the 20 numbers'),
     (dict(widths='a'), 'not numbers such as'),
@@ -146,9 +146,9 @@ def test_images_may_be_the_data(tmp_path, monkeypatch):
     (dict(method='luck'), r'--method=luck: .*portfolio'),
   ],
 )
-def test_bad_flags_are_named(tmp_path, flags, message):
-  with pytest.raises(common.FlagError, match=message):
-    initial_scale.run(toy(tmp_path / 'run', **flags))
+def test_bad_flags_are_named(tmp_path, given, message):
+  with pytest.raises(flags.FlagError, match=message):
+    initial_scale.run(toy(tmp_path / 'run', **given))
   assert not (tmp_path / 'run').exists()
 
 

@@ -9,8 +9,8 @@ import resume
 from dmm_jax import boundary
 from dmm_jax import manifold
 from dmm_jax import records
-from experiments import common
 from experiments import manifold_split
+from experiments.lib import flags
 
 TOY = dict(
   num_examples=30,
@@ -100,14 +100,14 @@ def test_a_broken_run_ends_with_the_same_bytes(finished, tmp_path):
 
 
 @pytest.mark.parametrize(
-  'flags, message',
+  'given, message',
   [
     (dict(kinds=('moon',)), r'--kinds=moon is unknown.*decoder'),
     (dict(ks=(0,)), r'--ks=0 is too small'),
     (dict(ks=(64,)), r'--ks=64 .*64'),
   ],
 )
-def test_bad_flags_are_named_and_nothing_is_written(tmp_path, flags, message):
-  with pytest.raises(common.FlagError, match=message):
-    manifold_split.run(toy(tmp_path / 'run', **flags))
+def test_bad_flags_are_named_and_nothing_is_written(tmp_path, given, message):
+  with pytest.raises(flags.FlagError, match=message):
+    manifold_split.run(toy(tmp_path / 'run', **given))
   assert not (tmp_path / 'run').exists()

@@ -8,8 +8,8 @@ import pytest
 import resume
 
 from dmm_jax import records
-from experiments import common
 from experiments import mislabelled_training as mislabelled
+from experiments.lib import flags
 
 TOY = dict(
   num_train=300,
@@ -98,5 +98,5 @@ def test_verdict_follows_the_rule():
 
 
 def test_bad_flags_are_named(tmp_path):
-  with pytest.raises(common.FlagError, match=r'--num_seeds=1 is too small'):
+  with pytest.raises(flags.FlagError, match=r'--num_seeds=1 is too small'):
     mislabelled.run(toy(tmp_path / 'run', num_seeds=1))

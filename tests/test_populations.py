@@ -9,11 +9,11 @@ import resume
 
 from dmm_jax import records
 from dmm_jax import train
-from experiments import common
 from experiments import halfway
 from experiments import populations
 from experiments import segments
 from experiments import transfer
+from experiments.lib import flags
 
 TOY = dict(
   models=('linear', 'mlp'),
@@ -98,11 +98,11 @@ def test_segments_part_classes_and_near_ones_are_nearest():
 
 
 def test_flags_that_do_not_fit_are_refused(tmp_path):
-  with pytest.raises(common.FlagError, match='needs images'):
+  with pytest.raises(flags.FlagError, match='needs images'):
     halfway.run(halfway_toy(tmp_path, dataset='moons', models=('cnn',)))
-  with pytest.raises(common.FlagError, match='two of them need 400'):
+  with pytest.raises(flags.FlagError, match='two of them need 400'):
     transfer.run(transfer_toy(tmp_path, parts=(200,)))
-  with pytest.raises(common.FlagError, match='not a share'):
+  with pytest.raises(flags.FlagError, match='not a share'):
     transfer.run(transfer_toy(tmp_path, success=2.0))
   assert not any(tmp_path.iterdir())
 

@@ -53,7 +53,7 @@ def test_architectures_have_the_papers_weights(name, weights):
   module = random_nets.ARCHITECTURES[name].module(0)
   assert name != 'resnet20' or (
     random_nets.ARCHITECTURES['resnet'].module(0)
-    == models.ResNet(32, pre_activation=True)
+    == models.ResNet(32, 1, pre_activation=True)
   )
   x = jnp.ones((16, 16, 3))
   params = jax.eval_shape(module.init, jax.random.key(0), x)
@@ -87,7 +87,7 @@ def test_architectures_are_of_any_width_and_have_their_least_image():
     'fully_connected': models.FullyConnected((5, 5)),
     'convolutional': models.Convolutional((5,) * 4),
     'lenet': models.LeNet(5, 20),
-    'resnet': models.ResNet(5, pre_activation=True),
+    'resnet': models.ResNet(5, 1, pre_activation=True),
     'resnet20': models.ResNet(5, pre_activation=False),
   }
   least = dict(zip(wide, (1, 3, 4, 4, 4), strict=True))
@@ -105,8 +105,13 @@ def test_architectures_are_of_any_width_and_have_their_least_image():
 
 def test_released_medians_follow_the_square_roots():
   """The paper's claim: l2 is constant, l1 grows and linf falls as sqrt n."""
-  n, one, two, inf = np.array(random_nets.RELEASED_RESNET20).T
-  np.testing.assert_array_equal(n, 3 * np.arange(12, 61, 4) ** 2)
+  n = 3 * np.arange(12, 61, 4) ** 2
+  of = random_nets.RELEASED_RESNET20
+  assert {*of} == {*NORMS} and all([*of[p]] == n.tolist() for p in NORMS)
+  every = np.array([[of[p][v] for v in n] for p in NORMS])
+  assert np.all(every[..., 1] < every[..., 0])
+  assert np.all(every[..., 0] < every[..., 2])
+  one, two, inf = every[..., 0]
   for values, least, most in (
     (one / np.sqrt(n), 0.18, 0.26),
     (two, 0.49, 0.63),

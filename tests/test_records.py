@@ -24,8 +24,8 @@ class Config:
   box: bool = True
 
 
-def open_run(path, **flags):
-  return records.open_run(str(path), Config(str(path), **flags), 'tests')
+def open_run(path, **given):
+  return records.open_run(str(path), Config(str(path), **given), 'tests')
 
 
 def test_a_run_says_what_it_was_asked(tmp_path):

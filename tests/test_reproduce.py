@@ -13,8 +13,8 @@ import time
 
 import pytest
 
-from experiments import common
 from experiments import reproduce
+from experiments.lib import flags
 
 ROOT = pathlib.Path(__file__).parent.parent
 # Stands for an experiment: says that it runs, does what its file `act` says,
@@ -27,11 +27,17 @@ print('working on', run_dir.name, *sys.argv[2:], flush=True)
 record = dict(experiment='experiments.fake', started='2026-01-01T00:00:00')
 (run_dir / 'run.json').write_text(json.dumps(record))
 (run_dir / 'flags.txt').write_text('')
+claimed = {}
 act = run_dir.parent / (run_dir.name + '.act')
 if act.exists():
   exec(act.read_text())
-summary = dict(question='What?', verdict=run_dir.name + ' holds')
-(run_dir / 'summary.json').write_text(json.dumps(summary))
+report = dict(answer=run_dir.name + ' holds', claims=[], tables=[])
+claim = dict(paper='', name='', statement='', reason='')
+for holds, verdict in claimed.items():
+  conditions = [dict(text='', holds=holds)]
+  claim |= dict(conditions=conditions, verdict=verdict)
+  report['claims'] += [dict(claim)] * (1 + (holds is True))
+(run_dir / 'report.json').write_text(json.dumps(report))
 record |= dict(finished='2026-01-01T00:00:01')
 (run_dir / 'run.json').write_text(json.dumps(record))
 """
@@ -42,7 +48,7 @@ THREE = ('bit_strings', 'halfway', 'dimple_depth')
 def folder(tmp_path, monkeypatch):
   command = lambda job, run_dir: [
     *(sys.executable, '-I', '-S', '-c', FAKE),
-    *(str(run_dir), *job.flags),
+    *(str(run_dir), *job.given),
   ]
   monkeypatch.setattr(reproduce, 'command', command)
   return tmp_path / 'all'
@@ -77,6 +83,24 @@ def test_all_run_in_order_and_only_once(folder, capsys):
   assert other[0].job.name == 'halfway_default'
 
 
+def test_verdicts_are_counted_before_the_answer(folder, capsys):
+  folder.mkdir()
+  act = folder / 'halfway_quick.act'
+  act.write_text(
+    'claimed = {True: "supported", None: "undecided", False: "not supported"}'
+  )
+  (outcome,) = start(folder, only=('halfway',))
+  counts = '2 supported, 1 undecided, 1 not supported'
+  assert outcome.said == f'{counts}: halfway_quick holds'
+  header, rule, line = capsys.readouterr().out.splitlines()[-3:]
+  assert header.split() == ['experiment', 'minutes', 'where', 'answer']
+  assert set(rule) == {'-', ' '}
+  where = folder / 'halfway_quick'
+  minutes = f'{outcome.minutes:.1f}'
+  assert line.split()[:3] == ['halfway', minutes, str(where)]
+  assert line.endswith(f'  {where}  {outcome.said}')
+
+
 def test_a_failure_does_not_end_the_others(folder, capsys):
   folder.mkdir()
   act = folder / 'bit_strings_quick.act'
@@ -91,7 +115,7 @@ def test_a_failure_does_not_end_the_others(folder, capsys):
   assert 'no luck' in log.read_text()
   assert 'dimple_depth_quick holds' in out
   # One that says that all is well, and wrote nothing.
-  assert 'failed: unfinished: it has no summary.json' in out
+  assert 'failed: unfinished: the run did not reach its end' in out
   assert '1 runs, 2 other folders' in out
   act.unlink()
   (folder / 'halfway_quick.act').unlink()
@@ -174,9 +198,9 @@ def test_what_needs_data_is_skipped_without_and_says_so(folder, capsys):
 
 
 def test_bad_flags_are_named(folder):
-  with pytest.raises(common.FlagError, match='--only=half is unknown; it is'):
+  with pytest.raises(flags.FlagError, match='--only=half is unknown; it is'):
     start(folder, only=('half',))
-  with pytest.raises(common.FlagError, match='--preset=paper is unknown'):
+  with pytest.raises(flags.FlagError, match='--preset=paper is unknown'):
     start(folder, preset='paper')
   assert not folder.exists()
 
@@ -219,12 +243,12 @@ def check(job):
   """Holds a job's flags to what its experiment takes."""
   script = importlib.import_module(f'experiments.{job.experiment}')
   fields = {field.name: field for field in dataclasses.fields(script.Config)}
-  given = dict(flag.removeprefix('--').split('=') for flag in job.flags)
+  given = dict(flag.removeprefix('--').split('=') for flag in job.given)
   preset = given.pop('preset', 'default')
-  config = common.with_preset(
+  config = flags.with_preset(
     script.Config,
     script.PRESETS,
     preset,
-    **{name: common._parse(fields[name], text) for name, text in given.items()},
+    **{k: flags._parser(fields[k]).parse(text) for k, text in given.items()},
   )
-  common.check(config)
+  flags.check(config)

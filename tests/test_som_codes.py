@@ -8,10 +8,10 @@ from scipy import stats
 from dmm_jax import records
 from dmm_jax import som
 from dmm_jax import statistics
-from experiments import common
 from experiments import layer_codes
 from experiments import populations
 from experiments import som_codes
+from experiments.lib import flags
 
 TOY = dict(
   models=('mlp',),
@@ -261,10 +261,10 @@ def test_flags_that_do_not_fit_are_refused(tmp_path):
     'has no images': dict(dataset='moons'),
   }
   for match, more in refused.items():
-    with pytest.raises(common.FlagError, match=match):
+    with pytest.raises(flags.FlagError, match=match):
       som_codes.run(toy(tmp_path, **more))
   assert not any(tmp_path.iterdir())
-  with pytest.raises(common.FlagError, match='dense0, dense1'):
+  with pytest.raises(flags.FlagError, match='dense0, dense1'):
     som_codes.run(toy(tmp_path / 'layers', layers=('conv0',), num_steps=1))
 
 

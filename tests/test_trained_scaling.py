@@ -13,8 +13,8 @@ from dmm_jax import data
 from dmm_jax import models
 from dmm_jax import records
 from dmm_jax import scaling
-from experiments import common
 from experiments import trained_scaling
+from experiments.lib import flags
 
 TOY = dict(
   sizes=(4, 6),
@@ -157,14 +157,14 @@ def test_verdicts_follow_the_rules():
 
 
 @pytest.mark.parametrize(
-  'flags, message',
+  'given, message',
   [
     (dict(sizes=(4,)), r'--sizes: a slope needs two'),
     (dict(models=('vit',)), r'--models=vit is unknown'),
     (dict(method='luck'), r'--method=luck: .*portfolio'),
   ],
 )
-def test_bad_flags_are_named(tmp_path, flags, message):
-  with pytest.raises(common.FlagError, match=message):
-    trained_scaling.run(toy(tmp_path / 'run', **flags))
+def test_bad_flags_are_named(tmp_path, given, message):
+  with pytest.raises(flags.FlagError, match=message):
+    trained_scaling.run(toy(tmp_path / 'run', **given))
   assert not (tmp_path / 'run').exists()

@@ -11,8 +11,8 @@ from scipy import stats
 from dmm_jax import boundary
 from dmm_jax import nngp
 from dmm_jax import records
-from experiments import common
 from experiments import trained_vs_random as experiment
+from experiments.lib import flags
 
 TOY = dict(
   architectures=('fully_connected',),
@@ -184,7 +184,7 @@ def test_ten_classes_and_networks_without_a_closed_form():
 
 
 @pytest.mark.parametrize(
-  'flags, message',
+  'given, message',
   [
     (dict(widths='16,16'), r'--widths=16,16 is not 1 numbers'),
     (dict(infinite=('resnet20',)), r'--infinite=resnet20 is unknown'),
@@ -192,7 +192,7 @@ def test_ten_classes_and_networks_without_a_closed_form():
     (dict(method='luck'), r'--method=luck: .*portfolio'),
   ],
 )
-def test_bad_flags_are_named(tmp_path, flags, message):
-  with pytest.raises(common.FlagError, match=message):
-    experiment.run(toy(tmp_path / 'run', **flags))
+def test_bad_flags_are_named(tmp_path, given, message):
+  with pytest.raises(flags.FlagError, match=message):
+    experiment.run(toy(tmp_path / 'run', **given))
   assert not (tmp_path / 'run').exists()

@@ -16,12 +16,12 @@ import resume
 from dmm_jax import checkpoints
 from dmm_jax import records
 from experiments import boundary_distances
-from experiments import common
 from experiments import dimple_depth
 from experiments import manifold_split
 from experiments import networks
 from experiments import train_autoencoder
 from experiments import train_classifier
+from experiments.lib import flags
 
 TOY = dict(widths='16', epochs=3, num_train=400, num_test=100)
 
@@ -60,20 +60,35 @@ def test_a_classifier_is_trained_kept_and_measured(tmp_path, capsys):
       workdir=str(tmp_path / 'measured'),
       checkpoint=str(run_dir),
       num_examples=20,
-      num_fresh=1,
+      num_untrained=1,
       norms=(2.0,),
       method='fast',
     )
   )
-  rows = records.load_columns(tmp_path / 'measured' / 'results.npz')
-  first = records.select(rows, network='trained')
+  first = records.select(measured.table, kind='trained')
   found = networks.read(run_dir)
   apply = lambda x: found.module.apply(networks.variables(found.state), x)[0]
   xs, _ = train_classifier.load_sets(classifier(run_dir))['test']
   wanted = np.argmax(jax.vmap(apply)(xs[:20]), 1)
   np.testing.assert_array_equal(first['predicted'], wanted)
   # A dense network has certified bounds.
-  assert 0 < measured['rows'][0]['lower_over_distance'] <= 1
+  assert 0 < measured.report.tables[1].rows[0][6] <= 1
+  claim, _ = measured.report.claims
+  assert claim.reason.startswith('there is one trained network')
+
+
+def test_networks_of_one_run_have_one_architecture(tmp_path):
+  for name, widths in (('one', '16'), ('other', '8')):
+    config = classifier(tmp_path / name, widths=widths, epochs=1, num_train=64)
+    train_classifier.run(config)
+  for names in (('one', 'other'), ('one', 'one')):
+    config = boundary_distances.Config(
+      workdir=str(tmp_path / 'measured'),
+      checkpoint=','.join(str(tmp_path / name) for name in names),
+    )
+    with pytest.raises(flags.FlagError, match='different runs, of networks of'):
+      boundary_distances.run(config)
+  assert not (tmp_path / 'measured').exists()
 
 
 def test_another_set_is_refused(tmp_path):
@@ -85,7 +100,7 @@ def test_another_set_is_refused(tmp_path):
     (dimple_depth, dict(checkpoints=(net,))),
   ):
     config = script.Config(workdir=str(tmp_path / 'measured'), **flag)
-    with pytest.raises(common.FlagError, match=r'on digits.*2 classes'):
+    with pytest.raises(flags.FlagError, match=r'on digits.*2 classes'):
       script.run(config)
   with pytest.raises(checkpoints.CheckpointError, match='of kind'):
     networks.read_for(net, (8, 8, 1), kind='autoencoder')
@@ -95,7 +110,7 @@ def test_another_set_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'flags',
+  'given',
   [
     dict(model='cnn', channels='4,4', radius=0.5, attack_steps=2),
     pytest.param(
@@ -111,9 +126,9 @@ def test_another_set_is_refused(tmp_path):
     dict(radius=0.1, norm=np.inf, trades=2.0, attack_steps=2),
   ],
 )
-def test_every_way_of_training_runs(tmp_path, flags):
+def test_every_way_of_training_runs(tmp_path, given):
   small = dict(num_train=64, num_test=20, batch_size=32)
-  summary = train_classifier.run(classifier(tmp_path, **(small | flags)))
+  summary = train_classifier.run(classifier(tmp_path, **(small | given)))
   assert np.isfinite(summary['loss'])
 
 
@@ -140,7 +155,7 @@ def test_a_vae_is_trained(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'flags, message',
+  'given, message',
   [
     (dict(widths='a,b'), 'not numbers such as'),
     (dict(channels='3'), '--channels: --model=mlp has no such thing'),
@@ -149,9 +164,9 @@ def test_a_vae_is_trained(tmp_path):
     (dict(dataset='nothing_like_it'), 'nothing_like_it'),
   ],
 )
-def test_bad_flags_are_named(tmp_path, flags, message):
+def test_bad_flags_are_named(tmp_path, given, message):
   with pytest.raises((ValueError, FileNotFoundError), match=message):
-    train_classifier.run(classifier(tmp_path / 'run', **flags))
+    train_classifier.run(classifier(tmp_path / 'run', **given))
 
 
 def test_a_diverging_run_names_the_step_and_keeps_the_last_checkpoint(tmp_path):
@@ -209,9 +224,9 @@ def assert_same(whole, broken):
 
 def test_a_broken_run_ends_with_the_same_parameters(tmp_path):
   """guarantees.md: the same bytes as an unbroken run; here at a bad moment."""
-  flags = dict(batch_size=100, learning_rate=0.01, dataset='digits')
+  given = dict(batch_size=100, learning_rate=0.01, dataset='digits')
   whole, broken = tmp_path / 'whole', tmp_path / 'broken'
-  train_classifier.run(classifier(whole, **flags))
+  train_classifier.run(classifier(whole, **given))
   shutil.copytree(whole, broken)
   text = (whole / 'flags.txt').read_text()
   (broken / 'flags.txt').write_text(text.replace(str(whole), str(broken)))
@@ -226,7 +241,7 @@ def test_a_broken_run_ends_with_the_same_parameters(tmp_path):
   lines = (broken / 'metrics.jsonl').read_text().splitlines(keepends=True)
   cut = next(i for i, v in enumerate(lines) if json.loads(v)['step'] > 8)
   (broken / 'metrics.jsonl').write_text(''.join(lines[:cut]) + lines[cut][:9])
-  train_classifier.run(classifier(broken, **flags))
+  train_classifier.run(classifier(broken, **given))
   assert_same(whole, broken)
 
 

@@ -4,12 +4,10 @@ from dmm_jax.plots.canvas import save
 from dmm_jax.plots.clinging import clinging_dimpling
 from dmm_jax.plots.codes import som_codes
 from dmm_jax.plots.depth import dimple_depth
-from dmm_jax.plots.distances import boundary_distances
 from dmm_jax.plots.halfway import halfway
 from dmm_jax.plots.initial import initial_scale
 from dmm_jax.plots.mislabelled import mislabelled_training
 from dmm_jax.plots.resized import trained_scaling
-from dmm_jax.plots.scaling import random_scaling
 from dmm_jax.plots.splits import manifold_split
 from dmm_jax.plots.strings import bit_strings
 from dmm_jax.plots.trained import trained_vs_random
@@ -19,7 +17,6 @@ from dmm_jax.plots.transfer import transfer
 
 __all__ = (
   'bit_strings',
-  'boundary_distances',
   'clinging_dimpling',
   'dimple_depth',
   'halfway',
@@ -27,7 +24,6 @@ __all__ = (
   'learning_curves',
   'manifold_split',
   'mislabelled_training',
-  'random_scaling',
   'reconstructions',
   'save',
   'som_codes',

@@ -1,5 +1,6 @@
 """What every figure needs: styles in grey too, grids, legends, files."""
 
+from collections.abc import Collection
 from collections.abc import Sequence
 import pathlib
 from typing import Any
@@ -123,3 +124,29 @@ def band(
     **look,
   )
   ax.fill_between(places, low, high, color=look['color'], alpha=0.15, lw=0)
+
+
+def points(
+  ax: axes.Axes, n: np.ndarray, entries: Sequence[dict], style: dict, label: str
+) -> None:
+  """Values with their intervals; values that are infinite are left out."""
+  value = np.array([e['value'] for e in entries], float)
+  ends = np.array([e['interval'] for e in entries], float)
+  shown = np.isfinite(value)
+  n, value, ends = np.array(n)[shown], value[shown], ends[shown]
+  # An end at infinity, or none at all, is not drawn.
+  ends = np.where(np.isfinite(ends), ends, value[:, None])
+  spread = np.abs(ends.T - value)
+  look = {k: style[k] for k in ('color', 'marker')}
+  ax.errorbar(
+    n, value, spread, **look, linestyle='none', capsize=3, ms=5, label=label
+  )
+
+
+def log_n(ax: axes.Axes, n: Collection[int]) -> None:
+  """A logarithmic axis of dimensions, with at most six of them on it."""
+  ticks = sorted(n)
+  ax.set(xscale='log', xlabel='input dimension n (pixels x channels)')
+  shown = ticks[:: -(-len(ticks) // 6)]
+  ax.set_xticks(shown, [str(v) for v in shown])
+  ax.xaxis.set_minor_locator(ticker.NullLocator())

@@ -6,7 +6,6 @@ import numpy as np
 
 from dmm_jax import records
 from dmm_jax.plots import canvas
-from dmm_jax.plots import scaling
 
 _SERIES = (
   ('true', 'trained_images', 'trained, images'),
@@ -58,7 +57,7 @@ def _panel(ax, rows, what, norm):
   n = np.array(rows['true']['n'], float)
   for (content, name, label), look in zip(_SERIES, canvas.STYLES, strict=True):
     entries = rows[content]['series'][name][what]
-    scaling.points(ax, n, entries, look, label)
+    canvas.points(ax, n, entries, look, label)
     ax.plot(
       n,
       [e['value'] for e in entries],
@@ -80,4 +79,4 @@ def _panel(ax, rows, what, norm):
     label='slope of the law',
   )
   canvas.log_values(ax)
-  scaling.log_n(ax, [int(v) for v in n])
+  canvas.log_n(ax, [int(v) for v in n])

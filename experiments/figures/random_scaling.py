@@ -1,0 +1,147 @@
+"""Figures of `experiments.random_scaling`."""
+
+import numpy as np
+from scipy import stats
+
+from dmm_jax.plots import canvas
+from experiments.lib import tables as tables_lib
+
+MEDIAN = stats.halfnorm.ppf(0.5)
+NORMS = {'1': r'\ell^1', '2': r'\ell^2', 'inf': r'\ell^\infty'}
+
+
+def draw(report, tables):
+  """The law against dimension, and the distribution behind its medians."""
+  slopes, medians = (tables_lib.to_dicts(t) for t in report.tables[:2])
+  return {
+    'scaling': (scaling(slopes, medians), caption(report)),
+    'distribution': (
+      distribution(tables),
+      'Share of networks whose boundary lies within a radius, in the last norm '
+      "at each architecture's largest images (steps), beside the infinitely "
+      'wide network (dashes) and the bound that no random network of that '
+      'kernel may exceed (dots; it knows of no box).',
+    ),
+  }
+
+
+def caption(report):
+  return (
+    f'{report.answer} Filled marks: controlled medians with 95 % intervals; '
+    'hollow marks: raw medians, whose scatter is that of the margin. Coloured '
+    'lines: the infinitely wide network, not fitted to anything. Grey: '
+    "the law's slope, through the prediction at the smallest n."
+  )
+
+
+def scaling(slopes, medians):
+  """Relative distance against n, a panel for each norm."""
+  norms = list(dict.fromkeys(row['p'] for row in slopes))
+  figure, axes = canvas.grid(1, len(norms), width=4.6, height=5.4)
+  names = list(dict.fromkeys(row['network'] for row in slopes))
+  for p, ax in zip(norms, axes[0], strict=True):
+    anchor = None
+    for row in slopes:
+      if row['p'] != p:
+        continue
+      look = canvas.STYLES[names.index(row['network']) % len(canvas.STYLES)]
+      at = [m for m in medians if (m['network'], m['p']) == (row['network'], p)]
+      n = np.array([m['n'] for m in at], float)
+      shift = 1 + 0.012 * (names.index(row['network']) - len(names) / 2)
+      marks(ax, n * shift, [m['controlled'] for m in at], look, label(row))
+      raw = '  as measured (raw)'
+      marks(ax, n * shift, [m['raw'] for m in at], look, raw, hollow=True)
+      own = [m['infinite'] for m in at]
+      if own[0] is not None:
+        line = {k: look[k] for k in ('color', 'linestyle')}
+        told = f'  infinitely wide {row["network"]}, no fit'
+        if row['infinite'] is not None:
+          told += f': {row["infinite"]:.2f}'
+        ax.plot(n, own, lw=1.4, label=told, **line)
+        anchor = anchor or (n, own[0])
+    if anchor:
+      law(ax, *anchor, p)
+    ax.set_title(f'${NORMS[p]}$')
+    canvas.log_values(ax)
+    canvas.log_n(ax, {m['n'] for m in medians if m['p'] == p})
+    ax.legend(
+      fontsize=8, loc='upper center', bbox_to_anchor=(0.5, -0.16), frameon=False
+    )
+  axes[0, 0].set_ylabel(r'median of $d_p(x)\,/\,\|x\|_p$')
+  return figure
+
+
+def label(row):
+  """The network and its slope with the interval."""
+  found = row['controlled']
+  return (
+    f'{row["network"]}: slope {found.value:.2f} '
+    f'[{found.low:.2f}, {found.high:.2f}]'
+  )
+
+
+def marks(ax, n, found, look, text, hollow=False):
+  """Estimates with their intervals; infinite ones are left out."""
+  n = n * (0.97 if hollow else 1)
+  value, low, high = np.array([e[:3] for e in found], float).T
+  keep = np.isfinite(value)
+  n, value = n[keep], value[keep]
+  # An infinite end is not drawn.
+  ends = [np.where(np.isfinite(v), v, value) for v in (low[keep], high[keep])]
+  ax.errorbar(
+    n,
+    value,
+    np.abs(np.array(ends) - value),
+    color=look['color'],
+    marker=look['marker'],
+    markerfacecolor='none' if hollow else look['color'],
+    alpha=0.55 if hollow else 1,
+    linestyle='none',
+    capsize=2,
+    ms=5,
+    label=text,
+  )
+
+
+def law(ax, n, first, p):
+  """The slope that the law says, through one point."""
+  n = np.geomspace(n[0], n[-1], 50)
+  grey = dict(color='black', alpha=0.3)
+  text = r'law: $-1/2$, through the prediction'
+  ax.plot(n, first * np.sqrt(n[0] / n), lw=3, label=text, **grey)
+  if p == '1':
+    fall = np.sqrt(n[0] * np.log(n[0]) / (n * np.log(n)))
+    text = r'$\sqrt{n/\ln n}$ in place of $\sqrt{n}$'
+    ax.plot(n, first * fall, lw=2, ls=':', label=text, **grey)
+
+
+def distribution(tables):
+  """Empirical distribution of distances, law and bound."""
+  results, bounds = tables['results'], tables.get('bounds')
+  names = [] if bounds is None else list(dict.fromkeys(bounds['architecture']))
+  figure, axes = canvas.grid(1, max(len(names), 1), width=3.2, height=3.2)
+  for name, ax in zip(names, axes[0], strict=False):
+    at = {k: v[bounds['architecture'] == name] for k, v in bounds.items()}
+    keep = (results['architecture'] == name) & (results['n'] == at['n'][0])
+    keep &= (results['norm'] == at['norm'][0]) & (
+      results['method'] == results['method'][0]
+    )
+    norm = NORMS[f'{at["norm"][0]:g}']
+    far = np.sort(results['distance'][keep])
+    share = (np.arange(len(far)) + 1) / len(far)
+    inside = far <= at['radius'][-1]
+    blue, orange = canvas.STYLES[0]['color'], canvas.STYLES[1]['color']
+    ax.step(far[inside], share[inside], where='post', color=blue,
+            label='finite networks')  # fmt: skip
+    ax.plot(at['radius'], at['law'], '--', color=orange, label='infinite width')
+    ax.plot(at['radius'], at['bound'], ':', color='black', label='bound')
+    ax.set(
+      title=f'{name}, ${norm}$, n = {at["n"][0]}',
+      xlabel='radius (pixel values)',
+      ylim=(0, 1.03),
+    )
+    ax.title.set_fontsize(9)
+  axes[0, 0].set_ylabel('share of networks within')
+  if names:
+    canvas.legend(figure, axes[0, 0], ncols=3)
+  return figure

@@ -1,0 +1,260 @@
+"""Flags from the fields of a config: absl's own types, with presets.
+
+A config is a frozen dataclass; a script's flags are its fields:
+
+  @dataclasses.dataclass(frozen=True)
+  class Config:
+    preset: str = flags.flag('default', 'Preset.')
+    sizes: tuple[int, ...] = flags.flag((8, 16), 'Sides of images.', least=1)
+
+A preset gives values to the flags that the command line does not name.
+"""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import dataclasses
+import os
+import sys
+import traceback
+import typing
+from typing import Any
+
+from absl import app
+from absl import flags
+from absl import logging
+import jax
+
+from dmm_jax import boundary
+from dmm_jax import checkpoints
+from dmm_jax import records
+
+
+class FlagError(ValueError):
+  """A flag whose value cannot be used; the message names it and says why."""
+
+
+# User errors, reported without a traceback.
+EXPECTED = (
+  FlagError,
+  records.RunError,
+  checkpoints.CheckpointError,
+  FileNotFoundError,
+  FloatingPointError,
+)
+
+
+def flag(
+  default: Any,
+  help_text: str,
+  *,
+  least: float | None = None,
+  choices: Sequence | None = None,
+) -> Any:
+  """Returns a dataclass field that becomes a flag.
+
+  Args:
+    default: its value unless a preset or the command line gives another.
+    help_text: what it sets, its unit, and what 0 or empty means.
+    least: the smallest number allowed, of each entry where there are several.
+    choices: the values allowed, likewise.
+  """
+  metadata = dict(help=help_text, least=least, choices=choices)
+  return dataclasses.field(default=default, metadata=metadata)
+
+
+def with_preset(
+  config_cls: Callable, presets: dict, preset: str, **explicit: Any
+) -> Any:
+  """Returns a config: defaults, overridden by a preset, then by `explicit`."""
+  if preset not in presets:
+    known = ', '.join(presets)
+    raise FlagError(f'--preset={preset} is unknown; it is one of {known}')
+  return config_cls(**{'preset': preset, **presets[preset], **explicit})
+
+
+def check(config: Any) -> None:
+  """Raises FlagError for the first value outside what its flag allows."""
+  for field in dataclasses.fields(config):
+    value = getattr(config, field.name)
+    least, choices = field.metadata['least'], field.metadata['choices']
+    values = value if isinstance(value, tuple) else (value,)
+    if not values:
+      raise FlagError(f'--{field.name} is empty; give at least one value')
+    if len(set(values)) < len(values):
+      raise FlagError(f'--{field.name} names a value twice: {values}')
+    for v in values:
+      if choices is not None and v not in choices:
+        known = ', '.join(map(str, choices))
+        raise FlagError(f'--{field.name}={v} is unknown; it is one of {known}')
+      if least is not None and not v >= least:
+        raise FlagError(f'--{field.name}={v} is too small; at least {least}')
+
+
+def check_method(method: str) -> None:
+  """Raises FlagError for a method that `boundary.nearest_point` has not."""
+  if method not in boundary.METHODS:
+    known = ', '.join(boundary.METHODS)
+    raise FlagError(f'--method={method}: the method must be one of {known}')
+
+
+def command(experiment: str, config: Any, presets: dict) -> str:
+  """Returns the command that repeats a run, without its directory."""
+  preset = getattr(config, 'preset', '')
+  known = preset in presets
+  base = with_preset(type(config), presets, preset) if known else type(config)()
+  there, asked = records.flag_values(base), records.flag_values(config)
+  given = [
+    f'--{name}={value}'
+    for name, value in asked.items()
+    if name not in ('workdir', 'preset') and value != there[name]
+  ]
+  if known and preset != 'default':
+    given.insert(0, f'--preset={preset}')
+  return ' '.join([f'python -m {experiment}', *given])
+
+
+def main(run: Callable, config_cls: Any, presets: dict | None = None) -> None:
+  """Makes flags of the config's fields, parses them, and runs.
+
+  Args:
+    run: config -> anything.
+    config_cls: a dataclass whose fields are `flag`.
+    presets: by name, the values that each sets; None for a script without.
+  """
+  from experiments.lib import processes  # It has flags itself.
+
+  _define(config_cls, presets)
+  _define(processes.Processes)
+
+  def start(argv):
+    try:
+      if len(argv) > 1:
+        raise FlagError(f'unexpected argument {argv[1]!r}; flags begin with --')
+      given = _given(config_cls)
+      if presets is None:
+        config = config_cls(**given)
+      else:
+        preset = given.pop('preset', 'default')
+        config = with_preset(config_cls, presets, preset, **given)
+      check(config)
+      set_up()
+      processes.join(processes.Processes(**_given(processes.Processes)))
+      run(config)
+    except EXPECTED as error:
+      print(f'error: {error}', file=sys.stderr)
+      processes.leave(2)
+    except (Exception, KeyboardInterrupt) as error:
+      if not jax.distributed.is_initialized():
+        raise
+      traceback.print_exc()
+      processes.explain(error)
+      processes.leave(1)
+
+  app.run(start)
+
+
+def set_up() -> None:
+  """Sets what every experiment wants of JAX and absl, before any array."""
+  # Libraries report every file they write.
+  logging.set_verbosity(logging.WARNING)
+  # Geometry needs real float32: TPU and GPU matmuls round to fewer bits.
+  jax.config.update('jax_default_matmul_precision', 'highest')
+  asked = 'xla_force_host_platform_device_count' in os.environ.get(
+    'XLA_FLAGS', ''
+  )
+  num_devices = jax.config.jax_num_cpu_devices  # type: ignore[attr-defined]
+  if not asked and num_devices < 0:
+    jax.config.update('jax_num_cpu_devices', os.cpu_count())
+
+
+def _define(cls, presets=None):
+  """Makes absl flags of a dataclass's fields."""
+  for field in dataclasses.fields(cls):
+    text, choices = field.metadata['help'], field.metadata['choices']
+    if field.name == 'preset' and presets is not None:
+      text, choices = _preset_help(presets), tuple(presets)
+    holder: Any = None
+    if field.type is bool:
+      holder = flags.DEFINE_boolean(field.name, field.default, text)
+    elif field.type is str and choices is not None:
+      holder = flags.DEFINE_enum(field.name, field.default, choices, text)
+    else:
+      parser, serializer = _parser(field), flags.ArgumentSerializer()
+      if isinstance(parser, _Several):
+        serializer = flags.ListSerializer(',')
+      holder = flags.DEFINE(
+        parser, field.name, field.default, text, serializer=serializer
+      )
+    flags.FLAGS.register_key_flag_for_module(
+      sys.argv[0], flags.FLAGS[holder.name]
+    )
+
+
+def _preset_help(presets):
+  """What each preset sets, as help text."""
+  parts = []
+  for name, values in presets.items():
+    told = ' '.join(
+      f'--{key}={records.flag_text(value)}' for key, value in values.items()
+    )
+    parts.append(f'{name}: {told or "the defaults below"}')
+  return 'Values of the flags that are not given. ' + '; '.join(parts) + '.'
+
+
+def _parser(field):
+  """The absl parser of a field's type."""
+  kind = field.type
+  many = typing.get_origin(kind) is tuple
+  kind = typing.get_args(kind)[0] if many else kind
+  least, choices = field.metadata['least'], field.metadata['choices']
+  one: Any
+  if choices is not None:
+    one = _Choices(kind, choices)
+  elif kind is int:
+    one = flags.IntegerParser(lower_bound=least)
+  elif kind is float:
+    one = flags.FloatParser(lower_bound=least)
+  else:
+    one = flags.ArgumentParser()
+  return _Several(one) if many else one
+
+
+class _Choices(flags.ArgumentParser):
+  """One of several values."""
+
+  def __init__(self, kind, choices):
+    super().__init__()
+    self.kind, self.choices = kind, choices
+    self.syntactic_help = ' or '.join(map(str, choices))
+
+  def parse(self, argument):
+    value = self.kind(argument)
+    if value not in self.choices:
+      raise ValueError(f'it is one of {self.syntactic_help}')
+    return value
+
+  def flag_type(self):
+    return self.kind.__name__
+
+
+class _Several(flags.ListParser):
+  """Values separated by commas, each parsed by another parser."""
+
+  def __init__(self, one):
+    super().__init__()
+    self.one = one
+    if one.syntactic_help:
+      self.syntactic_help = f'{self.syntactic_help}, each {one.syntactic_help}'
+
+  def parse(self, argument):
+    if isinstance(argument, tuple | list):
+      return tuple(argument)
+    return tuple(self.one.parse(part) for part in super().parse(argument))
+
+
+def _given(cls):
+  return {
+    field.name: flags.FLAGS[field.name].value
+    for field in dataclasses.fields(cls)
+    if flags.FLAGS[field.name].present
+  }

@@ -1,0 +1,391 @@
+"""What runs found: their directories, read back; committed results; pages.
+
+  python -m experiments.lib.results --add=runs/random_scaling
+  python -m experiments.lib.results
+
+The first copies the report of a finished run to results/NAME.json and renews
+RESULTS.md and docs/papers/*.md; the second renews the pages alone. Pages are
+prose, with blocks that are generated between markers, <!-- end --> after each:
+
+  <!-- results -->                      every claim of every result
+  <!-- results: NAME -->                one result, whole
+  <!-- results: NAME claims tables -->  parts of it: answer, claims, tables, run
+"""
+
+from collections.abc import Iterator
+import contextlib
+import dataclasses
+import datetime
+import json
+import math
+import pathlib
+import re
+from typing import Any
+from typing import NamedTuple
+
+from dmm_jax import records
+from experiments.lib import claims as claims_lib
+from experiments.lib import flags
+from experiments.lib import runner
+from experiments.lib import tables
+
+ROOT = pathlib.Path(__file__).parents[2]
+# Papers in their order on every page.
+PAPERS = {
+  '2004.05923': 'Random networks',
+  '1812.10156': 'Random networks, bits',
+  '2106.10151': 'Dimpled manifolds',
+  '2206.04463': 'Halfway',
+  '2205.10952': 'Codes',
+}
+_BLOCK = re.compile(
+  r'(?s)(<!-- results:? ?([^\n]*?) ?-->\n)(?:(?!<!--).)*(<!-- end -->)'
+)
+
+
+class Run(NamedTuple):
+  """A finished run, or a committed result, as its files have it.
+
+  Attributes:
+    name: of its directory, within the folder that was read; of its file.
+    path: of the directory or the file.
+    record: run.json: how it was made.
+    raw: report.json.
+    report: the same, typed.
+    columns: columns.json; {} where there is none.
+    captions: of its figures, by name.
+  """
+
+  name: str
+  path: pathlib.Path
+  record: dict
+  raw: dict
+  report: runner.Report
+  columns: dict
+  captions: dict
+
+  @property
+  def experiment(self) -> str:
+    """The name of the script."""
+    return str(self.raw.get('experiment')).removeprefix('experiments.')
+
+
+# --- Directories of runs -----------------------------------------------------
+
+
+def read(folder: pathlib.Path) -> tuple[list[Run], list[tuple[str, str]]]:
+  """Returns the finished runs, oldest first, and `(name, reason)` of others."""
+  runs, others = [], []
+  for path in _directories(folder):
+    name = str(path.relative_to(folder))
+    try:
+      runs.append(read_run(name, path))
+    except (OSError, ValueError) as error:
+      others.append((name, str(error)))
+  return sorted(runs, key=lambda run: (started(run.record), run.name)), others
+
+
+def _directories(folder, depth=3) -> Iterator[pathlib.Path]:
+  """Yields run directories, and those that neither are runs nor hold any."""
+  for path in sorted(folder.iterdir()):
+    if path.name.startswith('.') or not path.is_dir():
+      continue
+    inner: list[pathlib.Path] = []
+    if depth > 1 and not path.is_symlink() and not _is_run(path):
+      inner = list(_directories(path, depth - 1))
+    yield from inner if any(map(_is_run, inner)) else [path]
+
+
+def _is_run(path):
+  return (path / 'run.json').exists() or (path / 'flags.txt').exists()
+
+
+def read_run(name: str, path: pathlib.Path) -> Run:
+  """Reads a run directory.
+
+  Raises:
+    ValueError: if it is none, is not finished, or cannot be read.
+  """
+  if not _is_run(path):
+    raise ValueError('not a run: it has neither run.json nor flags.txt')
+  record = _read_dict(path / 'run.json')
+  started(record)
+  if not record.get('finished'):
+    raise ValueError('unfinished: the run did not reach its end')
+  if not (path / 'report.json').exists():
+    raise ValueError(
+      'it has no report.json; started again with its flags, the run writes one'
+    )
+  others = [
+    _read_dict(file) if file.exists() else {}
+    for file in (path / 'columns.json', path / 'figures' / 'captions.json')
+  ]
+  return _checked(name, path, record, _read_dict(path / 'report.json'), *others)
+
+
+def _read_dict(path):
+  try:
+    found = records.read_json(path)
+  except (OSError, ValueError) as error:
+    raise ValueError(f'{path.name} cannot be read: {error}') from None
+  if not isinstance(found, dict):
+    raise ValueError(f'{path.name} is no JSON object')
+  return found
+
+
+def _checked(name, path, record, raw, columns, captions) -> Run:
+  """A run that can be shown: of the right types, and complete."""
+  for key in ('flags', 'versions', 'devices', 'seconds'):
+    if not isinstance(record.get(key), dict):
+      record[key] = {}
+  try:
+    report = runner.from_json(raw)
+    runner.to_text(report)
+  except (AttributeError, LookupError, TypeError, ValueError) as error:
+    raise ValueError(f'report.json is no report: {error!r}') from None
+  for table in columns.values():
+    described = table.values() if isinstance(table, dict) else [table]
+    if not all(isinstance(column, dict) for column in described):
+      raise ValueError('columns.json describes no columns')
+  return Run(name, path, record, raw, report, columns, captions)
+
+
+def started(record: dict) -> datetime.datetime:
+  """Returns when a run was started; ValueError if it is unknown."""
+  try:
+    when = datetime.datetime.fromisoformat(record['started'])
+    return when if when.tzinfo else when.replace(tzinfo=datetime.UTC)
+  except (KeyError, TypeError, ValueError):
+    raise ValueError('run.json does not say when the run was started') from None
+
+
+def seconds(path: pathlib.Path, record: dict) -> float:
+  """Returns how long a run took: its last start, or its units if that is more.
+
+  A run that is shown again, or goes on after a kill, has a new start. Units
+  that ran side by side count one by one.
+  """
+  logged = 0.0
+  with contextlib.suppress(OSError):
+    rows = [row for row in records.read_log(path) if isinstance(row, dict)]
+    logged = sum(_finite(row.get('seconds')) for row in rows)
+  with contextlib.suppress(KeyError, TypeError, ValueError):
+    end = datetime.datetime.fromisoformat(record['finished'])
+    return max(logged, (end - started(record)).total_seconds())
+  return logged
+
+
+def _finite(value) -> float:
+  good = isinstance(value, int | float) and math.isfinite(value)
+  return float(value) if good else 0.0
+
+
+def commit(record: dict) -> str:
+  """Returns the commit of a run; '+' behind it if files had been changed."""
+  short = str(record.get('git') or 'unknown')[:12]
+  return short + '+' * bool(record.get('git_dirty'))
+
+
+def by_paper(runs: list[Run]) -> list[Run]:
+  """Returns runs by the paper of their first claim, those without one last."""
+  papers = lambda run: [claim.paper for claim in run.report.claims] + ['~']
+  return sorted(runs, key=lambda run: _place(papers(run)[0]))
+
+
+def claims_by_paper(runs: list[Run]) -> list[tuple[claims_lib.Claim, Run]]:
+  """Returns all claims with their runs, by paper, experiment and claim.
+
+  Claims of an experiment stand in its own order, that of one claim's runs.
+  """
+  found: dict[tuple, list] = {}
+  for run in runs:
+    for claim in run.report.claims:
+      place = (*_place(claim.paper), run.experiment)
+      found.setdefault((place, claim.name), []).append((claim, run))
+  keys = sorted(found, key=lambda key: key[0])
+  return [pair for key in keys for pair in found[key]]
+
+
+def _place(paper):
+  return [*PAPERS, paper].index(paper), paper
+
+
+# --- Committed results -------------------------------------------------------
+
+
+def committed(root: pathlib.Path = ROOT) -> list[Run]:
+  """Returns the results in results/, by name; other files have no claims."""
+  paths = sorted((root / 'results').glob('*.json'))
+  found = [(path, _read_dict(path)) for path in paths]
+  return [
+    _checked(path.stem, path, raw['run'], raw, {}, {})
+    for path, raw in found
+    if 'claims' in raw
+  ]
+
+
+def add(run_dir: str, name: str = '', root: pathlib.Path = ROOT) -> str:
+  """Copies what a finished run says to results/NAME.json; returns NAME.
+
+  Args:
+    run_dir: of the run.
+    name: of the result; '' takes that of the experiment.
+    root: of the repository.
+  """
+  try:
+    run = read_run(run_dir, pathlib.Path(run_dir))
+  except ValueError as error:
+    raise flags.FlagError(f'--add={run_dir}: {error}') from None
+  name = name or run.experiment
+  path = root / 'results' / f'{name}.json'
+  if not re.fullmatch('[a-z0-9_]+', name):
+    raise flags.FlagError(f'--name={name} has to match [a-z0-9_]+')
+  if path.exists() and 'claims' not in _read_dict(path):
+    raise flags.FlagError(f'--name={name}: {path} is not the result of a run')
+  record = run.record
+  kept: dict[str, Any] = {key: record[key] for key in ('started', 'devices')}
+  kept['versions'] = {'python': record.get('python'), **record['versions']}
+  kept |= {'git': commit(record), 'seconds': record['seconds']}
+  result = {'name': name, **run.raw, 'run': kept}
+  records.write_text(path, json.dumps(result, indent=1, allow_nan=False) + '\n')
+  return name
+
+
+# --- Pages -------------------------------------------------------------------
+
+
+def pages(root: pathlib.Path = ROOT) -> dict[pathlib.Path, str]:
+  """Returns the pages as they should be, by path."""
+  found = committed(root)
+  paths = [root / 'RESULTS.md', *sorted((root / 'docs/papers').glob('*.md'))]
+  return {path: render(path.read_text(), found) for path in paths}
+
+
+def render(text: str, results: list[Run]) -> str:
+  """Returns a page with its blocks generated anew.
+
+  Raises:
+    ValueError: for a block without an end, or of what is not there.
+  """
+  generate = lambda m: f'{m[1]}\n{_generated(m[2].split(), results)}\n{m[3]}'
+  new, count = _BLOCK.subn(generate, text)
+  if count != text.count('<!-- results'):
+    raise ValueError('each <!-- results --> needs an <!-- end --> of its own')
+  return new
+
+
+def _generated(words, results) -> str:
+  """What stands in a block, of the words in its marker."""
+  if not words:
+    return _summary(results)
+  name, *parts = words
+  known = {run.name: run for run in results}
+  if name not in known or not {*parts} <= {*_PARTS}:
+    raise ValueError(
+      f'<!-- results: {" ".join(words)} -->: a result is one of {[*known]}, a '
+      f'part of it one of {[*_PARTS]}'
+    )
+  found = [_PARTS[part](known[name]) for part in parts or _PARTS]
+  return '\n'.join(filter(None, found))
+
+
+def _summary(results) -> str:
+  """Every claim, a table a paper, and the runs that they are from."""
+  found = []
+  pairs = claims_by_paper(results)
+  for paper in dict.fromkeys(claim.paper for claim, _ in pairs):
+    of_paper = [pair for pair in pairs if pair[0].paper == paper]
+    kept = claims_lib.holm(claim for claim, _ in of_paper)
+    rows = [
+      [
+        c.statement,
+        c.verdict,
+        _corrected(c, keeps),
+        c.short_reason(2),
+        run.name,
+      ]
+      for (c, run), keeps in zip(of_paper, kept, strict=True)
+    ]
+    heads = 'claim', 'verdict', 'Holm-corrected', 'why', 'run'
+    found.append(f'### {_paper(paper)}\n\n{_markdown(heads, rows)}')
+  runs = [[run.name, run.report.answer, _made(run)] for run in results]
+  found.append(f'### Runs\n\n{_markdown(("run", "answer", "made"), runs)}')
+  return '\n'.join(found) if results else 'No run has been added yet.\n'
+
+
+def _corrected(claim, keeps):
+  """The verdict after Holm's correction over the claims of a paper."""
+  if claim.verdict == claims_lib.SUPPORTED and not keeps:
+    return claims_lib.UNDECIDED
+  return claim.verdict
+
+
+def _paper(number):
+  name = PAPERS.get(number, '')
+  if re.fullmatch(r'\d{4}\.\d{4,5}', number):
+    number = f'[{number}](https://arxiv.org/abs/{number})'
+  return ', '.join(filter(None, [name, tables.escape(number)])) or 'Ours'
+
+
+def _markdown(heads, rows):
+  columns = [tables.Column(name, '', '') for name in heads]
+  return tables.to_markdown(tables.Table('', columns, rows))
+
+
+def _claims(run):
+  rows = [[c.statement, c.verdict, c.reason] for c in run.report.claims]
+  return _markdown(('claim', 'verdict', 'why'), rows) if rows else ''
+
+
+def _tables(run):
+  """All tables, each with a paragraph of what its columns mean."""
+  found = []
+  for table in run.report.tables:
+    meanings = [map(tables.escape, pair) for pair in tables.meanings(table)]
+    legend = '. '.join(f'*{name}*: {text}' for name, text in meanings)
+    found += [tables.to_markdown(table), legend and f'{legend}.\n']
+  return '\n'.join(filter(None, found))
+
+
+def _made(run):
+  """When, at which commit, with and on what."""
+  record = run.record
+  devices, versions = record['devices'], record['versions']
+  return (
+    f'{started(record):%d %B %Y}, {record["git"]}, Python '
+    f'{versions["python"]}, JAX {versions["jax"]}, {devices["count"]} x '
+    f'{devices["kind"]}'
+  )
+
+
+def _run(run):
+  command = re.sub(r'(--data_dir)=\S+', r'\1=DIR', run.raw['command'])
+  return f'    {command}\n\n{_made(run)}.\n'
+
+
+_PARTS = {
+  'answer': lambda run: f'**{tables.escape(run.report.answer)}**\n',
+  'claims': _claims,
+  'tables': _tables,
+  'run': _run,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  add: str = flags.flag('', 'Directory of a finished run to add; empty: none.')
+  name: str = flags.flag('', 'Name of its result; empty: of its experiment.')
+
+
+def run(config: Config, root: pathlib.Path = ROOT) -> None:
+  """Adds a run, if one is given, and renews the pages."""
+  if config.add:
+    print(f'results/{add(config.add, config.name, root)}.json')
+  for path, text in pages(root).items():
+    if text != path.read_text():
+      records.write_text(path, text)
+      print(path)
+
+
+if __name__ == '__main__':
+  flags.main(run, Config)

@@ -1,0 +1,157 @@
+"""Figures of the flagship, drawn from made-up tables."""
+
+import figures
+import numpy as np
+import pytest
+
+from dmm_jax import statistics
+from experiments import random_scaling
+from experiments.figures import random_scaling as drawing
+from experiments.lib import runner
+
+N = (192, 768)
+NAMES = ('fully_connected', 'resnet20')
+
+
+def estimate(value):
+  return statistics.Estimate(value, 0.8 * value, 1.3 * value, 50, 'networks')
+
+
+def cases():
+  rng = np.random.default_rng(0)
+  for name in NAMES:
+    for p in (1.0, 2.0):
+      yield random_scaling.Case(
+        name,
+        p,
+        np.array(N, float),
+        [np.ones(50)] * 2,
+        [rng.uniform(1, 3, size=50) / n**0.5 for n in N],
+        [rng.uniform(1, 2, size=50) / n**0.5 for n in N],
+        None if name == 'resnet20' else 1.4 / np.array(N) ** 0.5,
+        None,
+      )
+
+
+@pytest.fixture(scope='module')
+def report():
+  made = list(cases())
+  rows = [
+    [
+      random_scaling.SHORT[c.name],
+      f'{c.norm:g}',
+      estimate(-0.4),
+      estimate(-0.5),
+      random_scaling.infinite_slope(c),
+      '0.0%',
+      'supported',
+      '-',
+    ]
+    for c in made
+  ]
+  tables = [
+    random_scaling.slope_table(rows, made), random_scaling.median_table(made)
+  ]  # fmt: skip
+  return runner.Report('Distances fall.', [], tables), made
+
+
+@pytest.fixture(scope='module')
+def tables():
+  rng = np.random.default_rng(1)
+  num = 40
+  radius = np.linspace(0.1, 1, 10)
+  return {
+    'results': {
+      'architecture': np.array([*['fully_connected'] * num, 'resnet20']),
+      'method': np.array(['fast'] * (num + 1)),
+      'n': np.full(num + 1, 768),
+      'norm': np.full(num + 1, 2.0),
+      'distance': np.append(rng.uniform(0, 2, size=num - 1), [np.inf, 0.5]),
+    },
+    'bounds': {
+      'architecture': np.full(10, 'fully_connected'),
+      'n': np.full(10, 768),
+      'norm': np.full(10, 2.0),
+      'radius': radius,
+      'law': radius / 2,
+      'bound': radius,
+    },
+  }
+
+
+@pytest.fixture(scope='module')
+def found(report, tables):
+  return drawing.draw(report[0], tables)
+
+
+def test_medians_lie_on_the_axes_with_their_intervals(report, found):
+  figure, caption = found['scaling']
+  assert caption.startswith('Distances fall. ') and 'not fitted' in caption
+  axes = figure.axes
+  assert [ax.get_title() for ax in axes] == [r'$\ell^1$', r'$\ell^2$']
+  for ax, p in zip(axes, (1.0, 2.0), strict=True):
+    marks = {c.get_label(): c for c in ax.containers}
+    for case in report[1]:
+      if case.norm != p:
+        continue
+      short = random_scaling.SHORT[case.name]
+      bars = marks[f'{short}: slope -0.50 [-0.40, -0.65]']
+      for i, samples in enumerate(case.controlled):
+        wanted = statistics.median(samples, unit='networks')
+        x, y = (v[i] for v in bars.lines[0].get_data())
+        assert y == wanted.value and x == pytest.approx(N[i], rel=0.03)
+        ends = bars.lines[2][0].get_segments()[i][:, 1]
+        np.testing.assert_allclose(ends, wanted[1:3])
+    assert len(ax.containers) == 4
+    lines = {line.get_label(): line for line in ax.lines}
+    own = lines['  infinitely wide dense, no fit: -0.50']
+    np.testing.assert_allclose(own.get_ydata(), 1.4 / np.array(N) ** 0.5)
+    law = lines[r'law: $-1/2$, through the prediction']
+    x, y = law.get_data()
+    np.testing.assert_allclose(y * np.sqrt(x), 1.4)
+    other = r'$\sqrt{n/\ln n}$ in place of $\sqrt{n}$'
+    assert (other in lines) == (p == 1)
+    if p == 1:
+      x, y = lines[other].get_data()
+      ratio = y * np.sqrt(x * np.log(x))
+      np.testing.assert_allclose(ratio, ratio[0])
+    told = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert set(told) >= {v for v in lines if not v.startswith('_')}
+
+
+def test_infinite_ends_and_values_are_left_out():
+  ax = figures.canvas.grid(1, 1)[1][0, 0]
+  made = [
+    statistics.Estimate(1.0, 0.5, np.inf, 9, ''),
+    statistics.Estimate(np.inf, 1.0, np.inf, 9, ''),
+  ]
+  drawing.marks(ax, np.array([1.0, 2.0]), made, dict(color='k', marker='o'), '')
+  (bars,) = ax.containers
+  assert bars.lines[0].get_data()[0].tolist() == [1.0]
+  np.testing.assert_allclose(bars.lines[2][0].get_segments()[0][:, 1], [0.5, 1])
+
+
+def test_distributions_stand_beside_law_and_bound(tables, found):
+  figure, caption = found['distribution']
+  (ax,) = figure.axes
+  lines = {line.get_label(): line for line in ax.lines}
+  far = np.sort(tables['results']['distance'][:40])
+  inside = far <= 1
+  x, y = lines['finite networks'].get_data()
+  np.testing.assert_allclose(x, far[inside])
+  np.testing.assert_allclose(y, (np.arange(40)[inside] + 1) / 40)
+  for name, column in (('infinite width', 'law'), ('bound', 'bound')):
+    np.testing.assert_allclose(
+      lines[name].get_ydata(), tables['bounds'][column]
+    )
+  assert 'fully_connected' in ax.get_title() and '768' in ax.get_title()
+  assert 'may exceed' in caption
+
+
+def test_without_bounds_there_is_an_empty_panel(report, tables):
+  found = drawing.draw(report[0], {'results': tables['results']})
+  assert len(found['distribution'][0].axes) == 1
+
+
+def test_looks(found):
+  figures.assert_looks('random_scaling', {k: v for k, (v, _) in found.items()})

@@ -1,0 +1,459 @@
+"""The flagship: its rule, its estimators, its tables, and a toy run."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import resume
+from scipy import stats
+
+from dmm_jax import boundary
+from dmm_jax import models
+from dmm_jax import nngp
+from dmm_jax import random_nets
+from dmm_jax import statistics
+from experiments import random_scaling
+from experiments.lib import flags
+from experiments.lib import tables
+
+N = np.array([192.0, 768.0, 3072.0])
+TOY = dict(
+  architectures=('fully_connected',),
+  sizes=(4, 8),
+  norms=(1.0, 2.0),
+  width=8,
+  num_networks=19,
+  batch_size=8,  # Not a divisor.
+  num_predicted=2,
+  methods=('ray', 'linear'),
+)
+
+
+@pytest.fixture(autouse=True)
+def empty_figures(monkeypatch):
+  resume.draw_quickly(monkeypatch)
+
+
+def toy(workdir, **more):
+  return random_scaling.Config(workdir=str(workdir), **(TOY | more))
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  return resume.run_keeping_chunks(
+    random_scaling.run, toy, tmp_path_factory.mktemp('run')
+  )
+
+
+def case(slope=-0.5, networks=400, scatter=0.0, norm=2.0, seed=0, **more):
+  """Networks whose distances follow a power of n, times |N(0, 1)|."""
+  rng = np.random.default_rng(seed)
+  relative, controlled = [], []
+  for n in N:
+    scale = n**slope * np.exp(scatter * rng.normal(size=networks))
+    gap = np.abs(rng.normal(size=networks))
+    relative.append(scale * gap)
+    controlled.append(scale * random_scaling.MEDIAN)
+  sizes = [np.full(networks, 2.0)] * 3
+  options = dict(infinite=N**-0.5, sigma=None) | more
+  return random_scaling.Case(
+    'lenet', norm, N, sizes, relative, controlled, **options
+  )
+
+
+# --- The run ---------------------------------------------------------------
+
+
+def test_rows_are_networks_and_norms(finished):
+  table, report, found, run_dir = finished[1]
+  assert set(table) <= set(random_scaling.COLUMNS)
+  assert len(table['distance']) == 2 * 2 * 19 * 2
+  assert set(table['n']) == {48, 192} and set(table['norm']) == {1.0, 2.0}
+  for method in TOY['methods']:
+    at = table['method'] == method
+    assert sorted(set(table['network'][at])) == list(range(19))
+  linear = table['method'] == 'linear'
+  assert np.all(table['status'][linear] == boundary.Status.ESTIMATE)
+  assert np.all(table['margin'] > 0) and np.all(table['distance'] > 0)
+  two = table['norm'] == 2
+  np.testing.assert_allclose(
+    table['input_norm'][two], table['input_l2'][two], rtol=1e-5
+  )
+  columns = json.loads((run_dir / 'columns.json').read_text())
+  assert set(columns) == {'results', 'predictions', 'bounds'}
+  assert columns['results']['distance']['shape'] == [152]
+  assert len(found['predictions']['scale']) == 2 * 2 * 2
+  assert set(found['bounds']['n']) == {192}
+  names = [table.title for table in report.tables]
+  assert len(names) == 3 and names[2].startswith('Searches on the same')
+  told = json.loads((run_dir / 'report.json').read_text())
+  assert told['answer'] == report.answer
+  assert len(told['claims']) == len(report.claims) == 5
+  assert '--workdir' not in told['command']
+  assert '--methods=ray,linear' in told['command']
+
+
+def test_distances_are_those_of_the_library_on_the_same_networks(finished):
+  table = finished[1].table
+  setting = random_scaling.Setting(
+    toy('.'), 'fully_connected', 8, np.zeros(1, np.float32)
+  )
+  x, key = random_scaling.draw_image(11, setting.images, **setting.draw)
+  assert x.shape == (8, 8, 3) and 0 <= x.min() < 0.1 < 0.9 < x.max() <= 1
+  params = setting.module.init(key, x)
+  logits_fn = lambda v: setting.module.apply(params, v)[0]
+  wanted = boundary.nearest_point(
+    logits_fn,
+    x,
+    logits_fn(x).argmax(),
+    norm=2.0,
+    bounds=(0.0, 1.0),
+    method='ray',
+    max_gradients=200,
+    rtol=1e-4,
+  )
+  at = (table['network'] == 11) & (table['n'] == 192) & (table['norm'] == 2)
+  at &= table['method'] == 'ray'
+  np.testing.assert_allclose(table['distance'][at], wanted.distance, rtol=1e-4)
+  np.testing.assert_allclose(
+    table['margin'][at], np.abs(np.diff(logits_fn(x))), rtol=1e-4
+  )
+  np.testing.assert_allclose(
+    table['input_l2'][at], np.linalg.norm(x), rtol=1e-5
+  )
+
+
+@pytest.mark.parametrize(
+  'lost', [['*-ray-000008', 'bounds-*'], ['predicted-*'], ['*']]
+)
+def test_a_broken_run_ends_with_the_same_bytes(finished, tmp_path, lost):
+  resume.assert_same_bytes(
+    random_scaling.run, toy, finished, tmp_path, lost=lost
+  )
+
+
+def test_a_finished_run_is_shown_again(finished, capsys):
+  run_dir = finished[0]
+  before = (run_dir / 'results.npz').stat().st_mtime_ns
+  again = random_scaling.run(toy(run_dir))
+  assert (run_dir / 'results.npz').stat().st_mtime_ns == before
+  out = capsys.readouterr().out
+  assert again.report.answer in out and 'Claims' in out and 'figures:' in out
+  assert out.index(again.report.answer) < out.index('Claims')
+
+
+def test_real_images_are_blended_with_noise():
+  config = toy('.', inputs='digits', channels=1, noise=0.25)
+  images = random_scaling.load_images(config)
+  assert {s: v.shape[1:] for s, v in images.items()} == {
+    4: (4, 4, 1),
+    8: (8, 8, 1),
+  }
+  setting = random_scaling.Setting(config, 'fully_connected', 8, images[8])
+  x, _ = random_scaling.draw_image(3, images[8], **setting.draw)
+  rest = (np.asarray(x) - 0.75 * images[8]).reshape(len(images[8]), -1)
+  inside = np.all((rest >= -1e-6) & (rest <= 0.25 + 1e-6), axis=1)
+  assert inside.sum() == 1
+  assert random_scaling.load_images(toy('.')) == {}
+
+
+@pytest.mark.parametrize(
+  'given, message',
+  [
+    (dict(architectures=('vgg',)), r'--architectures=vgg.*fully_connected'),
+    (dict(norms=(3.0,)), r'--norms=3.0 is unknown; it is one of 1.0, 2.0, inf'),
+    (dict(num_networks=0), r'--num_networks=0 is too small; at least 1'),
+    (dict(sizes=()), '--sizes is empty'),
+    (dict(sizes=(8, 8)), '--sizes names a value twice'),
+    (dict(methods=('luck',)), '--methods=luck is unknown'),
+    (
+      dict(architectures=('lenet',), conv_sizes=(2, 8)),
+      r'a side of 2 is too small for lenet, which needs .* at least 4 x 4',
+    ),
+  ],
+)
+def test_bad_flags_are_named_and_nothing_is_written(tmp_path, given, message):
+  with pytest.raises(flags.FlagError, match=message):
+    random_scaling.run(toy(tmp_path / 'run', **given))
+  assert not (tmp_path / 'run').exists()
+
+
+def test_every_architecture_has_its_sizes_norms_and_networks():
+  config = random_scaling.Config(
+    sizes=(1,),
+    conv_sizes=(4,),
+    norms=(1.0,),
+    conv_norms=(2.0,),
+    num_networks=5,
+    conv_networks=6,
+    resnet_networks=7,
+  )
+  for name in random_nets.ARCHITECTURES:
+    dense = name == 'fully_connected'
+    assert random_scaling.sizes(config, name) == ((1,) if dense else (4,))
+    assert random_scaling.norms(config, name) == ((1.0,) if dense else (2.0,))
+    wanted = 5 if dense else 7 if name.startswith('resnet') else 6
+    assert random_scaling.num_networks(config, name) == wanted
+
+
+# --- Estimators ------------------------------------------------------------
+
+
+def test_variances_over_the_last_layer_are_those_of_redrawn_layers():
+  module = models.ResNet(2, 1)
+  draw = dict(seeds=(0, 1, 2), shape=(4, 4, 3), noise=1.0)
+  found, size = random_scaling.last_layer_variance(
+    5, np.zeros(1), module=module, **draw
+  )
+  x, key = random_scaling.draw_image(5, np.zeros(1), **draw)
+  params = module.init(key, x)['params']
+  head = params['head']['kernel']
+
+  def margin(key):
+    scale = np.sqrt(2 / len(head))
+    drawn = {'kernel': scale * jax.random.normal(key, head.shape)}
+    logits, _ = module.apply({'params': {**params, 'head': drawn}}, x)
+    return logits[1] - logits[0]
+
+  margins = jax.vmap(margin)(jax.random.split(jax.random.key(0), 20_000))
+  np.testing.assert_allclose(found, jnp.mean(margins**2), rtol=0.04)
+  np.testing.assert_allclose(size, np.linalg.norm(x), rtol=1e-5)
+
+
+def made(name='fully_connected', infinite=True):
+  """Tables of distances |f| / ||grad f|| with a gradient of a known size."""
+  rng = np.random.default_rng(0)
+  rows, outputs, predicted = [], [], []
+  for n in (108, 432):
+    for network in range(50):
+      size = rng.uniform(1, 2)
+      margin = np.abs(rng.normal()) * 3.0 * size
+      rows.append((name, 'fast', n, 2.0, network, margin, margin / n, 7, size))
+    outputs += [(name, n, 9.0 * s**2, s) for s in rng.uniform(1, 2, size=20)]
+    predicted += [(name, n, 2.0, 3.0 * s / n, s, 3.0 * s, s) for s in (1, 1.5)]
+  table = lambda names, rows: dict(
+    zip(names.split(), map(np.array, zip(*rows, strict=True)), strict=True)
+  )
+  return {
+    'results': table(
+      'architecture method n norm network margin distance input_norm input_l2',
+      rows,
+    ),
+    'outputs': table('architecture n variance input_l2', outputs),
+    'predictions': table(
+      'architecture n norm scale input_norm sigma input_l2', predicted
+    ),
+  }
+
+
+@pytest.mark.parametrize('name', ['fully_connected', 'resnet20'])
+def test_controlled_distances_have_no_scatter_of_the_margin(name):
+  found = random_scaling.make_case(
+    toy('.', methods=('fast',)), made(name), name, 2.0
+  )
+  for n, relative, controlled in zip(
+    (108, 432), found.relative, found.controlled, strict=True
+  ):
+    rows = made(name)['results']
+    at = rows['n'] == n
+    np.testing.assert_allclose(relative, rows['distance'][at] / 7)
+    # |f| / n over 7, with |f| at its median, 0.6745 sigma.
+    wanted = stats.halfnorm.ppf(0.5) * 3 * rows['input_l2'][at] / n / 7
+    np.testing.assert_allclose(controlled, wanted, rtol=1e-5)
+  assert (found.infinite is None) == (name == 'resnet20')
+  assert (found.sigma is None) == (name != 'resnet20')
+  if found.infinite is not None:
+    of = made(name)['predictions']
+    for n, value in zip((108, 432), found.infinite, strict=True):
+      at = of['n'] == n
+      scales = of['scale'][at] / of['input_norm'][at]
+      assert value == pytest.approx(nngp.distance_quantile(scales, 0.5))
+  assert found.failed == 0
+
+
+def test_slopes_are_those_of_medians():
+  found = case(slope=-0.43, scatter=0.1)
+  medians = [np.median(v) for v in found.controlled]
+  wanted = np.polyfit(np.log(N), np.log(medians), 1)[0]
+  slope = random_scaling.controlled_slope(found)
+  assert slope.value == pytest.approx(wanted)
+  assert slope.low < wanted < slope.high
+  assert (slope.n, slope.unit) == (400, 'networks')
+  raw = random_scaling.slope(found, found.relative)
+  assert raw.high - raw.low > 4 * (slope.high - slope.low)
+  assert random_scaling.infinite_slope(found) == pytest.approx(-0.5)
+
+
+def test_what_is_uncertain_in_sigma_widens_the_interval_alone():
+  found = case(scatter=0.1, infinite=None)
+  rng = np.random.default_rng(1)
+  drawn = [np.exp(rng.normal(size=50)) for _ in N]
+  plain = random_scaling.controlled_slope(found)
+  wide = random_scaling.controlled_slope(found._replace(sigma=drawn))
+  assert wide.value == plain.value
+  half = lambda e: (e.high - e.low) / 2
+  log_slope = statistics.log_slope(N)
+  of_sigma = statistics.estimate(
+    lambda *v: -0.5 * log_slope(np.stack([s.mean((-2, -1)) for s in v], -1)),
+    *[d[:, None] for d in drawn],
+    unit='networks',
+  )
+  both = np.hypot(half(plain), half(of_sigma))
+  assert half(wide) == pytest.approx(both, rel=0.1)
+  exact = random_scaling.controlled_slope(
+    found._replace(sigma=[np.ones(50)] * 3)
+  )
+  assert half(exact) == pytest.approx(half(plain), rel=1e-6)
+
+
+# --- The rule --------------------------------------------------------------
+
+
+def verdicts(found):
+  return {
+    claim.name.split(': ')[1]: claim.verdict
+    for claim in random_scaling.judge(found)
+  }
+
+
+def test_claims_follow_the_slope():
+  law, own = '||x|| / sqrt(n)', 'as at infinite width'
+  assert verdicts(case(scatter=0.05)) == {law: 'supported', own: 'supported'}
+  far = case(slope=-0.56, scatter=0.05, infinite=N**-0.56)
+  assert verdicts(far) == {law: 'not supported', own: 'supported'}
+  wide = case(scatter=0.5, networks=20)
+  assert verdicts(wide) == {law: 'undecided', own: 'undecided'}
+  assert verdicts(case(infinite=None)) == {law: 'supported'}
+  one = case(norm=1.0, slope=-0.57, scatter=0.05, infinite=N**-0.57)
+  assert verdicts(one)[law] == 'not supported'
+  assert verdicts(one)['sqrt(n / ln n)'] == 'supported'
+
+
+def test_failed_searches_and_single_sizes_test_nothing():
+  found = case(scatter=0.05)
+  few = [r.copy() for r in found.relative]
+  for r in few:
+    r[:8] = np.inf  # 2 % exactly.
+  assert 'not tested' not in verdicts(found._replace(relative=few)).values()
+  few[0][8] = np.inf
+  judged = random_scaling.judge(found._replace(relative=few))
+  assert {c.verdict for c in judged} == {'not tested'}
+  assert '2.1% of the searches found no boundary' in judged[0].reason
+  single = found._replace(
+    n=N[:1],
+    relative=found.relative[:1],
+    controlled=found.controlled[:1],
+    infinite=found.infinite[:1],
+  )
+  judged = random_scaling.judge(single._replace(norm=1.0))
+  assert {c.reason for c in judged} == {'one size has no slope'}
+  assert len(judged) == 3
+  assert 'has no slope' not in random_scaling.answer([single], judged)
+  assert np.isnan(random_scaling.controlled_slope(single).value)
+  assert random_scaling.infinite_slope(single) is None
+
+
+@pytest.mark.slow
+def test_other_slopes_are_called_supported_in_at_most_5_percent_of_runs():
+  # A scatter and a number of networks as of the default run.
+  for slope in (-0.56, -0.53):
+    said = [
+      verdicts(case(slope, 200, scatter=0.17, seed=seed))['||x|| / sqrt(n)']
+      for seed in range(200)
+    ]
+    assert said.count('supported') <= 0.05 * len(said), slope
+  said = [
+    verdicts(case(-0.5, 200, scatter=0.17, seed=seed))['||x|| / sqrt(n)']
+    for seed in range(100)
+  ]
+  assert said.count('supported') > 90
+
+
+# --- Tables ----------------------------------------------------------------
+
+
+def test_medians_stand_beside_the_prediction():
+  found = case(scatter=0.1)
+  rows = tables.to_dicts(random_scaling.median_table([found]))
+  assert [row['n'] for row in rows] == [192, 768, 3072]
+  for i, row in enumerate(rows):
+    assert row['raw'] == statistics.median(found.relative[i], unit='networks')
+    middle = statistics.median(found.controlled[i], unit='networks')
+    assert row['controlled'] == middle and row['networks'] == 400
+    assert row['infinite'] == found.infinite[i]
+    ratio = row['over infinite']
+    for a, b in zip(ratio[:3], middle[:3], strict=True):
+      assert a == pytest.approx(b / found.infinite[i])
+  blank = random_scaling.median_table([found._replace(infinite=None)])
+  row = tables.to_dicts(blank)[0]
+  assert row['infinite'] is None and row['over infinite'] is None
+
+
+@pytest.mark.parametrize(
+  'factor, verdict',
+  [(1.0, 'supported'), (0.5, 'not supported'), (1.2, 'undecided')],
+)
+def test_released_medians_are_agreed_with_or_not(factor, verdict):
+  n = np.array([300.0, 3072.0])
+  exact = 0.5508 * factor / 2
+  found = random_scaling.Case(
+    'resnet20',
+    2.0,
+    n,
+    [np.full(50, 2.0)] * 2,
+    [np.full(50, 9.0)] * 2,
+    [np.full(50, exact)] * 2,
+    None,
+    None,
+  )
+  (row,) = tables.to_dicts(random_scaling.released_table([found]))
+  assert row['n'] == 3072 and row['agrees'] == verdict
+  assert row['raw'].value == 18 and row['controlled'].value == 2 * exact
+  assert row['released'] == random_nets.released(3072, 2.0)
+  assert row['ratio'].value == pytest.approx(factor)
+
+
+def test_released_intervals_are_of_networks():
+  found = random_nets.released(432, np.inf)
+  assert found.value == 0.03963 and found.n == 300
+  slope = (0.0460 - 0.0342) / 0.1
+  half = 1.959964 * slope * 0.5 / np.sqrt(300)
+  assert found.high - found.value == pytest.approx(half)
+  assert found.value - found.low == pytest.approx(half)
+  assert random_nets.released(433, 2.0) is None
+  assert random_nets.released(432, 3.0) is None
+
+
+def test_searches_are_held_against_the_last_on_the_same_networks(finished):
+  result = finished[1]
+  rows = tables.to_dicts(result.report.tables[2])
+  assert len(rows) == 2 * 2 * 2
+  table = result.table
+  for row in rows:
+    at = (table['n'] == row['n']) & (table['norm'] == float(row['p']))
+    of = {
+      m: table['distance'][at & (table['method'] == m)] for m in TOY['methods']
+    }
+    far, best = of[row['search']], of['linear']
+    assert row['median'] == statistics.median(far, unit='networks')
+    kept = np.isfinite(far) & np.isfinite(best)
+    ratio = np.sort(far[kept] / best[kept])
+    assert row['ratio'].value == pytest.approx(ratio[(len(ratio) - 1) // 2])
+    assert row['failed'].value == pytest.approx(np.isinf(far).mean())
+    if row['search'] == 'linear':
+      assert row['ratio'][:3] == (1, 1, 1) and row['gradients'] == 1
+
+
+def test_the_answer_is_about_the_first_l2_case():
+  cases = [case(norm=1.0), case(slope=-0.47, scatter=0.05), case(slope=-0.3)]
+  judged = [c for one in cases for c in random_scaling.judge(one)]
+  told = random_scaling.answer(cases, judged)
+  value = random_scaling.controlled_slope(cases[1])
+  assert f'{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]' in told
+  assert 'the l2 distance' in told and '-0.50 at infinite width' in told
+  kept = sum(
+    c.verdict == 'supported' for c in judged if c.name.endswith('/ sqrt(n)')
+  )
+  assert f'in {kept} of 3 cases' in told and told.endswith('.')
