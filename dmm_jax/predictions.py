@@ -30,7 +30,7 @@ def law(
   """
   rows = []
   for x in xs:
-    _, sigma, root, _ = _at(kernel(name), x, name)
+    sigma, root = _at(kernel(name), x, name)
     for p in exponents:
       scale = nngp.scale_of_gradient(sigma, root, x, p, bounds=bounds)
       sizes = np.linalg.norm(x.ravel(), p), np.linalg.norm(x)
@@ -38,38 +38,6 @@ def law(
       rows.append((p, scale, *sizes, np.sqrt(2) * sigma))
   names = 'norm scale input_norm input_l2 sigma'.split()
   return dict(zip(names, np.array(rows).T, strict=True))
-
-
-def bound(
-  name: str, xs: list[np.ndarray], p: float, *, num_radii: int = 60
-) -> dict[str, np.ndarray]:
-  """Returns probabilities of a distance up to some radii, without a box.
-
-  Args:
-    name, xs: as for `law`.
-    p: exponent of the norm.
-    num_radii: up to the law's 99.7 % quantile.
-
-  Returns:
-    Columns `norm`, `radius`, `law` and `bound` (`nngp.flip_bound`), averaged
-    over the inputs.
-  """
-  kernel_fn = kernel(name)
-  laws = [_at(kernel_fn, x, name) for x in xs]
-  scales = [
-    nngp.scale_of_gradient(sigma, root, x, p) for x, sigma, root, _ in laws
-  ]
-  radii = 3 * np.mean(scales) * np.arange(1, num_radii + 1) / num_radii
-  flips = [
-    nngp.flip_bound(kernel_fn, x, radii, p, gain=gain, variance=sigma**2)
-    for x, sigma, _, gain in laws
-  ]
-  return {
-    'norm': np.full(num_radii, p),
-    'radius': radii,
-    'law': nngp.distance_cdf(scales, radii),
-    'bound': np.mean(flips, axis=0),
-  }
 
 
 def scales(
@@ -93,7 +61,7 @@ def scales(
   if random_nets.ARCHITECTURES[name].infinite is None:
     return np.full((len(xs), len(exponents)), np.nan)
   kernel_fn = kernel(name)
-  laws = [_at(kernel_fn, x, name) for x in xs]
+  laws = [(x, *_at(kernel_fn, x, name)) for x in xs]
   rows = [
     [
       nngp.scale_of_gradient(
@@ -101,7 +69,7 @@ def scales(
       )
       for p in exponents
     ]
-    for x, sigma, root, _ in laws
+    for x, sigma, root in laws
   ]
   return np.array(rows)
 
@@ -118,10 +86,9 @@ def kernel(name: str) -> Callable:
 
 
 def _at(kernel_fn, x, name):
-  """`(x, sigma, root, gain)` of one input, as `nngp.law` wants them."""
+  """`(sigma, root)` of one input, as `nngp.scale_of_gradient` wants them."""
   # Pooling alone couples pixels; without it one probe is exact.
   probes = 8 if name == 'lenet' else 1
   variance = nngp.gradient_variance(kernel_fn, x, num_probes=probes)
-  gain = kernel_fn.gain or x.size * float(variance.max())
   sigma = nngp.output_variance(kernel_fn, x) ** 0.5
-  return x, sigma, np.sqrt(variance).ravel(), gain
+  return sigma, np.sqrt(variance).ravel()

@@ -9,7 +9,7 @@ untrained networks of the same architecture on the same examples.
     --model=convolutional --width=32 --depth=3 --workdir=runs/mnist
   python -m experiments.boundary_distances --checkpoint=runs/net0,runs/net1
 
-The first takes 4 minutes on 2 CPU cores, --preset=quick half a minute. A run
+The first takes 4 minutes on 2 CPU cores, --preset=quick 40 seconds. A run
 that was killed goes on where it was.
 
 A distance is that of a point that was seen to have another class: an upper

@@ -183,9 +183,6 @@ COLUMNS = {
   'scale': ('pixel values', 's of the law |N(0, 1)| s of the distance'),
   'sigma': ('logits', 'standard deviation of f(x) over networks'),
   'variance': ('logits^2', 'variance of f(x) over its last layer'),
-  'radius': ('pixel values', 'radius of the bound'),
-  'law': ('', 'P(distance <= radius) by the law'),
-  'bound': ('', 'upper bound on P(distance <= radius)'),
 }
 
 
@@ -244,7 +241,7 @@ def measure(config, images):
   """Yields the units: distances, predictions, and scales where none is known.
 
   results: one row a (network, norm); predictions: scale and sigma by image;
-  outputs: variances of forward passes; bounds: law and bound by radius.
+  outputs: variances of forward passes.
   """
   settings = [
     Setting(config, name, size, images.get(size, np.zeros(1, np.float32)))
@@ -269,13 +266,11 @@ def measure(config, images):
       yield runner.Unit(
         f'outputs-{where}', functools.partial(outputs, setting), 'outputs'
       )
-      continue
-    yield runner.Unit(
-      f'predicted-{where}', functools.partial(predicted, setting), 'predictions'
-    )
-    if setting.size == sizes(config, setting.name)[-1]:
+    else:
       yield runner.Unit(
-        f'bounds-{where}', functools.partial(bounds, setting), 'bounds'
+        f'predicted-{where}',
+        functools.partial(predicted, setting),
+        'predictions',
       )
 
 
@@ -430,14 +425,6 @@ def predicted(setting):
     setting.name, xs, norms(config, setting.name), bounds=box
   )
   return setting.table(**found)
-
-
-def bounds(setting):
-  """Law and flip bound by radius, in the last of the norms."""
-  p = norms(setting.config, setting.name)[-1]
-  return setting.table(
-    **predictions.bound(setting.name, first_images(setting), p)
-  )
 
 
 def first_images(setting):

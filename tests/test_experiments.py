@@ -87,7 +87,7 @@ def test_killed_runs_end_with_the_same_bytes(tmp_path):
   assert not (broken / 'report.json').exists()
   again = command(broken, f'--flagfile={broken}/flags.txt')
   subprocess.run(again, cwd=ROOT, check=True, capture_output=True)
-  for name in ('results.npz', 'predictions.npz', 'bounds.npz', 'report.json'):
+  for name in ('results.npz', 'predictions.npz', 'report.json'):
     whole = (tmp_path / 'whole' / name).read_bytes()
     assert (broken / name).read_bytes() == whole, name
   assert json.loads((broken / 'run.json').read_text())['finished']

@@ -173,7 +173,7 @@ def test_untrained_networks_alone_and_sets_without_images():
     'untrained, nearest point found',
     'untrained, certified',
   ]
-  assert 'median distance; of trained' not in captions['robust_accuracy']
+  assert 'the untrained median' not in captions['robust_accuracy']
   figures.assert_looks('boundary_distances_l2', found)
 
 

@@ -50,38 +50,16 @@ def report():
     for c in made
   ]
   tables = [
-    random_scaling.slope_table(rows, made), random_scaling.median_table(made)
+    random_scaling.slope_table(rows, made),
+    random_scaling.median_table(made),
+    random_scaling.released_table([made[-1]]),
   ]  # fmt: skip
   return runner.Report('Distances fall.', [], tables), made
 
 
 @pytest.fixture(scope='module')
-def tables():
-  rng = np.random.default_rng(1)
-  num = 40
-  radius = np.linspace(0.1, 1, 10)
-  return {
-    'results': {
-      'architecture': np.array([*['fully_connected'] * num, 'resnet20']),
-      'method': np.array(['fast'] * (num + 1)),
-      'n': np.full(num + 1, 768),
-      'norm': np.full(num + 1, 2.0),
-      'distance': np.append(rng.uniform(0, 2, size=num - 1), [np.inf, 0.5]),
-    },
-    'bounds': {
-      'architecture': np.full(10, 'fully_connected'),
-      'n': np.full(10, 768),
-      'norm': np.full(10, 2.0),
-      'radius': radius,
-      'law': radius / 2,
-      'bound': radius,
-    },
-  }
-
-
-@pytest.fixture(scope='module')
-def found(report, tables):
-  return drawing.draw(report[0], tables)
+def found(report):
+  return drawing.draw(report[0], {})
 
 
 def test_medians_lie_on_the_axes_with_their_intervals(report, found):
@@ -131,26 +109,40 @@ def test_infinite_ends_and_values_are_left_out():
   np.testing.assert_allclose(bars.lines[2][0].get_segments()[0][:, 1], [0.5, 1])
 
 
-def test_distributions_stand_beside_law_and_bound(tables, found):
-  figure, caption = found['distribution']
+def test_released_distances_stand_beside_ours(found):
+  figure, caption = found['released']
+  assert 'crosses' in caption
   (ax,) = figure.axes
-  lines = {line.get_label(): line for line in ax.lines}
-  far = np.sort(tables['results']['distance'][:40])
-  inside = far <= 1
-  x, y = lines['finite networks'].get_data()
-  np.testing.assert_allclose(x, far[inside])
-  np.testing.assert_allclose(y, (np.arange(40)[inside] + 1) / 40)
-  for name, column in (('infinite width', 'law'), ('bound', 'bound')):
-    np.testing.assert_allclose(
-      lines[name].get_ydata(), tables['bounds'][column]
-    )
-  assert 'fully_connected' in ax.get_title() and '768' in ax.get_title()
-  assert 'may exceed' in caption
+  bars = {c.get_label(): c.lines[0].get_data() for c in ax.containers}
+  x, y = bars['released']
+  assert x.tolist() == [768] and y.tolist() == [0.5962]
+  (line,) = [v for v in ax.lines if v.get_label() == 'law']
+  np.testing.assert_allclose(line.get_ydata(), 0.5962)
+  assert bars['ours, raw'][1][0] > bars['ours, controlled'][1][0]
 
 
-def test_without_bounds_there_is_an_empty_panel(report, tables):
-  found = drawing.draw(report[0], {'results': tables['results']})
-  assert len(found['distribution'][0].axes) == 1
+def test_lines_of_released_distances_have_the_powers_of_the_law():
+  rows = [
+    {
+      'p': p,
+      'n': n,
+      'raw': estimate(1.0),
+      'controlled': estimate(1.0),
+      'released': estimate(n**power),
+    }
+    for p, power in (('1', 0.5), ('2', 0.0), ('inf', -0.5))
+    for n in (100, 400, 900)
+  ]
+  for ax, power in zip(
+    drawing.released(rows).axes, (0.5, 0, -0.5), strict=True
+  ):
+    (line,) = [v for v in ax.lines if v.get_label() == 'law']
+    np.testing.assert_allclose(line.get_ydata(), line.get_xdata() ** power)
+
+
+def test_without_released_distances_there_is_one_figure(report):
+  made = report[0]._replace(tables=report[0].tables[:2])
+  assert list(drawing.draw(made, {})) == ['scaling']
 
 
 def test_looks(found):

@@ -38,7 +38,6 @@ LAYERS = (
 # What experiments may share.
 SHARED = (
   'common',
-  'findings',
   'gallery',
   'layer_codes',
   'networks',
@@ -85,10 +84,23 @@ def test_library_imports_run_downwards():
 
 def test_no_experiment_imports_another():
   for path in (ROOT / 'experiments').glob('*.py'):
+    own = f'figures.{path.stem}'
     for name in imported(path):
       if name.startswith('experiments'):
         shared = name.removeprefix('experiments.')
-        assert shared in SHARED, f'{path.name} imports {name}'
+        good = shared in SHARED or shared == own or shared.startswith('lib.')
+        assert good, f'{path.name} imports {name}'
+
+
+def test_the_frame_knows_no_experiment():
+  for path in (ROOT / 'experiments/lib').glob('*.py'):
+    for name in imported(path):
+      if name.startswith('experiments'):
+        assert name.startswith('experiments.lib.'), f'{path.name}: {name}'
+  for path in (ROOT / 'experiments/figures').glob('*.py'):
+    for name in imported(path):
+      good = name.startswith('experiments.lib.')
+      assert good or not name.startswith('experiments'), f'{path.name}: {name}'
 
 
 def test_private_names_of_jax_stay_in_the_shim():

@@ -1,10 +1,6 @@
 """Columns of predictions against closed forms of dense networks' laws."""
 
-import types
-
 import numpy as np
-import pytest
-from scipy import special
 
 from dmm_jax import nngp
 from dmm_jax import predictions
@@ -35,22 +31,6 @@ def test_laws_are_those_of_the_kernel():
     # He's variances: E f^2 = 2 |x|^2 / n of a logit, twice that of two.
     sigma = np.sqrt(4 / 6) * np.array(lengths)
     np.testing.assert_allclose(table['sigma'][of], sigma, rtol=1e-5)
-
-
-@pytest.mark.parametrize('p', NORMS)
-@pytest.mark.parametrize('options', [{}, {'num_radii': 7}])
-def test_bounds_are_those_of_the_kernel(p, options):
-  table = predictions.bound('fully_connected', XS, p, **options)
-  num = options.get('num_radii', 60)
-  assert table['norm'].tolist() == num * [p]
-  scales = np.array([closed_form(x, p) for x in XS])
-  radius = 3 * scales.mean() * np.arange(1, num + 1) / num
-  np.testing.assert_allclose(table['radius'], radius, rtol=1e-5)
-  law = special.erf(radius[:, None] / scales / np.sqrt(2)).mean(1)
-  np.testing.assert_allclose(table['law'], law, rtol=1e-4)
-  kernel_fn = nngp.fully_connected()[2]
-  bounds = [nngp.flip_bound(kernel_fn, x, radius, p) for x in XS]
-  np.testing.assert_allclose(table['bound'], np.mean(bounds, 0), rtol=1e-4)
 
 
 def test_scales_in_a_box_and_of_so_many_draws():
@@ -91,7 +71,7 @@ def test_kernels_are_those_of_the_architectures(monkeypatch):
   assert predictions.kernel('lenet') is predictions.kernel('lenet')
 
 
-def test_only_pooling_needs_probes_and_unknown_gains_are_measured(monkeypatch):
+def test_only_pooling_needs_probes(monkeypatch):
   probes = []
 
   def variance(kernel_fn, x, *, num_probes):
@@ -100,10 +80,8 @@ def test_only_pooling_needs_probes_and_unknown_gains_are_measured(monkeypatch):
 
   monkeypatch.setattr(nngp, 'gradient_variance', variance)
   monkeypatch.setattr(nngp, 'output_variance', lambda kernel_fn, x: 9.0)
-  for name, gain in (('lenet', None), ('resnet', 5.0)):
-    kernel_fn = types.SimpleNamespace(gain=gain)
-    x, sigma, root, found = predictions._at(kernel_fn, XS[0], name)
-    assert x is XS[0] and sigma == 3
+  for name in ('lenet', 'resnet'):
+    sigma, root = predictions._at(None, XS[0], name)
+    assert sigma == 3
     np.testing.assert_allclose(root, 2 * np.sqrt(XS[0].ravel()))
-    assert found == (gain or pytest.approx(6 * 4 * XS[0].max()))
   assert probes == [8, 1]

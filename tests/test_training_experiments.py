@@ -231,7 +231,7 @@ def test_a_broken_run_ends_with_the_same_parameters(tmp_path):
   text = (whole / 'flags.txt').read_text()
   (broken / 'flags.txt').write_text(text.replace(str(whole), str(broken)))
   # The last epoch is lost, and a line of the log is cut short.
-  for name in ('results.npz', 'summary.json', 'report.txt'):
+  for name in ('results.npz', 'summary.json', 'report.json'):
     (broken / name).unlink()
   folder = broken / 'checkpoints'
   last, *_ = checkpoints.steps(folder)[::-1]

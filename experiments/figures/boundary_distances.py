@@ -109,8 +109,8 @@ def robust_accuracy(results):
   )
   if told:
     caption += (
-      ' Half of the examples of untrained networks are farther than their '
-      f'median distance; of trained networks {", ".join(told)} are.'
+      " Share of trained networks' examples that are farther than the "
+      f'untrained median: {", ".join(told)}.'
     )
   return figure, caption
 

@@ -1,28 +1,27 @@
 """Figures of `experiments.random_scaling`."""
 
 import numpy as np
-from scipy import stats
 
 from dmm_jax.plots import canvas
 from experiments.lib import tables as tables_lib
 
-MEDIAN = stats.halfnorm.ppf(0.5)
 NORMS = {'1': r'\ell^1', '2': r'\ell^2', 'inf': r'\ell^\infty'}
 
 
 def draw(report, tables):
-  """The law against dimension, and the distribution behind its medians."""
-  slopes, medians = (tables_lib.to_dicts(t) for t in report.tables[:2])
-  return {
-    'scaling': (scaling(slopes, medians), caption(report)),
-    'distribution': (
-      distribution(tables),
-      'Share of networks whose boundary lies within a radius, in the last norm '
-      "at each architecture's largest images (steps), beside the infinitely "
-      'wide network (dashes) and the bound that no random network of that '
-      'kernel may exceed (dots; it knows of no box).',
-    ),
-  }
+  """The law against dimension, and distances beside the released ones."""
+  slopes, medians, *more = (tables_lib.to_dicts(t) for t in report.tables)
+  found = {'scaling': (scaling(slopes, medians), caption(report))}
+  beside = next((t for t in more if t and 'released' in t[0]), None)
+  if beside:
+    found['released'] = (
+      released(beside),
+      'Median distance of random ResNet20s from the boundary against input '
+      'dimension. Filled marks: ours, controlled; hollow: ours, raw; crosses: '
+      "the authors' (De Palma et al., figure 1). 95 % intervals; lines are the "
+      'powers of n that the law says, through the middle of the crosses.',
+    )
+  return found
 
 
 def caption(report):
@@ -115,33 +114,25 @@ def law(ax, n, first, p):
     ax.plot(n, first * fall, lw=2, ls=':', label=text, **grey)
 
 
-def distribution(tables):
-  """Empirical distribution of distances, law and bound."""
-  results, bounds = tables['results'], tables.get('bounds')
-  names = [] if bounds is None else list(dict.fromkeys(bounds['architecture']))
-  figure, axes = canvas.grid(1, max(len(names), 1), width=3.2, height=3.2)
-  for name, ax in zip(names, axes[0], strict=False):
-    at = {k: v[bounds['architecture'] == name] for k, v in bounds.items()}
-    keep = (results['architecture'] == name) & (results['n'] == at['n'][0])
-    keep &= (results['norm'] == at['norm'][0]) & (
-      results['method'] == results['method'][0]
-    )
-    norm = NORMS[f'{at["norm"][0]:g}']
-    far = np.sort(results['distance'][keep])
-    share = (np.arange(len(far)) + 1) / len(far)
-    inside = far <= at['radius'][-1]
-    blue, orange = canvas.STYLES[0]['color'], canvas.STYLES[1]['color']
-    ax.step(far[inside], share[inside], where='post', color=blue,
-            label='finite networks')  # fmt: skip
-    ax.plot(at['radius'], at['law'], '--', color=orange, label='infinite width')
-    ax.plot(at['radius'], at['bound'], ':', color='black', label='bound')
-    ax.set(
-      title=f'{name}, ${norm}$, n = {at["n"][0]}',
-      xlabel='radius (pixel values)',
-      ylim=(0, 1.03),
-    )
-    ax.title.set_fontsize(9)
-  axes[0, 0].set_ylabel('share of networks within')
-  if names:
-    canvas.legend(figure, axes[0, 0], ncols=3)
+def released(rows):
+  """Distances against n, a panel for each norm."""
+  norms = list(dict.fromkeys(row['p'] for row in rows))
+  figure, axes = canvas.grid(1, len(norms), width=3.8, height=3.8)
+  ours, theirs = canvas.STYLES[0], dict(color='black', marker='x')
+  for p, ax in zip(norms, axes[0], strict=True):
+    at = [row for row in rows if row['p'] == p]
+    n = np.array([row['n'] for row in at], float)
+    column = lambda name, at=at: [row[name] for row in at]
+    marks(ax, n * 1.01, column('controlled'), ours, 'ours, controlled')
+    marks(ax, n * 1.01, column('raw'), ours, 'ours, raw', hollow=True)
+    marks(ax, n, column('released'), theirs, 'released')
+    power = {'1': 0.5, '2': 0.0, 'inf': -0.5}[p]
+    middle = np.exp(np.mean([np.log(r['released'].value) for r in at]))
+    line = middle * (n / np.exp(np.log(n).mean())) ** power
+    ax.plot(n, line, color='black', alpha=0.3, lw=3, label='law')
+    ax.set_title(f'${NORMS[p]}$')
+    canvas.log_values(ax)
+    canvas.log_n(ax, set(n.astype(int)))
+  axes[0, 0].set_ylabel('median distance (pixel values in [0, 1])')
+  canvas.legend(figure, axes[0, 0], ncols=4)
   return figure

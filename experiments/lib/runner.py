@@ -176,6 +176,7 @@ class _Clock:
 def _measure(units, run_dir, threads) -> dict[str, Columns]:
   """Runs all units; returns the tables that they make."""
   jobs: list[tuple[Unit, concurrent.futures.Future]] = []
+  ended = [0.0]  # When the last unit did.
   with workers(threads) as pool, tqdm.tqdm(unit='unit', total=0) as bar:
     future = None
     with contextlib.suppress(StopIteration):
@@ -183,7 +184,7 @@ def _measure(units, run_dir, threads) -> dict[str, Columns]:
         unit = units.send(future)
         bar.total += 1
         bar.refresh()
-        future = pool.submit(_measure_unit, unit, run_dir, bar)
+        future = pool.submit(_measure_unit, unit, run_dir, bar, ended)
         jobs.append((unit, future))
     futures = [future for _, future in jobs]
     concurrent.futures.wait(futures, return_when='FIRST_EXCEPTION')
@@ -199,7 +200,7 @@ def _measure(units, run_dir, threads) -> dict[str, Columns]:
   return {name: records.concatenate(parts) for name, parts in found.items()}
 
 
-def _measure_unit(unit, run_dir, bar) -> Columns:
+def _measure_unit(unit, run_dir, bar, ended) -> Columns:
   """One unit: read if it is there, else measured and saved."""
   part = records.load_chunk(run_dir, unit.name)
   if not records.agree(part is not None):
@@ -207,7 +208,10 @@ def _measure_unit(unit, run_dir, bar) -> Columns:
     start = time.perf_counter()
     part = {k: np.asarray(v) for k, v in unit.measure().items()}
     records.save_chunk(run_dir, unit.name, part)
-    spent = time.perf_counter() - start
+    # Of units side by side, what has passed since the last one: a sum of logged
+    # seconds is the time that the run took.
+    now = time.perf_counter()
+    spent, ended[0] = now - max(start, ended[0]), now
     records.log(run_dir, unit=unit.name, seconds=round(spent, 4))
   bar.update()
   assert part is not None
