@@ -3,6 +3,9 @@
 Convolutions (seen in jaxlib 0.10 and 0.12): outside of loops XLA brings those
 that derivatives are made of into the one memory layout for which it has a fast
 routine. Inside loops it does not, and they take 4 to 10 times as long.
+
+Compiling (seen in jaxlib 0.10): what LLVM does beyond its first level is a
+fifth of the time that a search takes to compile, and makes it no faster.
 """
 
 from collections.abc import Callable
@@ -11,6 +14,13 @@ import jax
 import jax.numpy as jnp
 
 from dmm_jax import programs
+
+
+def compiler_options() -> dict:
+  """Returns the options of `jax.jit` for searches; none but on CPUs."""
+  if jax.default_backend() != 'cpu':
+    return {}
+  return {'xla_backend_optimization_level': 1}
 
 
 def channels_last_gradients(fn: Callable) -> Callable:

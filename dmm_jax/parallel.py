@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec
 import numpy as np
 import tqdm
 
+from dmm_jax import _xla_cpu
 from dmm_jax import data
 from dmm_jax import programs
 
@@ -94,7 +95,7 @@ def iterate_batches(
     for start in range(0, num, batch_size):
       rows = np.arange(start, start + padded) % num
       batch = tuple(_divide(column, rows, mesh) for column in columns)
-      out = _step(fn, batch, shared, mesh=mesh, vmap_size=vmap_size)
+      out = _step()(fn, batch, shared, mesh=mesh, vmap_size=vmap_size)
       if jax.process_count() > 1 and jax.default_backend() == 'cpu':
         # Queued collectives can lock each other out there, as in training.
         jax.block_until_ready(out)
@@ -223,8 +224,17 @@ def _mesh():
   )
 
 
-@functools.partial(jax.jit, static_argnames=('mesh', 'vmap_size'))
-def _step(fn, batch, shared, *, mesh, vmap_size):
+@functools.cache
+def _step():
+  """The jitted `_run_batch`."""
+  return jax.jit(
+    _run_batch,
+    static_argnames=('mesh', 'vmap_size'),
+    compiler_options=_xla_cpu.compiler_options(),
+  )
+
+
+def _run_batch(fn, batch, shared, *, mesh, vmap_size):
   """One batch; every device loops by itself, no collective in any loop.
 
   Several processes share their rows at the end, so that each can read them all.

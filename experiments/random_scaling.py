@@ -24,13 +24,13 @@ stand side by side:
               the scatter of |f| the interval is several times narrower.
 
 sigma is known: from the kernel of the infinitely wide network, whose E f^2 is
-that of finite ones too, or, where there is no kernel (resnet20), from 1000
+that of finite ones too, or, where there is no kernel (resnet20), from 400
 forward passes. The infinitely wide network (neural-tangents) also predicts the
 medians without any fit (`nngp.distance_scale`).
 
 A claim is supported if the whole 95 % interval of the controlled slope, over
 networks, lies within 0.03 of the law's slope, and not supported if it lies
-outside of that. It is not tested where more than 2 % of the searches failed.
+outside of that. It is not tested where more than 5 % of the searches failed.
 """
 
 import dataclasses
@@ -63,9 +63,9 @@ from experiments.lib import tables as tables_lib
 PAPER = '2004.05923'
 TOLERANCE = 0.03  # Of slopes.
 RELEASED_TOLERANCE = 0.25  # Of ratios to released medians, which are +-14 %.
-MOST_FAILED = 0.02
+MOST_FAILED = 0.05
 MEDIAN = stats.halfnorm.ppf(0.5)
-FORWARD_PASSES = 1000
+FORWARD_PASSES = 400
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,21 +96,24 @@ class Config:
     choices=(1.0, 2.0, np.inf),
   )
   conv_sizes: tuple[int, ...] = flags.flag(
-    (8, 16), 'Sides of the images given to the other networks.', least=1
+    (8, 32), 'Sides of the images given to the other networks.', least=1
   )
   conv_networks: int = flags.flag(
-    150, 'Convolutional networks and LeNets for each size.', least=1
+    150, 'Networks of each other architecture for each size.', least=1
   )
-  resnet_networks: int = flags.flag(
-    80, 'Residual networks, of each kind, for each size.', least=1
+  resnet20_sizes: tuple[int, ...] = flags.flag(
+    (8, 16), "Sides of the images given to the authors' ResNet20.", least=1
+  )
+  resnet20_networks: int = flags.flag(
+    80, "The authors' ResNet20s for each size.", least=1
   )
   width: int = flags.flag(
     0, "Units of dense hidden layers; 0 is the authors' 100.", least=0
   )
   conv_width: int = flags.flag(
-    32,
-    "Channels of the first convolution; 0 is the authors' 128, and 32 of "
-    'residual networks.',
+    16,
+    "Channels of the first convolution, but for resnet20; 0 is the authors' "
+    '128, and 32 of resnet.',
     least=0,
   )
   inputs: str = flags.flag(
@@ -162,7 +165,8 @@ PRESETS = {
     conv_norms=(1.0, 2.0, np.inf),
     conv_sizes=tuple(range(12, 61, 4)),
     conv_networks=1000,
-    resnet_networks=1000,
+    resnet20_sizes=tuple(range(12, 61, 4)),
+    resnet20_networks=1000,
     conv_width=0,
     batch_size=100,
   ),
@@ -210,8 +214,13 @@ def run(config: Config) -> runner.Result:
   )
 
 
+def group(name):
+  """The flags that an architecture goes by."""
+  return {'fully_connected': '', 'resnet20': 'resnet20_'}.get(name, 'conv_')
+
+
 def sizes(config, name):
-  return config.sizes if name == 'fully_connected' else config.conv_sizes
+  return getattr(config, f'{group(name)}sizes')
 
 
 def norms(config, name):
@@ -219,10 +228,8 @@ def norms(config, name):
 
 
 def num_networks(config, name):
-  kinds = {'fully_connected': config.num_networks} | dict.fromkeys(
-    ('resnet', 'resnet20'), config.resnet_networks
-  )
-  return kinds.get(name, config.conv_networks)
+  prefix = group(name) or 'num_'
+  return getattr(config, f'{prefix}networks')
 
 
 def load_images(config):
@@ -284,8 +291,8 @@ class Setting(NamedTuple):
 
   @property
   def module(self):
-    dense = self.name == 'fully_connected'
-    width = self.config.width if dense else self.config.conv_width
+    of = {'': self.config.width, 'conv_': self.config.conv_width}
+    width = of.get(group(self.name), 0)
     return random_nets.ARCHITECTURES[self.name].module(width)
 
   @property

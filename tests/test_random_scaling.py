@@ -179,22 +179,27 @@ def test_bad_flags_are_named_and_nothing_is_written(tmp_path, given, message):
   assert not (tmp_path / 'run').exists()
 
 
-def test_every_architecture_has_its_sizes_norms_and_networks():
+def test_every_architecture_has_its_sizes_norms_networks_and_width():
   config = random_scaling.Config(
     sizes=(1,),
     conv_sizes=(4,),
+    resnet20_sizes=(5,),
     norms=(1.0,),
     conv_norms=(2.0,),
     num_networks=5,
     conv_networks=6,
-    resnet_networks=7,
+    resnet20_networks=7,
+    width=8,
+    conv_width=9,
   )
-  for name in random_nets.ARCHITECTURES:
-    dense = name == 'fully_connected'
-    assert random_scaling.sizes(config, name) == ((1,) if dense else (4,))
-    assert random_scaling.norms(config, name) == ((1.0,) if dense else (2.0,))
-    wanted = 5 if dense else 7 if name.startswith('resnet') else 6
-    assert random_scaling.num_networks(config, name) == wanted
+  others = {'fully_connected': (1, 1.0, 5, 8), 'resnet20': (5, 2.0, 7, 0)}
+  for name, of in random_nets.ARCHITECTURES.items():
+    side, norm, networks, width = others.get(name, (4, 2.0, 6, 9))
+    assert random_scaling.sizes(config, name) == (side,)
+    assert random_scaling.norms(config, name) == (norm,)
+    assert random_scaling.num_networks(config, name) == networks
+    setting = random_scaling.Setting(config, name, side, np.zeros(1))
+    assert setting.module == of.module(width)
 
 
 # --- Estimators ------------------------------------------------------------
@@ -334,12 +339,12 @@ def test_failed_searches_and_single_sizes_test_nothing():
   found = case(scatter=0.05)
   few = [r.copy() for r in found.relative]
   for r in few:
-    r[:8] = np.inf  # 2 % exactly.
+    r[:20] = np.inf  # 5 % exactly.
   assert 'not tested' not in verdicts(found._replace(relative=few)).values()
-  few[0][8] = np.inf
+  few[0][20] = np.inf
   judged = random_scaling.judge(found._replace(relative=few))
   assert {c.verdict for c in judged} == {'not tested'}
-  assert '2.1% of the searches found no boundary' in judged[0].reason
+  assert '5.1% of the searches found no boundary' in judged[0].reason
   single = found._replace(
     n=N[:1],
     relative=found.relative[:1],

@@ -120,7 +120,7 @@ def test_what_experiments_must_not_do_is_named(tmp_path):
 def test_figures_have_their_captions_beside_them(tmp_path):
   run(tmp_path, runs.measure, draw=runs.draw)
   captions = json.loads((tmp_path / 'figures/captions.json').read_text())
-  assert list(captions) == ['second', 'first']
+  assert list(captions) == ['second', 'first_of_all']
   for name in captions:
     assert (tmp_path / f'figures/{name}.png').stat().st_size > 100
     assert (tmp_path / f'figures/{name}.pdf').stat().st_size > 100
@@ -133,7 +133,7 @@ def test_reports_begin_with_the_answer_and_the_verdicts(tmp_path, capsys):
   places = [out.index(t) for t in ('It depends.', 'one', 'two', 'Sizes')]
   assert places == sorted(places)
   assert 'not supported' in out and 'refuted: ' in out
-  assert 'second.png' in out and 'first.png' in out
+  assert 'second.png' in out and 'first_of_all.png' in out
   assert runner.to_text(runs.report()).count('Claims') == 0
 
 

@@ -108,9 +108,9 @@ def test_partial_and_rank_correlation():
   want = (xy - xz * yz) / np.sqrt((1 - xz**2) * (1 - yz**2))
   assert statistics.partial_rank(x, y, z) == pytest.approx(want, abs=1e-12)
   assert np.isnan(statistics.partial_rank(x, y, np.exp(x)))
-  entry = statistics.rank_correlation(x, y)
-  assert entry['value'] == pytest.approx(xy)
-  assert entry['interval'][0] < xy < entry['interval'][1] < 1
+  found = statistics.rank_correlation(x, y, unit='units')
+  assert found.value == pytest.approx(xy)
+  assert found.low < xy < found.high < 1
 
 
 def test_welch_covers_the_difference():
@@ -118,8 +118,8 @@ def test_welch_covers_the_difference():
   hits = 0
   for _ in range(300):
     a, b = rng.normal(size=4), 1 + 3 * rng.normal(size=5)
-    low, high = statistics.welch(a, b)['interval']
-    hits += low < 1 < high
+    found = statistics.welch(a, b, unit='networks')
+    hits += found.low < 1 < found.high
   assert 0.92 < hits / 300 < 0.98
 
 

@@ -75,55 +75,55 @@ SIMULATIONS = {
   'median': (
     lambda r, n: statistics.median(r.exponential(size=n), **NETWORKS),
     math.log(2),
-    (1000, 1000),
+    (600, 600),
   ),
   'quantile 95 %': (
     lambda r, n: statistics.quantile(r.exponential(size=n), 0.95, **NETWORKS),
     math.log(20),
-    (1000, 1000),
+    (600, 600),
   ),
   'paired_ratio': (
     lambda r, n: statistics.paired_ratio(
       2 * np.abs(r.normal(size=n)), np.abs(r.normal(size=n)), **NETWORKS
     ),
     2,
-    (1000, 1000),
+    (600, 600),
   ),
   't_mean': (
     lambda r, n: statistics.t_mean(r.normal(size=n), **NETWORKS),
     0,
-    (1000, 1000),
+    (600, 600),
   ),
   'mean': (
     lambda r, n: statistics.mean(np.abs(r.normal(size=n)), **NETWORKS),
     MEAN,
-    (1000, 1000),
+    (600, 600),
   ),
   'mean, exponential': (
     lambda r, n: statistics.mean(r.exponential(size=n), **NETWORKS),
     1,
-    (1000, 1000),
+    (600, 600),
   ),
   'paired_difference': (
     lambda r, n: statistics.paired_difference(
       1 + r.normal(size=n), r.normal(size=n), **NETWORKS
     ),
     1,
-    (1000, 1000),
+    (600, 600),
   ),
   'welch': (
     lambda r, n: statistics.welch(
       r.normal(size=n), 2 + 3 * r.normal(size=2 * n), **NETWORKS
     ),
     2,
-    (1000, 1000),
+    (600, 600),
   ),
   'ratio_of_sums': (
     lambda r, n: statistics.ratio_of_sums(
       2 * np.abs(r.normal(size=n)), np.abs(r.normal(size=n)), **NETWORKS
     ),
     2,
-    (1000, 1000),
+    (600, 600),
   ),
   'pair_mean, same networks': (
     lambda r, n: of_pairs(r, n, True),
@@ -131,32 +131,32 @@ SIMULATIONS = {
     (1000, 500),
   ),
   'pair_mean, others': (lambda r, n: of_pairs(r, n, False), 0, (1000, 500)),
-  'proportion of hits': (uniform_hits, None, (1000, 1000)),
+  'proportion of hits': (uniform_hits, None, (600, 600)),
   'proportion of shares': (
     lambda r, n: statistics.proportion(
       r.binomial(200, r.beta(8, 2, size=n)) / 200, **NETWORKS
     ),
     0.8,
-    (1000, 1000),
+    (600, 600),
   ),
-  'rank_correlation': (correlated, 6 / math.pi * math.asin(0.25), (800, 400)),
+  'rank_correlation': (correlated, 6 / math.pi * math.asin(0.25), (500, 200)),
   'difference of means': (
     lambda r, n: compared(r, n, statistics.difference),
     2,
-    (800, 800),
+    (500, 500),
   ),
   'difference of hits': (differing_hits, None, (800, 800)),
   'ratio of means': (
     lambda r, n: compared(r, n, statistics.ratio),
     3,
-    (800, 800),
+    (500, 500),
   ),
   'estimate, medians': (
     lambda r, n: statistics.estimate(
       statistics.sample_median, distances(r, n), **NETWORKS
     ),
     0.6596541445,
-    (300, 60),
+    (250, 50),
   ),
   'estimate, means': (
     lambda r, n: statistics.estimate(average, distances(r, n), **NETWORKS),
@@ -168,14 +168,14 @@ SIMULATIONS = {
       median_slope, *(distances(r, n) * v**-0.5 for v in DIMENSIONS), **NETWORKS
     ),
     -0.5,
-    (300, 50),
+    (200, 40),
   ),
   'estimate, means, two levels': (
     lambda r, n: statistics.estimate(
       average, distances(r, n), levels=2, **NETWORKS
     ),
     MEAN * math.exp(0.045),
-    (400, 100),
+    (250, 60),
   ),
 }
 # In percent at 4, 8, 20 and 150 units, from many more draws.
