@@ -131,8 +131,8 @@ def finish_run(
     seconds: what its parts took, for run.json.
   """
   run = read_json(run_dir / 'run.json')
-  finished = {'finished': _now(), 'seconds': seconds or {}}
-  write_json(run_dir / 'run.json', run | finished)
+  run |= {'finished': _now()} | ({'seconds': seconds} if seconds else {})
+  write_json(run_dir / 'run.json', run)
   shutil.rmtree(run_dir / 'chunks', ignore_errors=True)
 
 

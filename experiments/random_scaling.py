@@ -101,11 +101,14 @@ class Config:
   conv_networks: int = flags.flag(
     150, 'Networks of each other architecture for each size.', least=1
   )
+  lenet_networks: int = flags.flag(
+    400, 'LeNets for each size; pooled, they scatter more.', least=1
+  )
   resnet20_sizes: tuple[int, ...] = flags.flag(
     (8, 16), "Sides of the images given to the authors' ResNet20.", least=1
   )
   resnet20_networks: int = flags.flag(
-    80, "The authors' ResNet20s for each size.", least=1
+    100, "The authors' ResNet20s for each size.", least=1
   )
   width: int = flags.flag(
     0, "Units of dense hidden layers; 0 is the authors' 100.", least=0
@@ -165,6 +168,7 @@ PRESETS = {
     conv_norms=(1.0, 2.0, np.inf),
     conv_sizes=tuple(range(12, 61, 4)),
     conv_networks=1000,
+    lenet_networks=1000,
     resnet20_sizes=tuple(range(12, 61, 4)),
     resnet20_networks=1000,
     conv_width=0,
@@ -228,8 +232,12 @@ def norms(config, name):
 
 
 def num_networks(config, name):
-  prefix = group(name) or 'num_'
-  return getattr(config, f'{prefix}networks')
+  own = {
+    'fully_connected': config.num_networks,
+    'lenet': config.lenet_networks,
+    'resnet20': config.resnet20_networks,
+  }
+  return own.get(name, config.conv_networks)
 
 
 def load_images(config):
@@ -485,7 +493,7 @@ def analyze(config, tables):
     slopes.append(
       [
         SHORT[case.name],
-        f'{case.norm:g}',
+        case.norm,
         raw,
         controlled,
         infinite_slope(case),
@@ -657,7 +665,7 @@ def slope_table(rows, cases):
     f'{", ".join(map(str, dimensions))}',
     [
       column('network', '', ''),
-      column('p', '', 'norm of the distance'),
+      column('p', '', 'norm of the distance', 'g'),
       column('raw', '', 'slope of the medians as they are', '.3f'),
       column(
         'controlled', '', 'slope without the scatter of the margin', '.3f'
@@ -684,7 +692,7 @@ def median_table(cases):
       rows.append(
         [
           SHORT[case.name],
-          f'{case.norm:g}',
+          case.norm,
           int(n),
           len(case.relative[i]),
           statistics.median(case.relative[i], unit='networks'),
@@ -697,7 +705,7 @@ def median_table(cases):
     'Medians of the distance over the norm of the input',
     [
       column('network', '', ''),
-      column('p', '', 'norm of the distance'),
+      column('p', '', 'norm of the distance', 'g'),
       column('n', '', 'input dimension'),
       column('networks', '', 'random networks, one image each'),
       column('raw', '', 'median of d_p / ||x||_p'),
@@ -729,15 +737,13 @@ def released_table(cases):
         '',
         (claims.above('ratio', ratio, low), claims.below('ratio', ratio, high)),
       )
-      rows.append(
-        [f'{case.norm:g}', int(n), *ours, theirs, ratio, agrees.verdict]
-      )
+      rows.append([case.norm, int(n), *ours, theirs, ratio, agrees.verdict])
   if not rows:
     return []
   return tables_lib.Table(
     'ResNet20 beside the medians that the authors released',
     [
-      column('p', '', 'norm of the distance'),
+      column('p', '', 'norm of the distance', 'g'),
       column('n', '', 'input dimension'),
       column('raw', 'pixel values', 'our median distance'),
       column('controlled', 'pixel values', 'without the scatter of the margin'),
@@ -774,7 +780,7 @@ def search_table(config, results):
           rows.append(
             [
               SHORT[name],
-              f'{p:g}',
+              p,
               int(n),
               method,
               float(of['gradients'].mean()),
@@ -787,7 +793,7 @@ def search_table(config, results):
     f'Searches on the same networks, beside {reference}',
     [
       column('network', '', ''),
-      column('p', '', 'norm of the distance'),
+      column('p', '', 'norm of the distance', 'g'),
       column('n', '', 'input dimension'),
       column('search', '', 'method of boundary.measure'),
       column('gradients', '', 'mean gradients of a search', '.0f'),

@@ -29,19 +29,30 @@ def test_presets_are_valid(name):
     flags.check(flags.with_preset(script.Config, script.PRESETS, preset))
 
 
-def command(workdir, *more):
-  given = dict(
-    architectures='fully_connected',
-    norms='2',
-    sizes='4,6',
-    width=8,
-    num_networks=20,
-    batch_size=2,
-    workdir=workdir,
-  )
-  module = 'experiments.random_scaling'
-  asked = [f'--{name}={value}' for name, value in given.items()]
-  return [sys.executable, '-m', module, *asked, *more]
+KILLED = {
+  'random_scaling': [
+    '--architectures=fully_connected',
+    '--norms=2',
+    '--sizes=4,6',
+    '--width=8',
+    '--num_networks=20',
+    '--batch_size=2',
+  ],
+  'boundary_distances': [
+    '--preset=quick',
+    '--epochs=3',
+    '--num_examples=30',
+    '--width=12',
+    '--num_trained=3',
+    '--num_untrained=3',
+    '--batch_size=5',
+  ],
+}
+
+
+def command(name, workdir):
+  module = f'experiments.{name}'
+  return [sys.executable, '-m', module, *KILLED[name], f'--workdir={workdir}']
 
 
 def test_command_line(tmp_path):
@@ -61,18 +72,19 @@ def test_command_line(tmp_path):
   assert 'quick: --workdir=' in ' '.join(out.stdout.split())
 
 
-@pytest.mark.slow  # Broken runs of other experiments are quicker.
-def test_killed_runs_end_with_the_same_bytes(tmp_path):
-  subprocess.run(
-    command(tmp_path / 'whole'), cwd=ROOT, check=True, capture_output=True
+@pytest.mark.slow  # Broken runs of other tests are quicker.
+@pytest.mark.parametrize('name', KILLED)
+def test_killed_runs_end_with_the_same_bytes(name, tmp_path):
+  run = lambda *given: subprocess.run(
+    given, cwd=ROOT, check=True, capture_output=True
   )
-  rng, kills = random.Random(0), 0
-  broken = tmp_path / 'broken'
-  while kills < 3:
-    # Kill at a random moment after the next chunk.
+  run(*command(name, tmp_path / 'whole'))
+  rng, broken = random.Random(0), tmp_path / 'broken'
+  for _ in range(5):
+    # Kill at a random moment after the next unit.
     seen = len(list(broken.glob('chunks/*.npz')))
     process = subprocess.Popen(
-      command(broken),
+      command(name, broken),
       cwd=ROOT,
       stdout=subprocess.DEVNULL,
       stderr=subprocess.DEVNULL,
@@ -80,15 +92,14 @@ def test_killed_runs_end_with_the_same_bytes(tmp_path):
     while len(list(broken.glob('chunks/*.npz'))) <= seen:
       assert process.poll() is None, 'the run ended before it could be killed'
       time.sleep(0.01)
-    time.sleep(rng.uniform(0, 1.0))
+    time.sleep(rng.uniform(0, 0.5))
     process.send_signal(signal.SIGKILL)
     process.wait()
-    kills += 1
   assert not (broken / 'report.json').exists()
-  again = command(broken, f'--flagfile={broken}/flags.txt')
-  subprocess.run(again, cwd=ROOT, check=True, capture_output=True)
-  for name in ('results.npz', 'predictions.npz', 'report.json'):
-    whole = (tmp_path / 'whole' / name).read_bytes()
-    assert (broken / name).read_bytes() == whole, name
+  again = command(name, broken)[:3]
+  run(*again, f'--flagfile={broken}/flags.txt')
+  written = [*(tmp_path / 'whole').glob('*.npz')]
+  for path in [*written, tmp_path / 'whole/report.json']:
+    assert (broken / path.name).read_bytes() == path.read_bytes(), path.name
   assert json.loads((broken / 'run.json').read_text())['finished']
   assert os.listdir(broken / 'figures')

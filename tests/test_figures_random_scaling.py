@@ -39,7 +39,7 @@ def report():
   rows = [
     [
       random_scaling.SHORT[c.name],
-      f'{c.norm:g}',
+      c.norm,
       estimate(-0.4),
       estimate(-0.5),
       random_scaling.infinite_slope(c),
@@ -68,33 +68,44 @@ def test_medians_lie_on_the_axes_with_their_intervals(report, found):
   axes = figure.axes
   assert [ax.get_title() for ax in axes] == [r'$\ell^1$', r'$\ell^2$']
   for ax, p in zip(axes, (1.0, 2.0), strict=True):
-    marks = {c.get_label(): c for c in ax.containers}
-    for case in report[1]:
-      if case.norm != p:
-        continue
-      short = random_scaling.SHORT[case.name]
-      bars = marks[f'{short}: slope -0.50 [-0.40, -0.65]']
-      for i, samples in enumerate(case.controlled):
-        wanted = statistics.median(samples, unit='networks')
-        x, y = (v[i] for v in bars.lines[0].get_data())
-        assert y == wanted.value and x == pytest.approx(N[i], rel=0.03)
-        ends = bars.lines[2][0].get_segments()[i][:, 1]
-        np.testing.assert_allclose(ends, wanted[1:3])
+    legend = ax.get_legend()
+    told = [t.get_text() for t in legend.get_texts()]
+    assert told[:2] == [
+      'dense: slope -0.50 [-0.40, -0.65]; line: infinite width, -0.50',
+      'resnet20: slope -0.50 [-0.40, -0.65]',
+    ]
+    other = r'$\sqrt{n/\ln n}$ in place of $\sqrt{n}$'
+    assert (other in told) == (p == 1) and len(told) == (5 if p == 1 else 4)
+    # Raw and controlled medians of each network.
     assert len(ax.containers) == 4
-    lines = {line.get_label(): line for line in ax.lines}
-    own = lines['  infinitely wide dense, no fit: -0.50']
-    np.testing.assert_allclose(own.get_ydata(), 1.4 / np.array(N) ** 0.5)
-    law = lines[r'law: $-1/2$, through the prediction']
+    made = [c for c in report[1] if c.norm == p]
+    for number, case in enumerate(made):
+      for bars, column in zip(
+        ax.containers[2 * number :], ('relative', 'controlled'), strict=False
+      ):
+        for i, samples in enumerate(getattr(case, column)):
+          wanted = statistics.median(samples, unit='networks')
+          x, y = (v[i] for v in bars.lines[0].get_data())
+          assert y == wanted.value and x == pytest.approx(N[i], rel=0.06)
+          ends = bars.lines[2][0].get_segments()[i][:, 1]
+          np.testing.assert_allclose(ends, wanted[1:3])
+      hollow, filled = (
+        c.lines[0].get_markerfacecolor()
+        for c in ax.containers[2 * number : 2 * number + 2]
+      )
+      assert hollow == 'none' and filled != 'none'
+    drawn = [v for v in ax.lines if len(v.get_xdata()) in (2, 50)]
+    own = [v for v in drawn if v.get_linewidth() == 1.4]
+    assert len(own) == 1
+    np.testing.assert_allclose(own[0].get_ydata(), 1.4 / np.array(N) ** 0.5)
+    (law,) = [v for v in drawn if v.get_linewidth() == 3]
     x, y = law.get_data()
     np.testing.assert_allclose(y * np.sqrt(x), 1.4)
-    other = r'$\sqrt{n/\ln n}$ in place of $\sqrt{n}$'
-    assert (other in lines) == (p == 1)
-    if p == 1:
-      x, y = lines[other].get_data()
-      ratio = y * np.sqrt(x * np.log(x))
-      np.testing.assert_allclose(ratio, ratio[0])
-    told = [t.get_text() for t in ax.get_legend().get_texts()]
-    assert set(told) >= {v for v in lines if not v.startswith('_')}
+    for line in drawn:
+      if line.get_linewidth() == 2:
+        x, y = line.get_data()
+        ratio = y * np.sqrt(x * np.log(x))
+        np.testing.assert_allclose(ratio, ratio[0])
 
 
 def test_infinite_ends_and_values_are_left_out():
@@ -130,7 +141,7 @@ def test_lines_of_released_distances_have_the_powers_of_the_law():
       'controlled': estimate(1.0),
       'released': estimate(n**power),
     }
-    for p, power in (('1', 0.5), ('2', 0.0), ('inf', -0.5))
+    for p, power in ((1.0, 0.5), (2.0, 0.0), (np.inf, -0.5))
     for n in (100, 400, 900)
   ]
   for ax, power in zip(

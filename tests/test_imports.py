@@ -19,7 +19,8 @@ LAYERS = (
     'pooled_kernel',
     '_neural_tangents',
   ),
-  ('_xla_cpu', 'parallel', 'decompositions', 'synthetic'),
+  ('_xla_cpu',),
+  ('parallel', 'decompositions', 'synthetic'),
   ('normals', 'som'),
   ('boundary', 'models', 'nngp', 'train'),
   (

@@ -1,11 +1,12 @@
 """Figures of `experiments.random_scaling`."""
 
+from matplotlib import legend_handler
 import numpy as np
 
 from dmm_jax.plots import canvas
 from experiments.lib import tables as tables_lib
 
-NORMS = {'1': r'\ell^1', '2': r'\ell^2', 'inf': r'\ell^\infty'}
+NORMS = {1.0: r'\ell^1', 2.0: r'\ell^2', np.inf: r'\ell^\infty'}
 
 
 def draw(report, tables):
@@ -36,58 +37,62 @@ def caption(report):
 def scaling(slopes, medians):
   """Relative distance against n, a panel for each norm."""
   norms = list(dict.fromkeys(row['p'] for row in slopes))
-  figure, axes = canvas.grid(1, len(norms), width=4.6, height=5.4)
+  figure, axes = canvas.grid(1, len(norms), width=4.4, height=4.8)
   names = list(dict.fromkeys(row['network'] for row in slopes))
   for p, ax in zip(norms, axes[0], strict=True):
-    anchor = None
-    for row in slopes:
-      if row['p'] != p:
-        continue
+    anchor, entries = None, {}
+    of_norm = [row for row in slopes if row['p'] == p]
+    for place, row in enumerate(of_norm):
       look = canvas.STYLES[names.index(row['network']) % len(canvas.STYLES)]
       at = [m for m in medians if (m['network'], m['p']) == (row['network'], p)]
       n = np.array([m['n'] for m in at], float)
-      shift = 1 + 0.012 * (names.index(row['network']) - len(names) / 2)
-      marks(ax, n * shift, [m['controlled'] for m in at], look, label(row))
-      raw = '  as measured (raw)'
-      marks(ax, n * shift, [m['raw'] for m in at], look, raw, hollow=True)
+      moved = n * 1.045 ** (place - (len(of_norm) - 1) / 2)
+      raw = marks(ax, moved * 0.98, [m['raw'] for m in at], look, hollow=True)
+      handles = [marks(ax, moved, [m['controlled'] for m in at], look)]
       own = [m['infinite'] for m in at]
       if own[0] is not None:
         line = {k: look[k] for k in ('color', 'linestyle')}
-        told = f'  infinitely wide {row["network"]}, no fit'
-        if row['infinite'] is not None:
-          told += f': {row["infinite"]:.2f}'
-        ax.plot(n, own, lw=1.4, label=told, **line)
+        handles += ax.plot(n, own, lw=1.4, **line)
         anchor = anchor or (n, own[0])
-    if anchor:
-      law(ax, *anchor, p)
+      entries[label(row)] = tuple(handles)
+    entries['hollow: medians as measured (raw)'] = raw
+    entries |= law(ax, *anchor, p) if anchor else {}
     ax.set_title(f'${NORMS[p]}$')
     canvas.log_values(ax)
     canvas.log_n(ax, {m['n'] for m in medians if m['p'] == p})
     ax.legend(
-      fontsize=8, loc='upper center', bbox_to_anchor=(0.5, -0.16), frameon=False
+      entries.values(),
+      entries.keys(),
+      fontsize=8,
+      loc='upper center',
+      bbox_to_anchor=(0.5, -0.2),
+      frameon=False,
+      handlelength=3,
+      handler_map={tuple: legend_handler.HandlerTuple(None, pad=-1)},
     )
   axes[0, 0].set_ylabel(r'median of $d_p(x)\,/\,\|x\|_p$')
   return figure
 
 
 def label(row):
-  """The network and its slope with the interval."""
+  """The network, its slope with the interval, and that at infinite width."""
   found = row['controlled']
-  return (
+  text = (
     f'{row["network"]}: slope {found.value:.2f} '
     f'[{found.low:.2f}, {found.high:.2f}]'
   )
+  own = row['infinite']
+  return text if own is None else f'{text}; line: infinite width, {own:.2f}'
 
 
-def marks(ax, n, found, look, text, hollow=False):
+def marks(ax, n, found, look, text=None, hollow=False):
   """Estimates with their intervals; infinite ones are left out."""
-  n = n * (0.97 if hollow else 1)
   value, low, high = np.array([e[:3] for e in found], float).T
   keep = np.isfinite(value)
   n, value = n[keep], value[keep]
   # An infinite end is not drawn.
   ends = [np.where(np.isfinite(v), v, value) for v in (low[keep], high[keep])]
-  ax.errorbar(
+  return ax.errorbar(
     n,
     value,
     np.abs(np.array(ends) - value),
@@ -103,15 +108,16 @@ def marks(ax, n, found, look, text, hollow=False):
 
 
 def law(ax, n, first, p):
-  """The slope that the law says, through one point."""
+  """The slopes that laws say, through one point; returns legend entries."""
   n = np.geomspace(n[0], n[-1], 50)
   grey = dict(color='black', alpha=0.3)
-  text = r'law: $-1/2$, through the prediction'
-  ax.plot(n, first * np.sqrt(n[0] / n), lw=3, label=text, **grey)
-  if p == '1':
+  text = r'law: slope $-1/2$, through the prediction'
+  entries = {text: ax.plot(n, first * np.sqrt(n[0] / n), lw=3, **grey)[0]}
+  if p == 1:
     fall = np.sqrt(n[0] * np.log(n[0]) / (n * np.log(n)))
     text = r'$\sqrt{n/\ln n}$ in place of $\sqrt{n}$'
-    ax.plot(n, first * fall, lw=2, ls=':', label=text, **grey)
+    entries[text] = ax.plot(n, first * fall, lw=2, ls=':', **grey)[0]
+  return entries
 
 
 def released(rows):
@@ -124,9 +130,9 @@ def released(rows):
     n = np.array([row['n'] for row in at], float)
     column = lambda name, at=at: [row[name] for row in at]
     marks(ax, n * 1.01, column('controlled'), ours, 'ours, controlled')
-    marks(ax, n * 1.01, column('raw'), ours, 'ours, raw', hollow=True)
+    marks(ax, n * 0.99, column('raw'), ours, 'ours, raw', hollow=True)
     marks(ax, n, column('released'), theirs, 'released')
-    power = {'1': 0.5, '2': 0.0, 'inf': -0.5}[p]
+    power = {1.0: 0.5, 2.0: 0.0, np.inf: -0.5}[p]
     middle = np.exp(np.mean([np.log(r['released'].value) for r in at]))
     line = middle * (n / np.exp(np.log(n).mean())) ** power
     ax.plot(n, line, color='black', alpha=0.3, lw=3, label='law')

@@ -153,21 +153,25 @@ def load_tables(run_dir: pathlib.Path) -> dict[str, Columns]:
 class _Clock:
   """Seconds of a run's parts, and of compiling within them."""
 
-  def __init__(self):
-    self.seconds: dict[str, float] = {}
-    self.start = time.perf_counter()
-    self.seconds['compile'] = 0.0
-    jax.monitoring.register_event_duration_secs_listener(self._listen)
+  compiled = 0.0  # Of the process.
 
-  def _listen(self, event, seconds, **_):
-    if event.endswith('backend_compile_duration'):
-      self.seconds['compile'] += seconds
+  def __init__(self):
+    self.seconds: dict[str, float] = {'compile': 0.0}
+    self.start, self.before = time.perf_counter(), _Clock.compiled
 
   def lap(self, name):
     now = time.perf_counter()
     self.seconds[name] = round(now - self.start, 2)
-    self.seconds['compile'] = round(self.seconds['compile'], 2)
+    self.seconds['compile'] = round(_Clock.compiled - self.before, 2)
     self.start = now
+
+
+def _listen(event, seconds, **_):
+  if event.endswith('backend_compile_duration'):
+    _Clock.compiled += seconds
+
+
+jax.monitoring.register_event_duration_secs_listener(_listen)
 
 
 # --- Measuring ---------------------------------------------------------------
