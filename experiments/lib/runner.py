@@ -166,9 +166,9 @@ class _Clock:
     self.start = now
 
 
-def _listen(event, seconds, **_):
+def _listen(event: str, duration: float, **_: str | int) -> None:
   if event.endswith('backend_compile_duration'):
-    _Clock.compiled += seconds
+    _Clock.compiled += duration
 
 
 jax.monitoring.register_event_duration_secs_listener(_listen)
