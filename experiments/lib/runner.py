@@ -166,9 +166,9 @@ class _Clock:
     self.start = now
 
 
-def _listen(event: str, duration: float, **_: str | int) -> None:
+def _listen(event: str, duration_secs: float, **_: str | int | float) -> None:
   if event.endswith('backend_compile_duration'):
-    _Clock.compiled += duration
+    _Clock.compiled += duration_secs
 
 
 jax.monitoring.register_event_duration_secs_listener(_listen)
