@@ -602,7 +602,11 @@ def judge(case):
     agrees = claims.within('slope', found, target, TOLERANCE)
     conditions = () if trouble else (agrees,)
     return claims.Claim(
-      PAPER, f'{where}: {name}', statement, conditions, trouble
+      PAPER,
+      f'{where}: {name}',
+      f'{statement.rstrip(".")} ({where}).',
+      conditions,
+      trouble,
     )
 
   judged = [
