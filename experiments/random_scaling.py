@@ -65,6 +65,7 @@ TOLERANCE = 0.03  # Of slopes.
 RELEASED_TOLERANCE = 0.25  # Of ratios to released medians, which are +-14 %.
 MOST_FAILED = 0.05
 MEDIAN = stats.halfnorm.ppf(0.5)
+LAW, AS_INFINITE = '||x|| / sqrt(n)', 'as at infinite width'
 FORWARD_PASSES = 400
 
 
@@ -363,7 +364,7 @@ def measure_network(network, images, *, module, exponents, box, search, **draw):
       'input_l2': jnp.linalg.norm(x),
     }
 
-  # One program serves all norms: compiling takes longer than running setting.
+  # One program serves all norms: compiling takes longer than running here.
   return jax.lax.map(one, jnp.array(exponents))
 
 
@@ -424,9 +425,8 @@ def last_layer_variance(network, images, *, module, **draw):
   weights = params['params']
 
   def margin(head):
-    return jnp.diff(module.apply({'params': {**weights, 'head': head}}, x)[0])[
-      0
-    ]
+    logits, _ = module.apply({'params': {**weights, 'head': head}}, x)
+    return logits[1] - logits[0]
 
   slope = jax.grad(margin)(weights['head'])['kernel']
   return 2 / len(slope) * jnp.sum(slope**2), jnp.linalg.norm(x)
@@ -489,7 +489,7 @@ def analyze(config, tables):
     found = judge(case)
     judged += found
     raw, controlled = slope(case, case.relative), controlled_slope(case)
-    about_law = [claim.verdict for claim in found]
+    verdicts = {claim.name.split(': ')[1]: claim.verdict for claim in found}
     slopes.append(
       [
         SHORT[case.name],
@@ -498,12 +498,13 @@ def analyze(config, tables):
         controlled,
         infinite_slope(case),
         f'{case.failed:.1%}',
-        *[*about_law, '-'][:2],
+        verdicts[LAW],
+        verdicts.get(AS_INFINITE),
       ]
     )
   told = [slope_table(slopes, cases), median_table(cases)]
   if 'resnet20' in config.architectures and config.inputs == 'uniform':
-    told.append(released_table([c for c in cases if c.name == 'resnet20']))
+    told += released_table([c for c in cases if c.name == 'resnet20'])
   if len(config.methods) > 1:
     told.append(search_table(config, tables['results']))
   return runner.Report(answer(cases, judged), judged, told)
@@ -611,7 +612,7 @@ def judge(case):
 
   judged = [
     claim(
-      '||x|| / sqrt(n)',
+      LAW,
       'The l^p distance of any input from the decision boundary scales as '
       '||x||_p / sqrt(n).',
       -0.5,
@@ -620,7 +621,7 @@ def judge(case):
   if case.infinite is not None:
     judged.append(
       claim(
-        'as at infinite width',
+        AS_INFINITE,
         'Finite random networks have the slope of infinitely wide ones '
         '(neural-tangents).',
         infinite_slope(case) if not trouble else np.nan,
@@ -645,7 +646,7 @@ def answer(cases, judged):
   supported = sum(claim.verdict == 'supported' for claim in judged)
   own = infinite_slope(case)
   beside = '' if own is None else f' and {own:.2f} at infinite width'
-  laws = [c for c in judged if c.name.endswith('||x|| / sqrt(n)')]
+  laws = [c for c in judged if c.name.endswith(LAW)]
   kept = sum(claim.verdict == 'supported' for claim in laws)
   return (
     f'In random {SHORT[case.name]} networks the l{case.norm:g} distance from '
@@ -722,7 +723,10 @@ def median_table(cases):
 
 
 def released_table(cases):
-  """Our medians beside those that De Palma et al. released."""
+  """Our medians beside those that De Palma et al. released, as a list.
+
+  Empty where they released none of our sizes.
+  """
   rows = []
   for case in cases:
     for i, n in enumerate(case.n):
@@ -744,7 +748,7 @@ def released_table(cases):
       rows.append([case.norm, int(n), *ours, theirs, ratio, agrees.verdict])
   if not rows:
     return []
-  return tables_lib.Table(
+  table = tables_lib.Table(
     'ResNet20 beside the medians that the authors released',
     [
       column('p', '', 'norm of the distance', 'g'),
@@ -766,6 +770,7 @@ def released_table(cases):
     ],
     rows,
   )
+  return [table]
 
 
 def search_table(config, results):

@@ -52,7 +52,7 @@ def report():
   tables = [
     random_scaling.slope_table(rows, made),
     random_scaling.median_table(made),
-    random_scaling.released_table([made[-1]]),
+    *random_scaling.released_table([made[-1]]),
   ]  # fmt: skip
   return runner.Report('Distances fall.', [], tables), made
 

@@ -1,5 +1,6 @@
 """The flagship: its rule, its estimators, its tables, and a toy run."""
 
+import dataclasses
 import json
 
 import jax
@@ -16,6 +17,7 @@ from dmm_jax import random_nets
 from dmm_jax import statistics
 from experiments import random_scaling
 from experiments.lib import flags
+from experiments.lib import runner
 from experiments.lib import tables
 
 N = np.array([192.0, 768.0, 3072.0])
@@ -417,11 +419,36 @@ def test_released_medians_are_agreed_with_or_not(factor, verdict):
     None,
     None,
   )
-  (row,) = tables.to_dicts(random_scaling.released_table([found]))
+  (table,) = random_scaling.released_table([found])
+  (row,) = tables.to_dicts(table)
   assert row['n'] == 3072 and row['agrees'] == verdict
   assert row['raw'].value == 18 and row['controlled'].value == 2 * exact
   assert row['released'] == random_nets.released(3072, 2.0)
   assert row['ratio'].value == pytest.approx(factor)
+
+
+def test_sizes_that_were_not_released_have_no_table():
+  assert random_scaling.released_table([case()._replace(n=N + 1)]) == []
+  config = toy('.', methods=('fast',), architectures=('resnet20',))
+  config = dataclasses.replace(config, conv_norms=(2.0,))
+  found = made('resnet20')
+  found = {k: {**v, 'n': v['n'] + 1} for k, v in found.items()}
+  report = random_scaling.analyze(config, found)
+  assert len(report.tables) == 2 and runner.to_text(report)
+
+
+def test_verdicts_stand_in_their_own_columns():
+  config = toy('.', methods=('fast',), architectures=('resnet20',))
+  config = dataclasses.replace(config, conv_norms=(1.0,))
+  found = made('resnet20')
+  for table in found.values():
+    if 'norm' in table:
+      table['norm'] = np.ones_like(table['norm'])
+  report = random_scaling.analyze(config, found)
+  (row,) = tables.to_dicts(report.tables[0])
+  # Of l1 without a kernel: the other claim is about sqrt(n / ln n).
+  assert len(report.claims) == 2 and row['as infinite'] is None
+  assert row['-1/2'] == report.claims[0].verdict
 
 
 def test_released_intervals_are_of_networks():
