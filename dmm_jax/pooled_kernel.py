@@ -50,7 +50,7 @@ def pooled_kernel(
     for _ in range(count):
       k = _activate(affine(_average(k)), expect)
     radius = (radius - 1) // 2
-    k = _pool(_pool(k, 1, radius), 2, radius)
+    k = _pool(k, radius)
   k = affine(jnp.mean(k, axis=(1, 2, 3, 4)))
   for _ in range(dense):
     k = affine(expect(k, *_variances(k)))
@@ -59,59 +59,62 @@ def pooled_kernel(
 
 def _variances(k):
   """Of the first and second member of each of the three kinds of pair."""
-  return k[np.array([0, 1, 0])], k[np.array([0, 1, 1])]
+  return jnp.stack([k[0], k[1], k[0]]), jnp.stack([k[0], k[1], k[1]])
 
 
 def _shifted(values, radius):
   """`[3, h, w, ...]` -> `[3, h, w, d, d, ...]`: what lies at each offset."""
-  _, h, w, *rest = values.shape
-  reach = np.arange(2 * radius + 1)
-  rows = np.arange(h)[:, None, None, None] + reach[None, None, :, None]
-  cols = np.arange(w)[None, :, None, None] + reach[None, None, None, :]
-  near = (radius, radius)
-  pads = ((0, 0), near, near, *((0, 0) for _ in rest))
-  return jnp.pad(values, pads)[:, rows, cols]
+  rows, cols = (_moved(size, radius) for size in values.shape[1:3])
+  # Products with 0 and 1: what compiles to a gather has a slow derivative.
+  return jnp.einsum('kij...,ria,sjb->krsab...', values, rows, cols)
+
+
+def _moved(size, radius):
+  """`[i, j, a]`: whether line i + a - radius is line j."""
+  lines = np.arange(size)
+  offsets = np.arange(-radius, radius + 1)
+  return (lines[:, None, None] + offsets == lines[None, :, None]).astype(float)
 
 
 def _average(k):
   """A 3x3 window over both pixels at once: the offset stays."""
-  for axis in (1, 2):
-    pads = [(1, 1) if a == axis else (0, 0) for a in range(5)]
-    padded, size = jnp.pad(k, pads), k.shape[axis]
-    k = sum(
-      jax.lax.slice_in_dim(padded, i, i + size, axis=axis) for i in range(3)
-    )
-  return k / 9
+  rows, cols = (
+    np.abs(np.subtract.outer(i, i)) <= 1 for i in map(np.arange, k.shape[1:3])
+  )
+  return jnp.einsum('kijab,ir,js->krsab', k, rows / 3, cols / 3)
 
 
 def _activate(k, expect):
   radius = k.shape[3] // 2
   first, second = _variances(k[..., radius, radius])
-  inside = _shifted(jnp.ones_like(first), radius) > 0
+  inside = _inside(k)
   # Outside the image both arguments are made harmless, the result 0.
   first = jnp.broadcast_to(first[..., None, None], k.shape)
   second = jnp.where(inside, _shifted(second, radius), 1.0)
   return jnp.where(inside, expect(k, first, second), 0.0)
 
 
-def _pool(k, axis, radius):
-  """Averages pairs of lines of both pixels; offsets up to `radius` remain."""
-  half, old = k.shape[axis] // 2, k.shape[axis + 2] // 2
-  offsets = 2 * np.arange(-radius, radius + 1) + old
-  take = lambda start: jax.lax.slice_in_dim(
-    k, start, start + 2 * half - 1, stride=2, axis=axis
+def _pool(k, radius):
+  """Averages 2x2 pixels of both images; offsets up to `radius` remain."""
+  old = k.shape[3] // 2
+  _, h, w, *_ = k.shape
+  k = k[:, : h // 2 * 2, : w // 2 * 2]
+  # Lines p and q of two pairs that are `new` pairs apart: 2 new + q - p lines.
+  line, offset, new = np.ix_(
+    (0, 1), range(-old, old + 1), range(-radius, radius + 1)
   )
-  total = sum(
-    jnp.take(take(p), offsets + q - p, axis=axis + 2)
-    for p in (0, 1)
-    for q in (0, 1)
-  )
+  share = sum(offset == 2 * new + q - line for q in (0, 1)) / 4
+  pairs = k.reshape(3, h // 2, 2, w // 2, 2, *k.shape[3:])
+  k = jnp.einsum('kipjqab,pac,qbd->kijcd', pairs, share, share)
   # An odd image loses its last line: pairs with it are outside from now on.
-  partner = np.arange(half)[:, None] + np.arange(-radius, radius + 1)[None]
-  inside = (partner >= 0) & (partner < half)
-  shape = [1] * 5
-  shape[axis], shape[axis + 2] = inside.shape
-  return jnp.where(inside.reshape(shape), total / 4, 0.0)
+  return jnp.where(_inside(k), k, 0.0)
+
+
+def _inside(k):
+  """Whether the second pixel of a pair lies within the image."""
+  radius = k.shape[3] // 2
+  rows, cols = (_moved(size, radius).any(1) for size in k.shape[1:3])
+  return rows[:, None, :, None] & cols[None, :, None, :]
 
 
 @jax.custom_jvp

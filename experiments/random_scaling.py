@@ -365,7 +365,11 @@ def measure_network(network, images, *, module, exponents, box, search, **draw):
     }
 
   # One program serves all norms: compiling takes longer than running here.
-  return jax.lax.map(one, jnp.array(exponents))
+  return (
+    jax.lax.map(one, jnp.array(exponents))
+    if len(exponents) > 1
+    else jax.tree.map(lambda v: v[None], one(exponents[0]))
+  )
 
 
 def distances(setting, method, start, stop):

@@ -9,10 +9,10 @@ import problems
 import pytest
 
 from dmm_jax import norms
-from dmm_jax.boundary import bundle
 from dmm_jax.boundary import portfolio
 from dmm_jax.boundary import problem as problem_lib
 from dmm_jax.boundary import projection
+from dmm_jax.boundary import state as state_lib
 from dmm_jax.boundary.point import Status
 
 Stage = portfolio.Stage
@@ -151,20 +151,27 @@ def test_targets_are_the_nearest_to_first_order_among_the_likely(p):
 # --- Which searches run, in which order -------------------------------------
 
 
-def fake_start(pair, linear, targets, number, start, key):
+def fake_first(pair, linear, number, start, key):
+  """Tells what it was given."""
+  said = jax.random.uniform(jax.random.fold_in(key, jnp.int32(start)))
+  mark = said + 10.0 * number + jnp.sum(pair.classes)
+  gradients = linear.gradients[number][None]
+  return linear._replace(gaps=mark[None], gradients=gradients)
+
+
+def fake_begin(pair, first, target):
   """Nothing found yet; the damping tells what it began from."""
-  del linear
-  said = jax.random.uniform(jax.random.fold_in(key, start))
-  mark = said + 10.0 * number + targets[number] + jnp.sum(pair.classes)
-  return projection.blank(pair)._replace(
-    damping=mark.astype(pair.x.dtype), target=targets[number]
+  mark = first.gaps[0] + target
+  return state_lib.blank(pair)._replace(
+    damping=mark.astype(pair.x.dtype), target=target
   )
 
 
-def fake_run(pair, state, task, key):
+def fake_run(pair, state, first, task, key):
   """A distance that depends on all that a search is given."""
   much = 0.3 * task.rounds + 0.7 * task.polish + 0.1 * task.total
   much = much + 3 * task.step_size + task.start + jax.random.uniform(key)
+  much = much + jnp.where(task.start >= 0, first.gaps[0], 0.0)
   mark = jnp.sin(50 * (state.damping + much)) + 1.1
   # Classes of the pair count: the search is for these two alone.
   mark = mark + 0.3 * jnp.sin(jnp.argmax(pair.classes) + 0.0)
@@ -193,8 +200,9 @@ def orchestrated(problem, budget, key):
       for start in stage.starts or (-1,):
         rank = place if number == 0 else rows[order[place]][1]
         pair = problem_lib.restrict_to_pair(problem, targets[rank])
+        first = fake_first(pair, linear, rank, start, starts_key)
         if start >= 0:
-          state = fake_start(pair, linear, targets, rank, start, starts_key)
+          state = fake_begin(pair, first, targets[rank])
           rows.append([state, rank])
           row, num_starts = len(rows) - 1, num_starts + 1
         else:
@@ -211,7 +219,7 @@ def orchestrated(problem, budget, key):
           False,
         )
         one = jax.random.fold_in(rounds_key, done)
-        rows[row][0] = fake_run(pair, rows[row][0], task, one)
+        rows[row][0] = fake_run(pair, rows[row][0], first, task, one)
         done += 1
   best = min((row[0] for row in rows), key=lambda s: s.distance)
   rounds = sum(stage.cost for stage in stages)
@@ -222,7 +230,8 @@ def orchestrated(problem, budget, key):
   'budget, p', [(40, 1), (40, 2), (150, np.inf), (450, 1), (450, 2)]
 )
 def test_searches_run_in_the_order_of_what_was_found(budget, p, monkeypatch):
-  monkeypatch.setattr(portfolio, '_start', fake_start)
+  monkeypatch.setattr(portfolio, '_first', fake_first)
+  monkeypatch.setattr(projection, 'begin', fake_begin)
   monkeypatch.setattr(portfolio, '_run_stage', fake_run)
   fn, x, label, *_ = many_classes()
   problem = problems.create(fn, x, label, norm=p)
@@ -246,12 +255,7 @@ def test_each_search_is_given_what_its_task_says(monkeypatch):
     seen['run'] = (problem, key, options)
     return state._replace(gradients=state.gradients + 1)
 
-  def polish(problem, state, **options):
-    seen['polish'] = (problem, int(state.gradients), options)
-    return state._replace(forwards=jnp.int32(5))
-
   monkeypatch.setattr(projection, 'run', run)
-  monkeypatch.setattr(bundle, 'polish', polish)
   fn, x, label, *_ = many_classes()
   usual = {1: 1.5, 2: 1.5, np.inf: 0.5}
   # Smoothing and depth of the starts; 0 is the plain one, a little beyond.
@@ -270,32 +274,31 @@ def test_each_search_is_given_what_its_task_says(monkeypatch):
         *map(jnp.asarray, (0, 7, 3, 0.5, total, start, 2, screening, False))
       )
       key = jax.random.key(total)
-      end = portfolio._run_stage(pair, projection.blank(pair), task, key)
-      assert end.gradients == 1 and end.forwards == 5
+      first = object()
+      end = portfolio._run_stage(pair, state_lib.blank(pair), first, task, key)
+      assert end.gradients == 1
       problem_seen, key_seen, options = seen['run']
       assert problem_seen is pair and key_seen is key
       new = start >= 0 and not screening
       default = usual[p] if total >= 30 else 0.0
       want = dict(
         rounds=7,
+        polish=3,
+        starts=start >= 0,
         total=total,
         smoothing=smoothings[start] if new else default,
         depth=depths[start] if new else 0.0,
         step_size=0.5,
         from_l2=start >= 0 or total >= 30,
       )
+      assert options.pop('first') is first
       assert set(options) == set(want)
       for k, v in want.items():
         np.testing.assert_allclose(options[k], v, rtol=1e-6, err_msg=k)
-      assert seen['polish'] == (pair, 1, {'rounds': 3})
 
 
 @pytest.mark.parametrize('within', [False, True], ids=['', 'subspace'])
-def test_starts_leave_along_the_gradient_and_noise(within, monkeypatch):
-  seen = []
-  monkeypatch.setattr(
-    projection, 'first_crossings', lambda *args: seen.append(args)
-  )
+def test_starts_leave_along_the_gradient_and_noise(within):
   fn, x, label, *_ = many_classes()
   q = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 2)))[0]
   matrix = jnp.float32(q @ q.T)
@@ -305,9 +308,7 @@ def test_starts_leave_along_the_gradient_and_noise(within, monkeypatch):
   key, number = jax.random.key(9), 2
   pair = problem_lib.restrict_to_pair(problem, targets[number])
   for start in (0, 1, 3):
-    portfolio._start(pair, linear, targets, number, start, key)
-    of, one, aimed = seen.pop()
-    assert of is pair and aimed.tolist() == [int(targets[number])]
+    one = portfolio._first(pair, linear, number, start, key)
     np.testing.assert_array_equal(one.gaps, linear.gaps[number][None])
     g = np.asarray(linear.gradients[number])
     noise = jax.random.normal(jax.random.fold_in(key, start), (3,))
@@ -317,7 +318,5 @@ def test_starts_leave_along_the_gradient_and_noise(within, monkeypatch):
     np.testing.assert_allclose(one.gradients, g[None], rtol=1e-5)
   # A subspace of nothing has no noise.
   nothing = dataclasses.replace(pair, project=lambda v: 0 * v)
-  portfolio._start(nothing, linear, targets, number, 1, key)
-  np.testing.assert_array_equal(
-    seen.pop()[1].gradients[0], linear.gradients[number]
-  )
+  one = portfolio._first(nothing, linear, number, 1, key)
+  np.testing.assert_array_equal(one.gradients[0], linear.gradients[number])

@@ -15,6 +15,7 @@ from dmm_jax import norms
 from dmm_jax.boundary import bundle
 from dmm_jax.boundary import problem as problem_lib
 from dmm_jax.boundary import projection
+from dmm_jax.boundary import state as state_lib
 from dmm_jax.boundary import subspace
 from dmm_jax.boundary.point import Status
 
@@ -91,23 +92,31 @@ def assert_state(got, want, case):
   assert (got.status == Status.FOUND) == want.found, case
 
 
-# (rounds, total, smoothing, depth, step_size, from_l2)
+# (rounds, polish, total, smoothing, depth, step_size, from_l2)
 ROUNDS = (
-  (0, 9, 0.0, 0.0, 1.0, True),
-  (1, 3, 0.0, 0.0, 0.4, False),
-  (2, 2, 0.0, 0.0, 1.0, True),
-  (4, 30, 0.5, 0.0, 1.0, True),
-  (5, 40, 0.2, 0.4, 0.7, True),
-  (6, 6, 0.0, 0.6, 1.0, False),
-  (7, 7, 0.3, 0.1, 0.5, True),
+  (0, 0, 9, 0.0, 0.0, 1.0, True),
+  (1, 0, 3, 0.0, 0.0, 0.4, False),
+  (2, 1, 2, 0.0, 0.0, 1.0, True),
+  (4, 0, 30, 0.5, 0.0, 1.0, True),
+  (5, 2, 40, 0.2, 0.4, 0.7, True),
+  (6, 0, 6, 0.0, 0.6, 1.0, False),
+  (7, 3, 7, 0.3, 0.1, 0.5, True),
 )
+
+
+def after_polish(problem, s, rounds):
+  """Rounds of the bundle with its usual options, once there is a point."""
+  if s.found:
+    return plain.polish(problem, s, rounds, 8, 3.0)
+  s.point = s.iterate = s.best
+  return s
 
 
 @pytest.mark.parametrize('within', [False, True], ids=['', 'subspace'])
 def test_rounds_of_projection_are_those_of_plain_numpy(within):
   key = jax.random.key(5)
 
-  def run(params, x, low, high, p, rounds, total, *options):
+  def run(params, x, low, high, p, rounds, polish, total, *options):
     problem = create(params, x, low, high, p, within)
     linear = problem_lib.linearize(problem, problem.x, problem.targets)
     first = projection.first_crossings(problem, linear, problem.targets)
@@ -117,6 +126,7 @@ def test_rounds_of_projection_are_those_of_plain_numpy(within):
       first,
       key,
       rounds=rounds,
+      polish=polish,
       total=total,
       smoothing=smoothing,
       depth=depth,
@@ -139,9 +149,16 @@ def test_rounds_of_projection_are_those_of_plain_numpy(within):
     ]
     got, segment = jax.device_get(jax.jit(jax.vmap(run))(*columns))
   found = 0
-  for i, (*problem, rounds, total, smoothing, depth, size, l2) in enumerate(
-    cases
-  ):
+  for i, (
+    *problem,
+    rounds,
+    polish,
+    total,
+    smoothing,
+    depth,
+    size,
+    l2,
+  ) in enumerate(cases):
     problem = by_hand(*problem, within)
     want = plain.run_projection(
       problem,
@@ -154,6 +171,10 @@ def test_rounds_of_projection_are_those_of_plain_numpy(within):
       size,
       l2,
     )
+    if polish and not want.found:
+      assert np.isinf(got.distance[i]) and got.status[i] != Status.FOUND
+      continue
+    want = after_polish(problem, want, polish)
     row, end = (jax.tree.map(lambda v, i=i: v[i], v) for v in (got, segment))
     assert_state(row, want, cases[i])
     found += want.found
@@ -191,17 +212,83 @@ def test_a_long_search_in_l1_starts_with_thirty_rounds_in_l2():
       want = plain.run_projection(
         problem, first, None, rounds, 160, 0.0, 0.0, 1.0, True
       )
+      want = after_polish(problem, want, 0)
       assert_state(got, want, rounds)
 
 
 @pytest.mark.parametrize('within', [False, True], ids=['', 'subspace'])
-def test_rounds_of_the_bundle_are_those_of_plain_numpy(within):
+def test_a_search_starts_with_the_step_that_it_is_given(within):
+  """Toward one target, in l1 by a step in l2; and not where it goes on."""
+
+  def run(params, x, low, high, p, starts, rounds):
+    problem = create(params, x, low, high, p, within)
+    linear = problem_lib.linearize(problem, problem.x, problem.targets[1:2])
+    # Not the gradient of the network: what is given counts.
+    first = linear._replace(gradients=1.5 * linear.gradients + 0.1)
+    if within:
+      first = first._replace(
+        gradients=jax.vmap(problem.project)(first.gradients)
+      )
+    begun = projection.begin(problem, first, problem.targets[1])
+    options = dict(total=9, smoothing=0.0, from_l2=False)
+    return begun, projection.run(
+      problem,
+      begun,
+      jax.random.key(0),
+      rounds=rounds,
+      first=first,
+      starts=starts,
+      **options,
+    )
+
+  cases = [
+    (*example(seed), p, starts, rounds)
+    for seed in range(4)
+    for p in NORMS
+    for starts, rounds in ((True, 0), (True, 2), (False, 2))
+  ]
+  columns = jax.tree.map(lambda *v: np.asarray(v), *cases)
+  with jax.enable_x64(True):
+    one_by_one = jax.jit(lambda *v: jax.lax.map(lambda row: run(*row), v))
+    begun, got = jax.device_get(one_by_one(*columns))
+  for i, (*problem, starts, rounds) in enumerate(cases):
+    problem, p = by_hand(*problem, within), problem[4]
+    x, target = problem.x, problem.targets[1]
+    want = plain.State(x, x, x, np.inf, target)
+    assert begun.status[i] == Status.NOT_FOUND and begun.target[i] == target
+    if starts:
+      gap, g = problem.linearize(x, target)
+      g = problem.onto(1.5 * g + 0.1)
+      step = problem.onto_plane(x, g, gap, 2 if p == 1 else p)
+      plain.follow(problem, want, step)
+    want = plain.run_projection(
+      problem, want, None, rounds, 9, 0.0, 0.0, 1.0, False
+    )
+    want = after_polish(problem, want, 0)
+    assert_state(jax.tree.map(lambda v, i=i: v[i], got), want, cases[i])
+
+
+def polish(problem, state, *, rounds, monkeypatch, **options):
+  """Rounds of the bundle alone."""
+  with monkeypatch.context() as patch:
+    patch.setattr(bundle, 'empty', functools.partial(bundle.empty, **options))
+    key = jax.random.key(0)
+    return projection.run(problem, state, key, rounds=0, polish=rounds)
+
+
+@pytest.mark.parametrize('within', [False, True], ids=['', 'subspace'])
+def test_rounds_of_the_bundle_are_those_of_plain_numpy(within, monkeypatch):
   def run(params, x, low, high, p, rounds, tightness):
     problem = create(params, x, low, high, p, within)
     linear = problem_lib.linearize(problem, problem.x, problem.targets)
     first = projection.first_crossings(problem, linear, problem.targets)
-    return bundle.polish(
-      problem, first, rounds=rounds, size=3, tightness=tightness
+    return polish(
+      problem,
+      first,
+      rounds=rounds,
+      size=3,
+      tightness=tightness,
+      monkeypatch=monkeypatch,
     )
 
   cases = [
@@ -227,16 +314,16 @@ def test_rounds_of_the_bundle_are_those_of_plain_numpy(within):
   assert gains > 20
 
 
-def kink(size):
+def kink(size, monkeypatch):
   """Polishes on max(a, b) = 1, whose nearest point is where two pieces meet."""
   cuts = jnp.array([[2.0, -1.0], [-1.0, 2.0]])
   logits_fn = lambda x: jnp.stack([1.0, jnp.min(cuts @ x)])
 
   @jax.jit
-  def polish(rounds, tightness):
+  def polished(rounds, tightness):
     start = jnp.array([1.25, 1.5])  # On the first piece.
     problem = problems.create(logits_fn, jnp.zeros(2), 0)
-    state = projection.blank(problem)._replace(
+    state = state_lib.blank(problem)._replace(
       point=start,
       iterate=start,
       best=start,
@@ -244,32 +331,40 @@ def kink(size):
       target=jnp.int32(1),
       status=jnp.int32(Status.FOUND),
     )
-    return bundle.polish(
-      problem, state, rounds=rounds, size=size, tightness=tightness
+    return polish(
+      problem,
+      state,
+      rounds=rounds,
+      size=size,
+      tightness=tightness,
+      monkeypatch=monkeypatch,
     )
 
-  return polish
+  return polished
 
 
-def test_a_bundle_finds_the_bottom_of_a_kink():
-  options = inspect.signature(bundle.polish).parameters
+def test_a_bundle_finds_the_bottom_of_a_kink(monkeypatch):
+  options = inspect.signature(bundle.empty).parameters
   assert (options['size'].default, options['tightness'].default) == (8, 3)
-  end = kink(8)(30, 3.0)
+  polish_8, polish_1 = (kink(size, monkeypatch) for size in (8, 1))
+  end = polish_8(30, 3.0)
   np.testing.assert_allclose(end.distance, 2**0.5, rtol=3e-3)
   assert end.distance >= 2**0.5 * (1 - 1e-5)
   np.testing.assert_array_equal(end.point, end.best)
   np.testing.assert_array_equal(end.iterate, end.best)
   assert end.gradients == 30 and end.forwards == 120
   # A tie that is heavy lets it move little; one cut sees one piece only.
-  assert kink(8)(2, 1e4).distance > 1.9
-  assert kink(1)(30, 3.0).distance > end.distance
+  assert polish_8(2, 1e4).distance > 1.9
+  assert polish_1(30, 3.0).distance > end.distance
 
 
-def test_nothing_is_polished_before_a_point_is_found():
+def test_nothing_is_polished_before_a_point_is_found(monkeypatch):
   problem = problems.create(
     lambda x: jnp.stack([1 + x @ x, 0 * x[0]]), jnp.ones(2), 0
   )
-  end = bundle.polish(problem, projection.blank(problem), rounds=2)
+  end = polish(
+    problem, state_lib.blank(problem), rounds=2, monkeypatch=monkeypatch
+  )
   assert end.status == Status.NOT_FOUND and jnp.isinf(end.distance)
   np.testing.assert_array_equal(end.best, problem.x)
   assert end.gradients == 2
@@ -325,7 +420,7 @@ def test_a_point_that_is_no_longer_beyond_moves_a_little_further():
     problem = problems.create(
       logits_fn, jnp.zeros(1), 0, high=high, project=project
     )
-    state = projection.blank(problem)._replace(
+    state = state_lib.blank(problem)._replace(
       best=jnp.ones(1), status=jnp.int32(0), gradients=7, forwards=9
     )
     return projection.finish(problem, state)

@@ -1,4 +1,19 @@
-"""Polishing by a bundle of linearisations: down to the bottom of a kink."""
+"""Polishing by a bundle of linearisations: down to the bottom of a kink.
+
+A proximal bundle method, which improves a boundary point until it is a local
+optimum. The nearest point of a piecewise linear boundary usually lies where
+several pieces meet, and one linearisation sees one piece. The last ones
+together are a polyhedron; each round finds its nearest point to the input that
+is also close to the best point so far, follows the ray there to the boundary,
+and adds the linearisation. Gains loosen the tie to the best point, failures
+tighten it. Cuts that the best point violates belong to a non-convex kink and
+are dropped. It does not look for other local optima, and does nothing before a
+boundary point was found.
+
+Source: Kiwiel (1990), "Proximity control in bundle methods for convex
+nondifferentiable minimization", https://doi.org/10.1007/BF01585731; here the
+constraint, not the objective, is the nonsmooth one.
+"""
 
 from typing import NamedTuple
 
@@ -7,9 +22,9 @@ import jax.numpy as jnp
 
 from dmm_jax import norms
 from dmm_jax.boundary import problem as problem_lib
-from dmm_jax.boundary import projection
 from dmm_jax.boundary import rays
 from dmm_jax.boundary.point import Status
+from dmm_jax.boundary.state import State
 
 VALID = 1e-3  # How far the best point may violate a cut, of its l2 length.
 OVERSHOOT = 1.0005  # Of a step to the model's boundary.
@@ -37,74 +52,18 @@ class Model(NamedTuple):
   tightness: jax.Array
 
 
-def polish(
-  problem: problem_lib.Problem,
-  start: projection.State,
-  *,
-  rounds: int | jax.Array,
-  size: int = 8,
-  tightness: float = 3.0,
-) -> projection.State:
-  """Improves a boundary point until it is a local optimum, kinks included.
-
-  A proximal bundle method. The nearest point of a piecewise linear boundary
-  usually lies where several pieces meet, and one linearisation sees one piece.
-  The last `size` linearisations together are a polyhedron; each round finds
-  its nearest point to the input that is also close to the best point so far,
-  evaluates the network there, and adds the linearisation. Gains loosen the tie
-  to the best point, failures tighten it. Cuts that the best point violates
-  belong to a non-convex kink and are dropped. It does not look for other local
-  optima.
-
-  Source: Kiwiel (1990), "Proximity control in bundle methods for convex
-  nondifferentiable minimization", https://doi.org/10.1007/BF01585731; here the
-  constraint, not the objective, is the nonsmooth one.
+def empty(
+  problem: problem_lib.Problem, size: int = 8, tightness: float = 3.0
+) -> Model:
+  """Returns the model before the first round.
 
   Args:
     problem: what is searched.
-    start: where a search stands; nothing happens unless FOUND.
-    rounds: of one gradient each.
     size: linearisations kept.
     tightness: of the first tie to the best point, relative to the objective.
-
-  Returns:
-    The state after it, at the best point.
   """
-  x, norm = problem.x, problem.norm
-  low, high = (v.ravel() for v in problem.step_bounds)
-  found = start.status == Status.FOUND
-
-  def advance(i, carry):
-    s, model = carry
-    model = _add_cut(problem, s, model, i)
-    best = (s.best - x).ravel()
-    step, weights = _nearest(
-      model, low, high, best, norm=norm, distance=s.distance
-    )
-    step = step.reshape(x.shape)
-    step = step if problem.project is None else problem.project(step)
-    ray = rays.find_crossing(problem, OVERSHOOT * step)
-    length = norms.norm(ray.point - x, norm)
-    gain = found & ray.found & (length < s.distance)
-    factor = jnp.where(gain, LOOSEN, jnp.where(ray.found, 1.5, 1.2))
-    model = model._replace(
-      weights=weights,
-      # A cut that holds the step stays; the others leave, oldest first.
-      used=jnp.where(weights > 0, i, model.used),
-      tightness=jnp.clip(model.tightness * factor.astype(x.dtype), 0.1, 1e5),
-    )
-    usable = jnp.isfinite(ray.margin)
-    s = s._replace(
-      point=jnp.where(usable, ray.point, s.point),
-      target=jnp.where(usable, ray.runner_up, s.target),
-      best=jnp.where(gain, ray.point, s.best),
-      distance=jnp.where(gain, length, s.distance),
-      gradients=s.gradients + 1,
-      forwards=s.forwards + ray.forwards,
-    )
-    return s, model
-
-  model = Model(
+  x = problem.x
+  return Model(
     cuts=jnp.zeros((size, x.size), x.dtype),
     offsets=jnp.zeros(size, x.dtype),
     on=jnp.zeros(size, bool),
@@ -112,15 +71,59 @@ def polish(
     weights=jnp.zeros(size, x.dtype),
     tightness=jnp.asarray(tightness, x.dtype),
   )
-  s = start._replace(point=start.best)
-  rounds = jnp.asarray(rounds, jnp.int32)
-  s, _ = jax.lax.fori_loop(jnp.int32(0), rounds, advance, (s, model))
-  return s._replace(point=s.best, iterate=s.best)
 
 
-def _add_cut(problem, s, model, i):
+def next_step(
+  problem: problem_lib.Problem,
+  s: State,
+  model: Model,
+  linear: problem_lib.Linear,
+  i: jax.Array,
+) -> tuple[jax.Array, Model]:
+  """Adds a cut; returns the step to the model's nearest point, and the model.
+
+  Args:
+    problem: what is searched.
+    s: where the search stands.
+    model: the cuts so far.
+    linear: the network to first order at `s.point`, toward `s.target`.
+    i: which round this is.
+  """
+  model = _add_cut(problem, s, model, linear, i)
+  low, high = (v.ravel() for v in problem.step_bounds)
+  best = (s.best - problem.x).ravel()
+  step, weights = _nearest(
+    model, low, high, best, norm=problem.norm, distance=s.distance
+  )
+  # A cut that holds the step stays; the others leave, oldest first.
+  used = jnp.where(weights > 0, i, model.used)
+  step = step.reshape(problem.x.shape)
+  step = step if problem.project is None else problem.project(step)
+  return OVERSHOOT * step, model._replace(weights=weights, used=used)
+
+
+def follow(
+  problem: problem_lib.Problem, s: State, model: Model, ray: rays.RayPoint
+) -> tuple[State, Model]:
+  """Returns state and model after the step was followed to the boundary."""
+  length = norms.norm(ray.point - problem.x, problem.norm)
+  found = s.status == Status.FOUND
+  gain = found & ray.found & (length < s.distance)
+  factor = jnp.where(gain, LOOSEN, jnp.where(ray.found, 1.5, 1.2))
+  tightness = model.tightness * factor.astype(length.dtype)
+  usable = jnp.isfinite(ray.margin)
+  s = s._replace(
+    point=jnp.where(usable, ray.point, s.point),
+    target=jnp.where(usable, ray.runner_up, s.target),
+    best=jnp.where(gain, ray.point, s.best),
+    distance=jnp.where(gain, length, s.distance),
+    forwards=s.forwards + ray.forwards,
+  )
+  return s, model._replace(tightness=jnp.clip(tightness, 0.1, 1e5))
+
+
+def _add_cut(problem, s, model, linear, i):
   """Replaces the cut unused for longest by the linearisation at `s.point`."""
-  linear = problem_lib.linearize(problem, s.point, s.target[None])
   gradient = linear.gradients[0].ravel()
   length = jnp.maximum(norms.norm(gradient, 2), jnp.finfo(gradient.dtype).tiny)
   offset = linear.gaps[0] - gradient @ (s.point - problem.x).ravel()

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmm_jax import norms
-from dmm_jax.boundary import bundle
 from dmm_jax.boundary import point as point_lib
 from dmm_jax.boundary import problem as problem_lib
 from dmm_jax.boundary import projection
 from dmm_jax.boundary import rays
+from dmm_jax.boundary import state as state_lib
 from dmm_jax.boundary import steps
 
 FAST_GRADIENTS = 40
@@ -183,17 +183,19 @@ def search(
     row = order[task.candidate]
     number = jnp.where(task.screening, task.candidate, classes[row])
     pair = problem_lib.restrict_to_pair(problem, targets[number])
+    first = _first(pair, linear, number, task.start, starts_key)
     state = jax.lax.cond(
       task.start >= 0,
-      lambda: _start(pair, linear, targets, number, task.start, starts_key),
+      lambda: projection.begin(pair, first, targets[number]),
       lambda: jax.tree.map(lambda column: column[row], table),
     )
-    state = _run_stage(pair, state, task, jax.random.fold_in(rounds_key, i))
+    each_key = jax.random.fold_in(rounds_key, i)
+    state = _run_stage(pair, state, first, task, each_key)
     row = jnp.where(task.start >= 0, task.row, row)
     put = lambda rows, new: rows.at[row].set(new.astype(rows.dtype))
     return jax.tree.map(put, table, state), put(classes, number), order
 
-  blank = projection.blank(problem)
+  blank = state_lib.blank(problem)
   table = jax.tree.map(lambda v: jnp.stack([v] * num_rows), blank)
   rows = jnp.arange(num_rows, dtype=jnp.int32)
   carry = table, 0 * rows, jnp.argsort(table.distance)
@@ -208,33 +210,34 @@ def search(
   return projection.finish(problem, best)
 
 
-def _start(pair, linear, targets, number, start, key):
-  """The first boundary point on the way to a target, or close to that way."""
-  x = pair.x
-  noise = jax.random.normal(jax.random.fold_in(key, start), x.shape, x.dtype)
+def _first(pair, linear, number, start, key):
+  """The first linearisation toward a target, or one close to it."""
+  shape, dtype = pair.x.shape, pair.x.dtype
+  noise = jax.random.normal(jax.random.fold_in(key, start), shape, dtype)
   noise = noise if pair.project is None else pair.project(noise)
   gradient, most = linear.gradients[number], norms.norm(noise, 2)
   size = NOISE * norms.norm(gradient, 2) / jnp.where(most > 0, most, 1.0)
   gradient = gradient + jnp.where(start > 0, size, 0.0) * noise
-  one = linear._replace(
+  return linear._replace(
     gaps=linear.gaps[number][None], gradients=gradient[None]
   )
-  return projection.first_crossings(pair, one, targets[number][None])
 
 
-def _run_stage(pair, state, task, key):
+def _run_stage(pair, state, first, task, key):
   """Runs one task: rounds of projection, then of the bundle method."""
   usual = projection.usual_smoothing(pair.norm, task.total)
   several = (task.start >= 0) & ~task.screening
-  state = projection.run(
+  return projection.run(
     pair,
     state,
     key,
     rounds=task.rounds,
+    polish=task.polish,
+    first=first,
+    starts=task.start >= 0,
     total=task.total,
     smoothing=jnp.where(several, jnp.array(SMOOTHINGS)[task.start], usual),
     depth=jnp.where(several, jnp.array(DEPTHS)[task.start], 0.0),
     step_size=task.step_size,
     from_l2=(task.start >= 0) | (task.total >= projection.LEAST_ROUNDS),
   )
-  return bundle.polish(pair, state, rounds=task.polish)

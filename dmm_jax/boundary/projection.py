@@ -2,49 +2,26 @@
 
 import dataclasses
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from dmm_jax import norms
+from dmm_jax.boundary import bundle
 from dmm_jax.boundary import point as point_lib
 from dmm_jax.boundary import problem as problem_lib
 from dmm_jax.boundary import rays
 from dmm_jax.boundary import steps
 from dmm_jax.boundary import subspace
 from dmm_jax.boundary.point import Status
+from dmm_jax.boundary.state import State
+from dmm_jax.boundary.state import blank
 
 LAST_STEP = 0.02  # Of the way to the projection, in the last round.
 OVERSHOOT = 1.002  # Of a step, so that it tends to cross the boundary.
 EQUAL = 1e-5  # Distances that differ by less are the same.
 SMOOTHED = 0.9  # Of all rounds take gradients at random points close by.
 LEAST_ROUNDS = 30  # Fewer rounds than these cannot average noise out.
-
-
-class State(NamedTuple):
-  """Where a search stands.
-
-  Attributes:
-    point: where the next gradient is taken.
-    iterate: the last boundary point, which steps start from.
-    best: the nearest boundary point so far.
-    distance: its distance, inf until one was found.
-    target: the class whose boundary is linearised next.
-    damping: factor of the step size, < 1 after a step that led nowhere.
-    status: FOUND, or why not yet.
-    gradients, forwards: used so far.
-  """
-
-  point: jax.Array
-  iterate: jax.Array
-  best: jax.Array
-  distance: jax.Array
-  target: jax.Array
-  damping: jax.Array
-  status: jax.Array
-  gradients: jax.Array
-  forwards: jax.Array
 
 
 def search(
@@ -92,20 +69,20 @@ def usual_smoothing(norm: float, rounds: int | jax.Array) -> jax.Array:
   return jnp.where(rounds < LEAST_ROUNDS, 0.0, usual)
 
 
-def blank(problem: problem_lib.Problem) -> State:
-  """Returns the state of a search that has found nothing."""
-  zero, x = jnp.int32(0), problem.x
-  return State(
-    point=x,
-    iterate=x,
-    best=x,
-    distance=jnp.full_like(problem.margin, jnp.inf),
-    target=zero,
-    damping=jnp.ones_like(problem.margin),
-    status=jnp.int32(Status.NOT_FOUND),
-    gradients=zero,
-    forwards=zero,
+def begin(
+  problem: problem_lib.Problem, linear: problem_lib.Linear, target: jax.Array
+) -> State:
+  """Returns the state before the first step toward a target.
+
+  Its status says why there is none, if there is none.
+  """
+  distances = steps.plane_distances(linear.gaps, linear.gradients, problem.norm)
+  status = jnp.select(
+    [~jnp.isfinite(linear.margin), distances[0] == jnp.inf],
+    [Status.NON_FINITE, steps.why_none(linear.gradients)],
+    Status.NOT_FOUND,
   )
+  return blank(problem)._replace(target=target, status=status.astype(jnp.int32))
 
 
 def first_crossings(
@@ -119,20 +96,13 @@ def first_crossings(
   first_norm = jnp.where(norm == 1, 2, norm) if traced else max(norm, 2)
 
   def cross(row):
-    gradient, gap, distance, target = row
+    gradient, gap, target = row
+    one = linear._replace(gaps=gap[None], gradients=gradient[None])
     step = steps.onto_plane(problem, problem.x, gradient, gap, first_norm)
-    status = jnp.select(
-      [~jnp.isfinite(linear.margin), distance == jnp.inf],
-      [Status.NON_FINITE, steps.why_none(gradient)],
-      Status.NOT_FOUND,
-    )
-    state = blank(problem)
-    state = state._replace(target=target, status=status.astype(jnp.int32))
-    return _follow(problem, state, step)
+    ray = rays.find_crossing(problem, OVERSHOOT * step)
+    return _follow(problem, begin(problem, one, target), ray)
 
-  every = jax.lax.map(
-    cross, (linear.gradients, linear.gaps, distances, targets)
-  )
+  every = jax.lax.map(cross, (linear.gradients, linear.gaps, targets))
   # Where none is met: towards the nearest to first order. So too in l1, whose
   # distances the points of steps in l2 do not show.
   met = jnp.any(every.status == Status.FOUND) & (norm != 1)
@@ -150,19 +120,29 @@ def run(
   key: jax.Array,
   *,
   rounds: int | jax.Array,
+  polish: int | jax.Array = 0,
+  first: problem_lib.Linear | None = None,
+  starts: bool | jax.Array = True,
   total: int | jax.Array | None = None,
   smoothing: jax.Array | float | None = None,
   depth: jax.Array | float = 0.0,
   step_size: jax.Array | float = 1.0,
   from_l2: jax.Array | bool = True,
 ) -> State:
-  """Runs the first `rounds` of a search of `total` rounds. All may be traced.
+  """Runs the first `rounds` of a search of `total` rounds, and polishes.
+
+  All may be traced. The network and its gradient stand once in this loop,
+  whatever a round does: they are most of what there is to compile.
 
   Args:
     problem: what is searched.
     state: where to go on from.
     key: of the random points.
     rounds: how many now, of one gradient each.
+    polish: rounds of the bundle method afterwards, from the best point.
+    first: the network to first order at the input, toward one target: the step
+      that it says comes before all rounds; None for no such step.
+    starts: whether there is that step.
     total: after how many step sizes would be smallest; None for `rounds`.
     smoothing: distance of the first random point from the boundary point, as
       a fraction of the l2 length of the perturbation; None for
@@ -172,6 +152,9 @@ def run(
       other linear pieces there, which lead to other local optima.
     step_size: the first; 1 forgets the point that it starts from.
     from_l2: whether searches in l1 and linf start with rounds in l2.
+
+  Returns:
+    The state after it, at the best point.
   """
   norm, dtype = problem.norm, problem.x.dtype
   total = rounds if total is None else total
@@ -180,27 +163,66 @@ def run(
     jnp.asarray(v, dtype) for v in (smoothing, depth, step_size)
   )
   span = jnp.maximum(total - 1, 1)
+  # Rounds in l2 come first: their steps use all inputs.
+  in_l2 = jnp.where(norm == 1, jnp.maximum(total // 4, 2), total // 12)
+  switch = jnp.clip(jnp.where(from_l2, in_l2, 0), 0, jnp.minimum(30, rounds))
 
-  def one_round(i, s, norm_of_step):
-    progress = (i / span).astype(dtype)
-    fade = jnp.maximum(1 - progress / SMOOTHED, 0)
+  def norm_of_step(i):
+    if not isinstance(norm, jax.Array) and norm == 2:
+      return norm
+    return jnp.where(jnp.where(i < 0, norm == 1, i < switch), 2.0, norm)
+
+  def progress(i):
+    return (i / span).astype(dtype)
+
+  def nearby(i, s):
+    fade = jnp.maximum(1 - progress(i) / SMOOTHED, 0)
     noise = jax.random.normal(
       jax.random.fold_in(key, i), problem.x.shape, dtype
     )
-    p = _nearby(problem, s, fade * smoothing, noise, fade * depth)
-    size = s.damping * steps.cosine(step_size, LAST_STEP, progress)
-    return _follow(problem, *_round(problem, s, p, size, norm_of_step))
+    return _nearby(problem, s, fade * smoothing, noise, fade * depth)
 
-  # Rounds in l2 come first: their steps use all inputs.
-  in_l2 = jnp.where(norm == 1, jnp.maximum(total // 4, 2), total // 12)
-  switch = jnp.clip(
-    jnp.where((norm != 2) & from_l2, in_l2, 0), 0, jnp.minimum(30, rounds)
-  )
-  if isinstance(norm, jax.Array) or norm != 2:
-    each = functools.partial(one_round, norm_of_step=2)
-    state = jax.lax.fori_loop(0, switch, each, state)
-  each = functools.partial(one_round, norm_of_step=norm)
-  return jax.lax.fori_loop(switch, rounds, each, state)
+  def projected(i, s, p, linear):
+    size = s.damping * steps.cosine(step_size, LAST_STEP, progress(i))
+    step = _towards(problem, s, p, linear, size, norm_of_step(i), starts=i < 0)
+    return OVERSHOOT * step
+
+  def one_round(i, carry):
+    s, model = carry
+    begins, polishes = i < 0, i >= first_polish
+    s = s._replace(point=jnp.where(i == first_polish, s.best, s.point))
+    p = jax.lax.cond(begins | polishes, lambda: s.point, lambda: nearby(i, s))
+    linear = either(
+      begins,
+      lambda: first,
+      lambda: problem_lib.linearize(problem, p, s.target[None]),
+      needed=first is not None,
+    )
+    step, model = either(
+      polishes,
+      lambda: bundle.next_step(problem, s, model, linear, i - first_polish),
+      lambda: (projected(i, s, p, linear), model),
+      needed=may_polish,
+    )
+    ray = rays.find_crossing(problem, step)
+    s, model = either(
+      polishes,
+      lambda: bundle.follow(problem, s, model, ray),
+      lambda: (_follow(problem, s, ray), model),
+      needed=may_polish,
+    )
+    return s._replace(gradients=s.gradients + jnp.where(begins, 0, 1)), model
+
+  def either(which, one, other, *, needed):
+    return jax.lax.cond(which, one, other) if needed else other()
+
+  may_polish = isinstance(polish, jax.Array) or polish > 0
+  first_polish = jnp.asarray(rounds, jnp.int32)
+  begin = -jnp.asarray(first is not None and starts, jnp.int32)
+  end = jnp.asarray(rounds + polish, jnp.int32)
+  carry = state, bundle.empty(problem)
+  s, _ = jax.lax.fori_loop(begin, end, one_round, carry)
+  return s._replace(point=s.best, iterate=s.best)
 
 
 def _nearby(problem, s, smoothing, noise, depth):
@@ -213,28 +235,28 @@ def _nearby(problem, s, smoothing, noise, depth):
   return jnp.where(moves, jnp.clip(point, problem.low, problem.high), s.point)
 
 
-def _round(problem, s, p, size, norm):
-  """The state after a gradient at `p`, and the next step from the input."""
+def _towards(problem, s, p, linear, size, norm, *, starts):
+  """The next step from the input, after a gradient at `p`."""
   x = problem.x
-  linear = problem_lib.linearize(problem, p, s.target[None])
   gradient, gap = linear.gradients[0], linear.gaps[0]
   found = s.status == Status.FOUND
   # Until a boundary point is known, DeepFool's steps lead there.
   origin = jnp.where(found, x, p)
   gap = gap + jnp.sum(gradient * (origin - p))
-  gap = jnp.where(found, gap, 1.02 * gap + 1e-3 * problem.margin)
+  further = 1.02 * gap + 1e-3 * problem.margin
+  gap = jnp.where(found | starts, gap, further)
   step = steps.onto_plane(problem, origin, gradient, gap, norm)
   towards = (1 - size) * (s.iterate - x) + size * step
   towards = jnp.where(found, towards, p - x + step)
   if problem.project is not None:
     # Every cut at the box is within rounding of the subspace; they add up.
-    towards = subspace.fit(problem.project(towards), *problem.step_bounds)
-  return s._replace(gradients=s.gradients + 1), towards
+    fitted = subspace.fit(problem.project(towards), *problem.step_bounds)
+    towards = jnp.where(starts, towards, fitted)
+  return towards
 
 
-def _follow(problem, s, step):
-  """Follows a step, and the ray it lies on, to the boundary."""
-  ray = rays.find_crossing(problem, OVERSHOOT * step)
+def _follow(problem, s, ray):
+  """The state after the ray along a step was followed to the boundary."""
   length = norms.norm(ray.point - problem.x, problem.norm)
   length = jnp.where(ray.found, length, jnp.inf)
   # Of equals the last: late rounds know the direction best.
