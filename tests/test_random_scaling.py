@@ -322,10 +322,13 @@ def test_what_is_uncertain_in_sigma_widens_the_interval_alone():
 # --- The rule --------------------------------------------------------------
 
 
+def judged_of(found):
+  return random_scaling.judge(found, random_scaling.controlled_slope(found))
+
+
 def verdicts(found):
   return {
-    claim.name.split(': ')[1]: claim.verdict
-    for claim in random_scaling.judge(found)
+    claim.name.split(': ')[1]: claim.verdict for claim in judged_of(found)
   }
 
 
@@ -349,7 +352,7 @@ def test_failed_searches_and_single_sizes_test_nothing():
     r[:19] = np.inf  # 4.75 %.
   assert 'not tested' not in verdicts(found._replace(relative=few)).values()
   few[0][:23] = np.inf
-  judged = random_scaling.judge(found._replace(relative=few))
+  judged = judged_of(found._replace(relative=few))
   assert {c.verdict for c in judged} == {'not tested'}
   assert '5.1% of the searches found no boundary' in judged[0].reason
   single = found._replace(
@@ -358,10 +361,12 @@ def test_failed_searches_and_single_sizes_test_nothing():
     controlled=found.controlled[:1],
     infinite=found.infinite[:1],
   )
-  judged = random_scaling.judge(single._replace(norm=1.0))
+  judged = judged_of(single._replace(norm=1.0))
   assert {c.reason for c in judged} == {'one size has no slope'}
   assert len(judged) == 3
-  assert 'has no slope' not in random_scaling.answer([single], judged)
+  assert 'has no slope' not in random_scaling.answer(
+    [single], [random_scaling.controlled_slope(single)], judged
+  )
   assert np.isnan(random_scaling.controlled_slope(single).value)
   assert random_scaling.infinite_slope(single) is None
 
@@ -484,8 +489,9 @@ def test_searches_are_held_against_the_last_on_the_same_networks(finished):
 
 def test_the_answer_is_about_the_first_l2_case():
   cases = [case(norm=1.0), case(slope=-0.47, scatter=0.05), case(slope=-0.3)]
-  judged = [c for one in cases for c in random_scaling.judge(one)]
-  told = random_scaling.answer(cases, judged)
+  judged = [c for one in cases for c in judged_of(one)]
+  slopes = [random_scaling.controlled_slope(one) for one in cases]
+  told = random_scaling.answer(cases, slopes, judged)
   value = random_scaling.controlled_slope(cases[1])
   assert f'{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]' in told
   assert 'the l2 distance' in told and '-0.50 at infinite width' in told
