@@ -558,10 +558,12 @@ def answer(config, norm, groups, medians, ratio, claim):
       f'Images lie {tables.cell(ratio, ".2f")} times as far from the boundary '
       f'of trained networks as of untrained ones in l{norm:g} ({where}).'
     )
-  told = [f'{tables.cell(median)} ({kind})' for kind, median in medians.items()]
+  parts = [
+    f'{tables.cell(median)} ({kind})' for kind, median in medians.items()
+  ]
   return (
     f'The median distance from the boundary in l{norm:g} is '
-    f'{" and ".join(told)}, without a ratio: {why} ({where}).'
+    f'{" and ".join(parts)}, without a ratio: {why} ({where}).'
   )
 
 

@@ -61,8 +61,8 @@ def conduct(
     _printed.clear()
     with contextlib.redirect_stdout(io.StringIO()) as text:
       report(summary)
-    told = to_report(experiment, config, summary, _printed)
-    records.write_json(run_dir / 'report.json', told)
+    saved = to_report(experiment, config, summary, _printed)
+    records.write_json(run_dir / 'report.json', saved)
     records.finish_run(run_dir)
     print(text.getvalue(), end='')
     print(f'\nfigures: {", ".join(map(str, figures))}')
@@ -86,7 +86,7 @@ def to_report(experiment, config, summary, printed) -> dict:
     for table in printed
   ]
   heads = [tables.Column(name, '', '') for name in ('of', 'verdict', 'why')]
-  told = runner.Report(
+  report = runner.Report(
     condensed(found),
     [],
     [tables.Table('Verdicts', heads, found), *explained],
@@ -95,7 +95,7 @@ def to_report(experiment, config, summary, printed) -> dict:
   given = [f'--{k}={v}' for k, v in values.items() if k != 'workdir']
   command = ' '.join(['python -m', experiment, *given])
   question = str(summary.get('question', ''))
-  return runner.to_json(told, experiment, question, command)
+  return runner.to_json(report, experiment, question, command)
 
 
 @functools.cache
@@ -199,7 +199,7 @@ def parts(value) -> list[tuple[str, Any]]:
     if different([*chosen, key]) > different(chosen):
       chosen.append(key)
   chosen = chosen or (texts + fields(is_size))[:1]
-  name = lambda row: ', '.join(told(key, row[key]) for key in chosen)
+  name = lambda row: ', '.join(describe(key, row[key]) for key in chosen)
   return [(name(row), row) for row in rows]
 
 
@@ -213,7 +213,7 @@ def is_size(value) -> bool:
   return all(isinstance(v, int | float) for v in pair)
 
 
-def told(key, value) -> str:
+def describe(key, value) -> str:
   """A field as a name: text speaks for itself, numbers need theirs."""
   if isinstance(value, list):
     return f'{words(key)} {value[0]:g} to {value[1]:g}'

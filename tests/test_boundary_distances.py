@@ -134,9 +134,9 @@ def test_networks_are_those_that_were_measured(finished):
 
 def test_the_report_holds_the_numbers_of_the_rows(finished):
   run_dir, result, _ = finished
-  told = json.loads((run_dir / 'report.json').read_text())
-  assert runner.from_json(told).answer == result.report.answer
-  assert told['question'].endswith('away from the data?')
+  saved = json.loads((run_dir / 'report.json').read_text())
+  assert runner.from_json(saved).answer == result.report.answer
+  assert saved['question'].endswith('away from the data?')
   trained, untrained = tables.to_dicts(result.report.tables[0])
   far = result.table['distance'].reshape(5, 20)
   medians = np.sort(far, axis=1)[:, 9]
@@ -306,22 +306,22 @@ def test_an_example_is_measured_against_its_label_or_its_own_class(monkeypatch):
   order = np.argsort(x @ WEIGHTS)
   options = dict(bounds=(0.0, 1.0), method='deepfool', max_gradients=17)
   for label in (-1, order[0], order[2]):
-    told = boundary_distances.measure_example(
+    measured = boundary_distances.measure_example(
       x, jnp.int32(label), WEIGHTS, module=LINEAR, norm=2.0, **options
     )
     logits, *given = asked[-1]
     np.testing.assert_array_equal(logits, x @ WEIGHTS)
     said = order[2] if label < 0 else label
     assert given == [x, said, options | {'norm': 2.0}]
-    assert told['predicted'] == order[2]
+    assert measured['predicted'] == order[2]
     for (
       name
     ) in 'distance target status gradients forwards margin point'.split():
-      assert told[name] is getattr(found, name)
+      assert measured[name] is getattr(found, name)
     wanted = normals.alignment(
       found.point - x, found.normal, x, norm=2.0, bounds=(0.0, 1.0)
     )
-    np.testing.assert_allclose(told['alignment'], wanted)
+    np.testing.assert_allclose(measured['alignment'], wanted)
 
 
 def test_the_distance_of_a_linear_network_is_exact():

@@ -153,15 +153,15 @@ def test_intervals_without_a_width_do_not_say_by_how_much():
   assert claims.within('', exact, 1.0, 1.0)[1:] == (True, 0.025)
 
 
-def test_conditions_are_told_with_their_numbers():
+def test_conditions_are_text_with_their_numbers():
   a, b = estimate(-0.4912, -0.5123, -0.473), estimate(0.5, NAN, NAN, 3)
-  told = '-0.491 [-0.512, -0.473]'
-  assert claims.above('slope', a, -0.6).text == f'slope above -0.6: {told}'
-  assert claims.below('slope', a, 0).text == f'slope below 0: {told}'
+  text = '-0.491 [-0.512, -0.473]'
+  assert claims.above('slope', a, -0.6).text == f'slope above -0.6: {text}'
+  assert claims.below('slope', a, 0).text == f'slope below 0: {text}'
   within = claims.within('slope', a, -0.5, 0.03)
-  assert within.text == f'slope within 0.03 of -0.5: {told}'
+  assert within.text == f'slope within 0.03 of -0.5: {text}'
   against = claims.below('rise', a, b).text
-  assert against == f'rise below 0.5 (no interval): {told}'
+  assert against == f'rise below 0.5 (no interval): {text}'
   assert claims.above('x', estimate(NAN, NAN, NAN), 1.0).text == 'x above 1: -'
 
 
@@ -221,9 +221,9 @@ def test_holm_step_by_step():
 def test_claims_survive_json(parts, why):
   conditions = tuple(claims.Condition(*part) for part in parts)
   made = claims.Claim('2106.10151', 'a', 'In words.', conditions, why)
-  told = claims.to_json(made)
-  again = claims.from_json(json.loads(json.dumps(told, allow_nan=False)))
-  assert claims.to_json(again) == told
+  saved = claims.to_json(made)
+  again = claims.from_json(json.loads(json.dumps(saved, allow_nan=False)))
+  assert claims.to_json(again) == saved
   assert (again.verdict, again.reason) == (made.verdict, made.reason)
   assert again.conditions == conditions
   if conditions or why:

@@ -128,8 +128,8 @@ def test_columns_that_are_too_many_or_none_are_named(tmp_path, capsys):
 
 def test_titles_become_names_of_files(tmp_path):
   path = runs.make(tmp_path / 'run')
-  told = records.read_json(path / 'report.json')
-  (table,) = told['tables']
+  saved = records.read_json(path / 'report.json')
+  (table,) = saved['tables']
   titles = ['', 'Größe / l2: 3 %', 39 * 'a' + ' b', '../x']
   runs.edit(path / 'report.json', tables=[table | {'title': t} for t in titles])
   found = start(path)[: len(titles)]

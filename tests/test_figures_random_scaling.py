@@ -69,13 +69,15 @@ def test_medians_lie_on_the_axes_with_their_intervals(report, found):
   assert [ax.get_title() for ax in axes] == [r'$\ell^1$', r'$\ell^2$']
   for ax, p in zip(axes, (1.0, 2.0), strict=True):
     legend = ax.get_legend()
-    told = [t.get_text() for t in legend.get_texts()]
-    assert told[:2] == [
+    entries = [t.get_text() for t in legend.get_texts()]
+    assert entries[:2] == [
       'dense: slope -0.50 [-0.40, -0.65]; line: infinite width, -0.50',
       'resnet20: slope -0.50 [-0.40, -0.65]',
     ]
     other = r'$\sqrt{n/\ln n}$ in place of $\sqrt{n}$'
-    assert (other in told) == (p == 1) and len(told) == (5 if p == 1 else 4)
+    assert (other in entries) == (p == 1) and len(entries) == (
+      5 if p == 1 else 4
+    )
     # Raw and controlled medians of each network.
     assert len(ax.containers) == 4
     made = [c for c in report[1] if c.norm == p]

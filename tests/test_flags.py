@@ -99,11 +99,11 @@ def test_bad_values_are_named(parse, text, message):
 
 
 def test_help_says_defaults_choices_and_presets(parse):
-  told = ' '.join(parse.values.get_help().split())
-  assert '--count: How many. (default: ' in told
-  assert "(default: '8,16')" in told and '<a|b>' in told
-  assert '1.0 or 2.0 or inf' in told and '--[no]on' in told
-  assert 'quick: --count=1 --sizes=4,8; default: the defaults below.' in told
+  text = ' '.join(parse.values.get_help().split())
+  assert '--count: How many. (default: ' in text
+  assert "(default: '8,16')" in text and '<a|b>' in text
+  assert '1.0 or 2.0 or inf' in text and '--[no]on' in text
+  assert 'quick: --count=1 --sizes=4,8; default: the defaults below.' in text
 
 
 def test_presets_give_way_to_explicit_flags():
@@ -119,8 +119,8 @@ def test_commands_name_what_differs_from_the_preset():
   assert say(workdir='y') == 'python -m experiments.x'
   assert say(on=False) == 'python -m experiments.x --on=false'
   quick = flags.with_preset(Config, PRESETS, 'quick', kind='b')
-  told = flags.command('experiments.x', quick, PRESETS)
-  assert told == 'python -m experiments.x --preset=quick --kind=b'
+  text = flags.command('experiments.x', quick, PRESETS)
+  assert text == 'python -m experiments.x --preset=quick --kind=b'
 
 
 @pytest.mark.parametrize(

@@ -60,8 +60,8 @@ def read(text):
 
 def say(path, *made, **more):
   """Puts other claims, tables or an answer into the report of a run."""
-  told = runner.to_json(runs.report(*made), 'experiments.gallery', '', 'c')
-  runs.edit(path / 'report.json', **({'claims': told['claims']} | more))
+  saved = runner.to_json(runs.report(*made), 'experiments.gallery', '', 'c')
+  runs.edit(path / 'report.json', **({'claims': saved['claims']} | more))
 
 
 @pytest.fixture(scope='module')
@@ -229,8 +229,8 @@ def test_verdicts_without_claims_are_shown_as_such(page):
 
 def test_only_a_first_table_of_verdicts_is_one(tmp_path):
   path = runs.make(tmp_path / 'run')
-  told = json.loads((path / 'report.json').read_text())
-  table = told['tables'][0] | {'title': 'Verdicts'}
+  saved = json.loads((path / 'report.json').read_text())
+  table = saved['tables'][0] | {'title': 'Verdicts'}
   runs.edit(path / 'report.json', tables=[table])
   out = gallery.run(gallery.Config(runs=str(tmp_path)))
   assert '<caption>Verdicts</caption>' in out.read_text()  # It has claims.

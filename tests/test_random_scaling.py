@@ -89,11 +89,11 @@ def test_rows_are_networks_and_norms(finished):
   assert len(found['predictions']['scale']) == 2 * 2 * 2
   names = [table.title for table in report.tables]
   assert len(names) == 3 and names[2].startswith('Searches on the same')
-  told = json.loads((run_dir / 'report.json').read_text())
-  assert told['answer'] == report.answer
-  assert len(told['claims']) == len(report.claims) == 5
-  assert '--workdir' not in told['command']
-  assert '--methods=ray,linear' in told['command']
+  saved = json.loads((run_dir / 'report.json').read_text())
+  assert saved['answer'] == report.answer
+  assert len(saved['claims']) == len(report.claims) == 5
+  assert '--workdir' not in saved['command']
+  assert '--methods=ray,linear' in saved['command']
 
 
 def test_distances_are_those_of_the_library_on_the_same_networks(finished):
@@ -491,11 +491,11 @@ def test_the_answer_is_about_the_first_l2_case():
   cases = [case(norm=1.0), case(slope=-0.47, scatter=0.05), case(slope=-0.3)]
   judged = [c for one in cases for c in judged_of(one)]
   slopes = [random_scaling.controlled_slope(one) for one in cases]
-  told = random_scaling.answer(cases, slopes, judged)
+  sentence = random_scaling.answer(cases, slopes, judged)
   value = random_scaling.controlled_slope(cases[1])
-  assert f'{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]' in told
-  assert 'the l2 distance' in told and '-0.50 at infinite width' in told
+  assert f'{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]' in sentence
+  assert 'the l2 distance' in sentence and '-0.50 at infinite width' in sentence
   kept = sum(
     c.verdict == 'supported' for c in judged if c.name.endswith('/ sqrt(n)')
   )
-  assert f'in {kept} of 3 cases' in told and told.endswith('.')
+  assert f'in {kept} of 3 cases' in sentence and sentence.endswith('.')

@@ -51,9 +51,9 @@ def folder(tmp_path_factory):
 
 
 def shorten(path):
-  told = json.loads(path.read_text())
-  told['tables'][0]['rows'][1].pop()
-  path.write_text(json.dumps(told))
+  saved = json.loads(path.read_text())
+  saved['tables'][0]['rows'][1].pop()
+  path.write_text(json.dumps(saved))
 
 
 def test_runs_are_read_oldest_first_and_others_with_a_reason(folder):
@@ -133,9 +133,9 @@ def test_commits_have_a_plus_where_files_were_changed():
 
 def of_papers(name, *papers, experiment='e'):
   made = [runs.claim(f'{name}{i}', paper=p) for i, p in enumerate(papers)]
-  told = {'experiment': f'experiments.{experiment}'}
+  saved = {'experiment': f'experiments.{experiment}'}
   report = runs.report(*made)
-  return results.Run(name, pathlib.Path(name), {}, told, report, {}, {})
+  return results.Run(name, pathlib.Path(name), {}, saved, report, {}, {})
 
 
 def test_runs_are_in_the_order_of_papers():
@@ -190,10 +190,10 @@ def add(root, name='a', *made, **more):
 
 
 def test_a_finished_run_is_copied(root, capsys):
-  told = add(root, 'a', data_dir='/home/me')
+  saved = add(root, 'a', data_dir='/home/me')
   report = json.loads((root / 'runs/a/report.json').read_text())
-  run = told.pop('run')
-  assert told == {'name': 'a', **report}
+  run = saved.pop('run')
+  assert saved == {'name': 'a', **report}
   assert run['started'] == '2026-11-27T10:00:00+00:00'
   assert run['git'] == 'aaaaaaaaaaaa+'
   assert run['versions'] == {
@@ -339,11 +339,11 @@ def test_parts_of_a_result_stand_where_they_are_wanted(root):
 
 
 def test_a_result_without_claims_has_no_table_of_them(root):
-  told = add(root, 'a')
-  told |= {'claims': [], 'tables': told['tables'][:1]}
-  told['tables'][0]['columns'] = [{'name': 'c', 'unit': '', 'meaning': ''}]
-  told['tables'][0]['rows'] = [[1]]
-  (root / 'results/a.json').write_text(json.dumps(told))
+  saved = add(root, 'a')
+  saved |= {'claims': [], 'tables': saved['tables'][:1]}
+  saved['tables'][0]['columns'] = [{'name': 'c', 'unit': '', 'meaning': ''}]
+  saved['tables'][0]['rows'] = [[1]]
+  (root / 'results/a.json').write_text(json.dumps(saved))
   found = results.committed(root)
   text = results.render(
     '<!-- results: a claims tables -->\n<!-- end -->', found

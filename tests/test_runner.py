@@ -53,8 +53,8 @@ def test_units_become_tables_in_their_order(tmp_path, threads):
   assert found.tables['results'] is found.table
   assert seen == [(str(tmp_path), {'results': ['x'], 'other': ['y']})]
   assert found.report.answer == 'Because.' and found.run_dir == tmp_path
-  told = json.loads((tmp_path / 'columns.json').read_text())
-  assert told['results']['x'] == dict(
+  saved = json.loads((tmp_path / 'columns.json').read_text())
+  assert saved['results']['x'] == dict(
     unit='m', meaning='a length', dtype='float64', shape=[6]
   )
   report = json.loads((tmp_path / 'report.json').read_text())

@@ -226,8 +226,8 @@ def same(a, b):
 
 @given(any_table())
 def test_tables_survive_json(table):
-  told = json.dumps(tables.to_json(table), allow_nan=False)
-  again = tables.from_json(json.loads(told))
+  saved = json.dumps(tables.to_json(table), allow_nan=False)
+  again = tables.from_json(json.loads(saved))
   assert again.title == table.title and again.columns == table.columns
   for row, other in zip(table.rows, again.rows, strict=True):
     assert all(map(same, row, other)), (row, other)
@@ -239,17 +239,17 @@ def test_tables_survive_json(table):
 def test_the_form_of_a_table_in_a_file():
   row = [np.float32(0.5), np.int64(3), np.bool_(True), NAN, -INF, 'x', None]
   columns = [tables.Column(name, 's', 'why', '.2f') for name in 'abcdefg']
-  told = tables.to_json(tables.Table('T', columns, [row, 7 * [INF]]))
-  assert told['title'] == 'T'
-  assert told['columns'][1] == {
+  saved = tables.to_json(tables.Table('T', columns, [row, 7 * [INF]]))
+  assert saved['title'] == 'T'
+  assert saved['columns'][1] == {
     'name': 'b',
     'unit': 's',
     'meaning': 'why',
     'spec': '.2f',
   }
-  assert told['rows'][0] == [0.5, 3, True, None, '-inf', 'x', None]
-  assert list(map(type, told['rows'][0][:3])) == [float, int, bool]
-  assert told['rows'][1] == 7 * ['inf']
+  assert saved['rows'][0] == [0.5, 3, True, None, '-inf', 'x', None]
+  assert list(map(type, saved['rows'][0][:3])) == [float, int, bool]
+  assert saved['rows'][1] == 7 * ['inf']
   held = tables._encode(estimate(np.float32(0.5), -INF, NAN, np.int32(4)))
   assert held == {
     'value': 0.5,

@@ -77,7 +77,7 @@ def quantiles(values, probabilities):
 def robust_accuracy(results):
   """The share of examples farther than eps, against eps."""
   figure, axes = panels(results)
-  kinds, told = kinds_of(results), []
+  kinds, farther = kinds_of(results), []
   for norm, ax in axes.items():
     eps = np.linspace(0, farthest(results, norm), 200)
     for kind in kinds:
@@ -97,7 +97,7 @@ def robust_accuracy(results):
     if len(kinds) == 2:
       (middle,) = quantiles(far.reshape(1, -1), (0.5,))
       trained = per_network(results, 'distance', kind='trained', norm=norm)
-      told.append(f'{np.mean(trained > middle):.0%} in l{norm:g}')
+      farther.append(f'{np.mean(trained > middle):.0%} in l{norm:g}')
   first = next(iter(axes.values()))
   first.set_ylabel(r'share of examples farther than $\epsilon$')
   canvas.legend(figure, first, ncols=2)
@@ -107,10 +107,10 @@ def robust_accuracy(results):
     'the nearest point found, from above; dots, where there are any, of '
     'certified lower bounds, from below.'
   )
-  if told:
+  if farther:
     caption += (
       " Share of trained networks' examples that are farther than the "
-      f'untrained median: {", ".join(told)}.'
+      f'untrained median: {", ".join(farther)}.'
     )
   return figure, caption
 

@@ -194,10 +194,10 @@ def _preset_help(presets):
   """What each preset sets, as help text."""
   parts = []
   for name, values in presets.items():
-    told = ' '.join(
+    text = ' '.join(
       f'--{key}={records.flag_text(value)}' for key, value in values.items()
     )
-    parts.append(f'{name}: {told or "the defaults below"}')
+    parts.append(f'{name}: {text or "the defaults below"}')
   return 'Values of the flags that are not given. ' + '; '.join(parts) + '.'
 
 

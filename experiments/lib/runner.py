@@ -130,8 +130,8 @@ def run(
   report = analyze(config, tables)
   clock.lap('analyse')
   command = flags.command(experiment, config, presets)
-  told = to_json(report, experiment, question, command)
-  records.write_json(run_dir / 'report.json', told)
+  saved = to_json(report, experiment, question, command)
+  records.write_json(run_dir / 'report.json', saved)
   if records.is_first():
     paths = _draw(draw(report, tables), run_dir)
     clock.lap('draw')

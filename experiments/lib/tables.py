@@ -89,13 +89,13 @@ def sizes(table: Table, column: int) -> str:
   found = [v for v in found if isinstance(v, statistics.Estimate)]
   of = {unit: sorted({v.n for v in found if v.unit == unit}) for unit in
         dict.fromkeys(v.unit for v in found)}  # fmt: skip
-  told = [
+  parts = [
     f'n = {n[0]:,} {unit}'
     if len(n) == 1
     else f'n = {n[0]:,} to {n[-1]:,} {unit}'
     for unit, n in of.items()
   ]
-  return ', '.join(told)
+  return ', '.join(parts)
 
 
 def meanings(table: Table) -> list[tuple[str, str]]:
