@@ -196,13 +196,15 @@ def test_other_file_formats_are_refused(fake):
 
 
 def test_names_and_splits_are_checked(fake):
-  with pytest.raises(ValueError, match=r'no set .mnst.; near to it: mnist'):
+  with pytest.raises(data.DataError, match=r'no set .mnst.; near to it: mnist'):
     data.load('mnst')
-  with pytest.raises(ValueError, match=r'no set .qqqqqqqqqq.$'):
+  with pytest.raises(data.DataError, match=r'no set .qqqqqqqqqq.$'):
     data.load('qqqqqqqqqq')
-  with pytest.raises(ValueError, match=r'no set .digit.; near to it: digits'):
+  with pytest.raises(
+    data.DataError, match=r'no set .digit.; near to it: digits'
+  ):
     data.load('digit')
-  with pytest.raises(ValueError, match=r'9\.9\.9, only: '):
+  with pytest.raises(data.DataError, match=r'9\.9\.9, only: '):
     data.load('mnist:9.9.9')
   fake([])
   with pytest.raises(
@@ -214,20 +216,22 @@ def test_names_and_splits_are_checked(fake):
 def test_a_set_without_classes_is_refused(fake):
   boxes = {'image': tfds.features.Image(), 'objects': tfds.features.Text()}
   fake([row(4, 4)], kinds=boxes)
-  with pytest.raises(ValueError, match='features are image, objects'):
+  with pytest.raises(data.DataError, match='features are image, objects'):
     data.load('fake')
-  with pytest.raises(ValueError, match='features are image, objects'):
+  with pytest.raises(data.DataError, match='features are image, objects'):
     data.num_classes('fake')
   words = {'image': tfds.features.Image(), 'label': tfds.features.Text()}
   fake([row(4, 4)], kinds=words)
-  with pytest.raises(ValueError, match="needed are an 'image' and a 'label'"):
+  with pytest.raises(
+    data.DataError, match="needed are an 'image' and a 'label'"
+  ):
     data.num_classes('fake')
 
 
 def test_unequal_images_need_a_size(fake):
   rows = [row(13, 6, 1), row(6, 13, 2), row(6, 6)]
   fake(rows)
-  with pytest.raises(ValueError, match='pass size='):
+  with pytest.raises(data.DataError, match='pass size='):
     data.load('fake')
   xs, labels = data.load('fake', size=4)
   assert xs.shape == (3, 4, 4, 3) and xs.dtype == np.float32
@@ -256,7 +260,7 @@ def test_chunks_are_joined(fake, monkeypatch):
 )
 def test_broken_records_are_named(fake, key, place):
   fake([row(4, 4)] * key + [RuntimeError('hash mismatch')])
-  with pytest.raises(ValueError) as error:
+  with pytest.raises(data.DataError) as error:
     data.load('fake')
   for words in (f"record {key} of 'fake', split 'train'", place, 'mismatch'):
     assert words in str(error.value)

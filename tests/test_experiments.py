@@ -56,8 +56,8 @@ def command(name, workdir):
 
 
 def test_command_line(tmp_path):
-  run = lambda *given: subprocess.run(
-    [sys.executable, '-m', 'experiments.random_scaling', *given],
+  run = lambda *given, name='random_scaling': subprocess.run(
+    [sys.executable, '-m', f'experiments.{name}', *given],
     capture_output=True,
     text=True,
     cwd=ROOT,
@@ -67,6 +67,12 @@ def test_command_line(tmp_path):
   assert out.returncode and 'Traceback' not in out.stderr
   assert 'flag --preset=huge' in out.stderr and 'quick' in out.stderr
   assert not any(tmp_path.iterdir())
+  of = ('--dataset=mnst', f'--workdir={tmp_path}/run')
+  out = run(*of, name='boundary_distances')
+  assert (
+    out.returncode == 2 and "no set 'mnst'; near to it: mnist" in out.stderr
+  )
+  assert 'Traceback' not in out.stderr and not any(tmp_path.iterdir())
   out = run('--helpshort')
   assert '--num_networks' in out.stdout and 'for each size' in out.stdout
   assert 'quick: --workdir=' in ' '.join(out.stdout.split())

@@ -11,12 +11,14 @@ from dmm_jax.data.labels import noisy_labels
 from dmm_jax.data.labels import of_classes
 from dmm_jax.data.labels import parity
 from dmm_jax.data.labels import shuffle_labels
+from dmm_jax.data.reading import DataError
 from dmm_jax.data.sets import load
 from dmm_jax.data.sets import num_classes
 from dmm_jax.data.sets import stream
 
 __all__ = (
   'Column',
+  'DataError',
   'balanced',
   'check_labels',
   'load',

@@ -28,6 +28,10 @@ _CHUNK = 4096
 _TIMEOUT = 5.0
 
 
+class DataError(ValueError):
+  """A set that cannot be used as it was asked for; the message says why."""
+
+
 def find(name: str, data_dir: str | None) -> Any:
   """Returns the tensorflow-datasets builder of a set."""
   if data_dir is not None and '://' not in str(data_dir):
@@ -46,13 +50,13 @@ def find(name: str, data_dir: str | None) -> Any:
   try:
     return tfds.builder(name, data_dir=data_dir)
   except AssertionError as error:
-    raise ValueError(f'data set {name!r}: {error}') from error
+    raise DataError(f'data set {name!r}: {error}') from error
   except tfds.core.DatasetNotFoundError:
     known = ['digits', *tfds.list_builders(with_community_datasets=False)]
     near = difflib.get_close_matches(name, known)
     hint = f'; near to it: {", ".join(near)}' if near else ''
     # Not `from`: that message lists hundreds of sets.
-    raise ValueError(
+    raise DataError(
       f'tensorflow-datasets knows no set {name!r}{hint}'
     ) from None
 
@@ -74,7 +78,7 @@ def num_classes(builder: Any, name: str) -> int:
   features = builder.info.features
   for key, kind in wanted.items():
     if key not in features or not isinstance(features[key], kind):
-      raise ValueError(
+      raise DataError(
         f'{name!r} is not a set of images with classes: its features are '
         f"{', '.join(features)}; needed are an 'image' and a 'label'"
       )
@@ -103,7 +107,7 @@ def records(
       raise ValueError('holds no images')
     return builder.as_data_source(split=split)
   except ValueError as error:
-    raise ValueError(f'{name!r}, split {split!r}: {error}') from error
+    raise DataError(f'{name!r}, split {split!r}: {error}') from error
   except NotImplementedError as error:
     raise FileNotFoundError(
       f'{builder.data_path} holds {name!r} in a format without random access.\n'
@@ -235,7 +239,7 @@ def examples(
   for key, row in zip(keys, _rows(source, keys), strict=True):
     image, label = row['image'], _label(source, key, row)
     if image.dtype != np.uint8:
-      raise ValueError(f'{_where(source, key)} has pixels of {image.dtype}')
+      raise DataError(f'{_where(source, key)} has pixels of {image.dtype}')
     x = image / np.float32(255)
     yield (x if size is None else images.square(x, size)), label
 
@@ -244,7 +248,7 @@ def _label(source, key, row):
   label = np.int32(row['label'])
   classes = source.dataset_info.features['label'].num_classes
   if not 0 <= label < classes:
-    raise ValueError(
+    raise DataError(
       f'{_where(source, key)} has label {label}, of {classes} classes'
       + (': this split is unlabelled' if label == -1 else '')
     )
@@ -260,7 +264,7 @@ def _rows(source, keys):
       try:
         source[key]
       except Exception as error:
-        raise ValueError(
+        raise DataError(
           f'{_where(source, key)} cannot be read: {error}'
         ) from error
     raise

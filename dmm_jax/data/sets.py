@@ -49,8 +49,9 @@ def load(
   Raises:
     FileNotFoundError: if the set is not in `data_dir` and could not be prepared
       there, or if there is no such directory (PermissionError: no access).
-    ValueError: for an unknown set or split, a set without images and classes,
-      images of unequal sizes, an unreadable record, a label out of range.
+    DataError: a ValueError, for an unknown set or split, a set without images
+      and classes, images of unequal sizes, an unreadable record, a label out of
+      range.
   """
   if name == 'digits':
     xs, labels = _digits(split)
@@ -69,7 +70,7 @@ def load(
       if xs is None:
         xs = np.empty((n, *x.shape), np.float32)
       if x.shape != xs.shape[1:]:
-        raise ValueError(
+        raise reading.DataError(
           f'images of {name!r} differ in size ({xs.shape[1:]}, then {x.shape}):'
           ' pass size=, in pixels, to have each resized'
         )
@@ -108,7 +109,7 @@ def stream(
 
   Raises:
     ImportError: without grain.
-    ValueError, FileNotFoundError: as `load`; if a batch is larger than a shard.
+    DataError, FileNotFoundError: as `load`; if a batch is larger than a shard.
   """
   try:
     import grain
@@ -116,7 +117,7 @@ def stream(
     raise ImportError('data.stream needs grain: pip install grain') from error
   index, count = shard
   if not 0 <= index < count:
-    raise ValueError(
+    raise reading.DataError(
       f'shard is (index, count), 0 <= index < count; got {shard}'
     )
   n, example = _examples(name, split, data_dir, size, download)
@@ -125,7 +126,9 @@ def stream(
     order = order.shuffle(seed=seed)[: n - n % count]
   order = order[index::count]
   if batch_size < 1 or (shuffle and batch_size > len(order)):
-    raise ValueError(f'batch_size {batch_size}, of {len(order)} examples')
+    raise reading.DataError(
+      f'batch_size {batch_size}, of {len(order)} examples'
+    )
   batches = order.map(example).batch(batch_size, drop_remainder=shuffle)
   # Counted in batches, of which grain would keep 500 in memory.
   options = grain.ReadOptions(num_threads=8, prefetch_buffer_size=8)
@@ -160,7 +163,7 @@ def _slices(rows, split):
   try:
     parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(sizes)
   except ValueError as error:
-    raise ValueError(
+    raise reading.DataError(
       f"split of 'digits' is 'train' or 'test', or slices, got {split!r}"
     ) from error
   return np.concatenate([rows[p.splitname][p.from_ : p.to] for p in parts])
@@ -173,7 +176,7 @@ def _examples(name, split, data_dir, size, download):
     return len(xs), lambda i: (xs[i], labels[i])
   source = reading.records(name, split, data_dir, download)
   if size is None and None in source.dataset_info.features['image'].shape:
-    raise ValueError(
+    raise reading.DataError(
       f'images of {name!r} may differ in size: pass size=, in pixels, to have '
       'each resized'
     )

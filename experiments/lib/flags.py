@@ -26,6 +26,7 @@ import jax
 
 from dmm_jax import boundary
 from dmm_jax import checkpoints
+from dmm_jax import data
 from dmm_jax import records
 
 
@@ -38,7 +39,9 @@ EXPECTED = (
   FlagError,
   records.RunError,
   checkpoints.CheckpointError,
+  data.DataError,
   FileNotFoundError,
+  PermissionError,
   FloatingPointError,
 )
 
