@@ -1,15 +1,20 @@
 """The run directory: what a run was asked, what it found, how it can go on.
 
   flags.txt       one --name=value a line; `--flagfile` runs it again
-  run.json        command, versions, devices, git commit, started, finished
+  run.json        command, versions, settings, devices, git commit, started,
+                  finished; the same of each later start under `resumed`
+  run.lock        held by the process that works here
   metrics.jsonl   one JSON object a step, appended
   chunks/         finished parts of a run that is still under way
   results.npz     columns, one row an example
   report.json     the answer, claims with verdicts, tables with intervals
   figures/        drawn from the files above
 
-Whole files are written aside and renamed, so that a run killed at any moment
-leaves no half of one.
+Whole files are written aside, flushed and renamed, so that a run that is killed
+at any moment, or loses its power, leaves no half of one. Tables, run.json and
+the lines of metrics.jsonl carry a checksum, and run.json has those of all other
+files of a finished run. What is damaged is not read as something else: a chunk
+counts as absent, any other file is an error that names it.
 
 Where several processes run as one (`jax.distributed`), all of them make these
 calls, process 0 alone writes, and all read: the directory lies on a file system
@@ -23,27 +28,45 @@ import contextlib
 import dataclasses
 import datetime
 import functools
+import hashlib
 import importlib.metadata
+import io
 import itertools
 import json
 import os
 import pathlib
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 import time
 from typing import Any
-import zipfile
+import zlib
 
+import filelock
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
+# Files of a run directory that change without it.
+_CHANGING = ('run.json', 'run.lock', 'metrics.jsonl')
 _PACKAGES = ('dmm_jax', 'jax', 'jaxlib', 'flax', 'numpy', 'scipy')
+# Settings of JAX on which numbers depend, beyond rounding.
+_SETTINGS = (
+  'jax_enable_x64',
+  'jax_default_matmul_precision',
+  'jax_default_prng_impl',
+  'jax_threefry_partitionable',
+)
 
 
 class RunError(ValueError):
   """A run directory that this run must not write into."""
+
+
+class DamagedError(RunError):
+  """A file that is not as it was written; the message names it."""
 
 
 def is_first() -> bool:
@@ -72,68 +95,209 @@ def _by_first(write):
   return by_first
 
 
-def open_run(workdir: str, config: Any, experiment: str) -> pathlib.Path:
+def agree_on(text: str) -> bool:
+  """Returns whether all processes have the same text, and waits for them."""
+  if jax.process_count() == 1:
+    return True
+  digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.int32)
+  every = multihost_utils.process_allgather(digest)
+  return bool(np.all(every == every[0]))
+
+
+@contextlib.contextmanager
+def open_run(
+  workdir: str, config: Any, experiment: str
+) -> Iterator[pathlib.Path]:
   """Makes a run directory, or opens the one that the same flags made.
+
+  It is this process's, and of those that run as one with it, until the end of
+  the `with` block.
 
   Args:
     workdir: where; parents are made as needed.
     config: a dataclass; each field is a flag.
     experiment: the module that `python -m` runs.
 
+  Yields:
+    The directory.
+
   Raises:
-    RunError: if `workdir` holds something else, or a run with other flags, or
-      cannot be written. Nothing is changed then.
+    RunError: if `workdir` holds something else, or a run with other flags or
+      settings of JAX, or one that another process works on, or cannot be
+      written. Nothing is changed then.
   """
   run_dir = pathlib.Path(workdir)
   asked = flag_values(config)
+  own = {name: value for name, value in asked.items() if name != 'workdir'}
+  if not agree_on(json.dumps([experiment, own])):
+    raise RunError(
+      'the processes of this run were given different flags; give all of them '
+      'the same ones, but for --process_id'
+    )
+  with contextlib.ExitStack() as held:
+    with _named(workdir):
+      _refuse(run_dir, asked)
+      agree(0)  # All have looked before the first one writes.
+      if is_first():
+        held.enter_context(_lock(run_dir))
+        _refuse(run_dir, asked)  # Another process may have begun meanwhile.
+        _begin(run_dir, asked, experiment)
+    agree(0)
+    if not _appears(run_dir / 'flags.txt'):
+      raise RunError(
+        f'--workdir={workdir}: process {jax.process_index()} does not see what '
+        'process 0 wrote there; all need one file system'
+      )
+    yield run_dir
+
+
+@contextlib.contextmanager
+def _named(workdir):
+  """Explains what the file system refuses."""
+  try:
+    yield
+  except OSError as error:
+    raise RunError(f'--workdir={workdir} cannot be used: {error}') from error
+
+
+def _refuse(run_dir, asked):
+  """Raises RunError for a place that is not this run's."""
   if run_dir.exists() and not run_dir.is_dir():
-    raise RunError(f'--workdir={workdir} is a file, not a directory')
+    raise RunError(f'--workdir={run_dir} is a file, not a directory')
   flags_file = run_dir / 'flags.txt'
   if flags_file.exists():
     _refuse_other_flags(flags_file, asked)
-  elif run_dir.exists() and any(run_dir.iterdir()):
-    found = ', '.join(sorted(p.name for p in run_dir.iterdir())[:5])
+    return
+  if not run_dir.exists():
+    return
+  found = sorted(p.name for p in run_dir.iterdir() if not _is_ours(p))
+  if found:
     raise RunError(
-      f'--workdir={workdir} is not empty and holds no run (it has {found}); '
-      'choose a new or an empty directory'
+      f'--workdir={run_dir} is not empty and holds no run (it has '
+      f'{", ".join(found[:5])}); choose a new or an empty directory'
     )
-  agree(0)  # All have looked before the first one writes.
+
+
+def _is_ours(path):
+  """Whether a run that ended before it had flags.txt may have left a file."""
+  if path.name == 'run.json':
+    with contextlib.suppress(RunError):
+      return bool(read_json(path, sealed=True))
+  return path.name == LOCK or _is_part(path.name)
+
+
+LOCK = 'run.lock'
+
+
+@contextlib.contextmanager
+def _lock(run_dir):
+  """Holds a run directory; a process that ends in any way lets go of it."""
+  run_dir.mkdir(parents=True, exist_ok=True)
+  path = run_dir / LOCK
+  lock = filelock.FileLock(path, timeout=0)
   try:
-    _begin(run_dir, asked, experiment)
-  except OSError as error:
-    raise RunError(f'--workdir={workdir} cannot be written: {error}') from error
-  agree(0)
-  if not _appears(flags_file):
+    lock.acquire()
+  except filelock.Timeout:
+    who = path.read_text(errors='replace').strip() or 'another process'
     raise RunError(
-      f'--workdir={workdir}: process {jax.process_index()} does not see what '
-      'process 0 wrote there; all need one file system'
+      f'--workdir={run_dir} is in use by {who}; wait for it, stop it, or '
+      'choose another --workdir'
+    ) from None
+  try:
+    path.write_text(
+      f'process {os.getpid()} on {socket.gethostname()}, started {_now()}\n'
     )
-  return run_dir
+    yield
+  finally:
+    lock.release()
 
 
-@_by_first
 def _begin(run_dir, asked, experiment):
   for part in run_dir.rglob('.*.part'):  # Left by a killed run.
     part.unlink()
-  lines = [f'--{name}={value}' for name, value in asked.items()]
-  write_text(run_dir / 'flags.txt', '\n'.join(lines) + '\n')
-  write_json(run_dir / 'run.json', _circumstances(experiment, asked))
+  now = _circumstances(experiment, asked)
+  path, flags_file = run_dir / 'run.json', run_dir / 'flags.txt'
+  begun = flags_file.exists() and path.exists()
+  before = read_json(path, sealed=True) if begun else None
+  if before is None:
+    write_json(path, now, sealed=True)
+  elif not before.get('finished'):
+    _refuse_other_settings(run_dir, before, now)
+    again = {k: v for k, v in now.items() if k not in ('experiment', 'flags')}
+    starts = {'resumed': [*before.get('resumed', []), again]}
+    write_json(path, before | starts, sealed=True)
+  # Last: without it nothing has begun, and other flags may be given.
+  if not flags_file.exists():
+    lines = [f'--{name}={value}' for name, value in asked.items()]
+    write_text(flags_file, '\n'.join(lines) + '\n')
+
+
+def _refuse_other_settings(run_dir, before, now):
+  """Refuses to join chunks of other arithmetic; says what else has changed."""
+  there, here = before.get('settings', {}), now['settings']
+  other = [
+    f'{name} was {there.get(name)}, and is {value} now'
+    for name, value in here.items()
+    if there.get(name) != value
+  ]
+  if other:
+    raise RunError(
+      f'--workdir={run_dir} holds a run that was begun with other settings of '
+      f'JAX: {"; ".join(other)}; use those, or choose another --workdir'
+    )
+  last = [before, *before.get('resumed', [])][-1]
+  changed = [
+    f'{name} {last.get(name)} -> {now[name]}'
+    for name in ('git', 'git_dirty', 'python', 'versions', 'devices')
+    if last.get(name) != now[name]
+  ]
+  if changed:
+    print(
+      f'note: the run in {run_dir} goes on with other code or devices, which '
+      f'run.json records: {"; ".join(changed)}',
+      file=sys.stderr,
+    )
 
 
 @_by_first
 def finish_run(
   run_dir: pathlib.Path, seconds: dict[str, float] | None = None
 ) -> None:
-  """Marks the run as finished, and drops its chunks.
+  """Marks the run as finished, records what its files are, drops its chunks.
+
+  A run that was finished before keeps its date.
 
   Args:
     run_dir: where.
     seconds: what its parts took, for run.json.
   """
-  run = read_json(run_dir / 'run.json')
-  run |= {'finished': _now()} | ({'seconds': seconds} if seconds else {})
-  write_json(run_dir / 'run.json', run)
+  run = read_json(run_dir / 'run.json', sealed=True)
+  if not run.get('finished'):
+    run |= {'finished': _now()} | ({'seconds': seconds} if seconds else {})
+  kept = [
+    *(p for p in run_dir.glob('*.*') if p.name not in _CHANGING),
+    *run_dir.glob('figures/*'),
+  ]
+  run['sha256'] = {
+    str(path.relative_to(run_dir)): _digest(path.read_bytes())
+    for path in sorted(kept)
+    if path.is_file() and not _is_part(path.name)
+  }
+  write_json(run_dir / 'run.json', run, sealed=True)
   shutil.rmtree(run_dir / 'chunks', ignore_errors=True)
+
+
+def check_file(path: pathlib.Path, run_dir: pathlib.Path, run: dict) -> None:
+  """Raises DamagedError for a file that is not as the run has left it.
+
+  Args:
+    path: of the file, in `run_dir`.
+    run_dir: of a finished run.
+    run: its run.json.
+  """
+  known = run.get('sha256', {}).get(str(path.relative_to(run_dir)))
+  if known != _digest(path.read_bytes()):
+    raise _damaged(path)
 
 
 def flag_values(config: Any) -> dict[str, str]:
@@ -187,6 +351,7 @@ def _circumstances(experiment, asked):
     'git_dirty': bool(_git('status', '--porcelain', '--untracked-files=no')),
     'python': sys.version.split()[0],
     'versions': versions,
+    'settings': {name: str(jax.config.values[name]) for name in _SETTINGS},
     'devices': dict(kind=kind, count=len(devices), processes=processes),
     'started': _now(),
   }
@@ -215,12 +380,32 @@ def _now():
 def _replacing(path):
   """Yields a file beside `path` that takes its place once it is complete."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  aside = path.with_name(f'.{path.name}.part')
-  with open(aside, 'wb') as file:
-    yield file
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(aside, path)
+  # Two processes, or threads, that write one file do not meet.
+  number = f'{os.getpid()}-{threading.get_ident()}'
+  aside = path.with_name(f'.{path.name}.{number}.part')
+  try:
+    with open(aside, 'wb') as file:
+      yield file
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(aside, path)
+  finally:
+    aside.unlink(missing_ok=True)
+  _flush_directory(path.parent)
+
+
+def _flush_directory(path):
+  """Puts the names in a directory on the disk, where the system can."""
+  with contextlib.suppress(OSError):
+    number = os.open(path, os.O_RDONLY)
+    try:
+      os.fsync(number)
+    finally:
+      os.close(number)
+
+
+def _is_part(name):
+  return name.startswith('.') and name.endswith('.part')
 
 
 @_by_first
@@ -230,49 +415,114 @@ def write_text(path: pathlib.Path, text: str) -> None:
     file.write(text.encode())
 
 
-def write_json(path: pathlib.Path, value: Any) -> None:
-  """Writes a value as JSON, as `write_text` does."""
+CHECKSUM = 'checksum'  # Of the rest of a JSON object: its last key.
+
+
+def write_json(
+  path: pathlib.Path, value: dict, *, sealed: bool = False
+) -> None:
+  """Writes an object as JSON, as `write_text` does; sealed: with a checksum."""
+  if sealed:
+    value = value | {CHECKSUM: _checksum(value)}
   write_text(path, json.dumps(value, indent=2) + '\n')
 
 
-def read_json(path: pathlib.Path) -> Any:
-  """Reads what `write_json` wrote."""
-  return json.loads(pathlib.Path(path).read_text())
+def _checksum(value):
+  text = json.dumps(value, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_json(path: pathlib.Path, *, sealed: bool = False) -> dict:
+  """Reads what `write_json` wrote, less the checksum.
+
+  Raises:
+    DamagedError: for anything else.
+  """
+  data = pathlib.Path(path).read_bytes()
+  try:
+    value = json.loads(data)
+    found = value.pop(CHECKSUM) if sealed else None
+  except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
+    raise _damaged(path) from None
+  if not isinstance(value, dict) or (sealed and found != _checksum(value)):
+    raise _damaged(path)
+  return value
+
+
+def _damaged(path):
+  return DamagedError(
+    f'{path} is damaged, or was not written by this version; delete it (with a '
+    'whole run directory, start the run again with --flagfile=flags.txt)'
+  )
 
 
 @_by_first
 def log(run_dir: pathlib.Path, **metrics: Any) -> None:
-  """Appends one line to metrics.jsonl."""
+  """Appends one line to metrics.jsonl, flushed to the disk."""
+  line = json.dumps(metrics | {CHECKSUM: _crc(metrics)})
   with open(run_dir / 'metrics.jsonl', 'a') as file:
-    file.write(json.dumps(metrics) + '\n')
+    if file.tell() and not _ends_line(run_dir / 'metrics.jsonl'):
+      file.write('\n')  # After a line that a kill cut short.
+    file.write(line + '\n')
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _ends_line(path):
+  with open(path, 'rb') as file:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b'\n'
+
+
+def _crc(metrics):
+  return f'{zlib.crc32(json.dumps(metrics, sort_keys=True).encode()):08x}'
 
 
 def read_log(run_dir: pathlib.Path) -> list[dict]:
-  """Returns the lines of metrics.jsonl, less one that a kill cut short."""
+  """Returns the lines of metrics.jsonl, less those cut short or damaged."""
   path = run_dir / 'metrics.jsonl'
   if not path.exists():
     return []
   rows = []
-  for line in path.read_text().splitlines():
-    try:
-      rows.append(json.loads(line))
-    except json.JSONDecodeError:
-      continue
+  for line in path.read_bytes().splitlines():
+    with contextlib.suppress(ValueError):
+      row = json.loads(line)
+      if isinstance(row, dict) and row.pop(CHECKSUM, None) == _crc(row):
+        rows.append(row)
   return rows
 
 
 @_by_first
 def save_columns(path: pathlib.Path, columns: dict[str, np.ndarray]) -> None:
-  """Writes columns of equal length; the same ones give the same bytes."""
+  """Writes columns of equal length; the same ones give the same bytes.
+
+  An .npz file whose checksum is the comment of the archive.
+  """
   lengths = {name: len(column) for name, column in columns.items()}
   if len(set(lengths.values())) > 1:
     raise ValueError(f'columns differ in length: {lengths}')
+  whole = io.BytesIO()
+  np.savez_compressed(whole, **columns)  # type: ignore[arg-type]
+  archive = whole.getvalue()
+  # The archive's last two bytes are the length of its comment.
+  size = _DIGEST.to_bytes(2, 'little')
   with _replacing(path) as file:
-    np.savez_compressed(file, **columns)  # type: ignore[arg-type]
+    file.write(archive[:-2] + size + _digest(archive[:-2]).encode())
+
+
+_DIGEST = 64  # Characters of a checksum.
+
+
+def _digest(data):
+  return hashlib.sha256(data).hexdigest()
 
 
 def load_columns(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """Reads what `save_columns` wrote, once process 0 has written it."""
+  """Reads what `save_columns` wrote, once process 0 has written it.
+
+  Raises:
+    DamagedError: for anything else.
+  """
   _appears(pathlib.Path(path))
   return _read_columns(path)
 
@@ -286,7 +536,10 @@ def _appears(path):
 
 
 def _read_columns(path):
-  with open(path, 'rb') as file, np.load(file) as columns:
+  data = pathlib.Path(path).read_bytes()
+  if _digest(data[: -_DIGEST - 2]).encode() != data[-_DIGEST:]:
+    raise _damaged(path)
+  with np.load(io.BytesIO(data), allow_pickle=False) as columns:
     return dict(columns)
 
 
@@ -300,11 +553,11 @@ def save_chunk(
 def load_chunk(
   run_dir: pathlib.Path, name: str
 ) -> dict[str, np.ndarray] | None:
-  """Returns a finished part, or None if there is none that can be read."""
+  """Returns a finished part, or None if there is none that is whole."""
   path = run_dir / 'chunks' / f'{name}.npz'
   try:
     return _read_columns(path)
-  except (FileNotFoundError, EOFError, ValueError, zipfile.BadZipFile):
+  except (FileNotFoundError, DamagedError):
     return None
 
 

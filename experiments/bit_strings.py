@@ -309,7 +309,7 @@ def summarize(config, run_dir):
     random_row(n, part('random', n), config) for n in config.random_sizes
   ]
   return {
-    'question': __doc__.split('\n')[0],
+    'question': flags.question(__doc__),
     'rows': rows,
     'fit': fits(np.array(config.sizes), samples, rows),
     'exhaustive': nearer(
@@ -653,7 +653,7 @@ def summarize_images(config, run_dir):
     rows.append(row)
   n = int(table['n'][0])
   return {
-    'question': __doc__.split('\n')[0],
+    'question': flags.question(__doc__),
     'dataset': config.dataset,
     'n': n,
     'leading': float(law(n) / np.sqrt(2 * np.pi)),

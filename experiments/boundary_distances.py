@@ -166,7 +166,7 @@ def run(config: Config) -> runner.Result:
   return runner.run(
     'experiments.boundary_distances',
     config,
-    question=__doc__.split('\n')[0],
+    question=flags.question(__doc__),
     inputs=load(config),
     measure=measure,
     analyze=analyze,

@@ -509,7 +509,7 @@ def summarize(config, run_dir):
         }
       )
   return {
-    'question': __doc__.split('\n')[0],
+    'question': flags.question(__doc__),
     'rows': rows,
     'flips': flips(rows),
   }

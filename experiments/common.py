@@ -50,23 +50,23 @@ def conduct(
   Returns:
     The summary, as written to summary.json.
   """
-  run_dir = records.open_run(config.workdir, config, experiment)
-  if not records.agree((run_dir / 'results.npz').exists()):
-    collect(config, run_dir)
-  records.agree(0)  # What follows reads what process 0 has written.
-  summary = summarize(config, run_dir)
-  records.write_json(run_dir / 'summary.json', summary)
-  if records.is_first():
-    figures = draw(run_dir)
-    _printed.clear()
-    with contextlib.redirect_stdout(io.StringIO()) as text:
-      report(summary)
-    saved = to_report(experiment, config, summary, _printed)
-    records.write_json(run_dir / 'report.json', saved)
-    records.finish_run(run_dir)
-    print(text.getvalue(), end='')
-    print(f'\nfigures: {", ".join(map(str, figures))}')
-  records.agree(0)  # None leaves while another one works.
+  with records.open_run(config.workdir, config, experiment) as run_dir:
+    if not records.agree((run_dir / 'results.npz').exists()):
+      collect(config, run_dir)
+    records.agree(0)  # What follows reads what process 0 has written.
+    summary = summarize(config, run_dir)
+    records.write_json(run_dir / 'summary.json', summary)
+    if records.is_first():
+      figures = draw(run_dir)
+      _printed.clear()
+      with contextlib.redirect_stdout(io.StringIO()) as text:
+        report(summary)
+      saved = to_report(experiment, config, summary, _printed)
+      records.write_json(run_dir / 'report.json', saved)
+      records.finish_run(run_dir)
+      print(text.getvalue(), end='')
+      print(f'\nfigures: {", ".join(map(str, figures))}')
+    records.agree(0)  # None leaves while another one works.
   return summary
 
 

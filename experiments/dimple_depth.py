@@ -295,7 +295,7 @@ def summarize(config, run_dir):
     if part is not plain:
       rows[-1] |= against(part, plain)
   return {
-    'question': __doc__.split('\n')[0],
+    'question': flags.question(__doc__),
     'dataset': config.dataset,
     'k': k,
     'inputs': n,

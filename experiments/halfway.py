@@ -431,7 +431,7 @@ def summarize(config, run_dir, sets):
     for name, ends in relations(config).items()
   }
   summary = {
-    'question': __doc__.split('\n')[0],
+    'question': flags.question(__doc__),
     'dataset': config.dataset,
     'networks': config.num_networks,
     'steps': steps,

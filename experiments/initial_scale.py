@@ -344,7 +344,7 @@ def summarize(config, run_dir):
     spread = [float(factors[kept].min()), float(factors[kept].max())]
     slopes.append(dict(side=side, factors=spread, **entry, verdict=said))
   return {
-    'question': __doc__.split('\n')[0],
+    'question': flags.question(__doc__),
     'dataset': config.dataset,
     'k': config.k,
     'rows': rows,

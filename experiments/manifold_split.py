@@ -364,7 +364,7 @@ def summarize(config, run_dir):
       entry = dict(base=base, kind=str(kind), k=int(k))
       rows.append(entry | found[kind, k] | dict(verdict=said))
   return {
-    'question': __doc__.split('\n')[0],
+    'question': flags.question(__doc__),
     'dataset': config.dataset,
     'inputs': d,
     'starts': starts,

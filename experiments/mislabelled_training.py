@@ -329,7 +329,7 @@ def summarize(config, run_dir, sets):
     ]
     row['verdict'] = verdict(row, null, guess)
   return {
-    'question': __doc__.split('\n')[0],
+    'question': flags.question(__doc__),
     'dataset': config.dataset,
     'guess': guess,
     'test_examples': len(sets['test'][1]),

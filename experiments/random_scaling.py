@@ -208,7 +208,7 @@ def run(config: Config) -> runner.Result:
   return runner.run(
     'experiments.random_scaling',
     config,
-    question=__doc__.split('\n')[0],
+    question=flags.question(__doc__),
     inputs=load_images(config),
     measure=measure,
     analyze=analyze,

@@ -224,7 +224,9 @@ def command(job: Job, run_dir: pathlib.Path) -> list[str]:
 def is_finished(run_dir: pathlib.Path) -> bool:
   """Whether run.json says so; no, where it cannot be read."""
   with contextlib.suppress(OSError, ValueError):
-    return bool(records.read_json(run_dir / 'run.json').get('finished'))
+    return bool(
+      records.read_json(run_dir / 'run.json', sealed=True).get('finished')
+    )
   return False
 
 
@@ -271,7 +273,7 @@ def ended_by_signals():
 def measured(folder) -> dict[str, float]:
   """Minutes of what was run to its end here, by job."""
   with contextlib.suppress(OSError, ValueError):
-    found = records.read_json(folder / 'minutes.json')
+    found = records.read_json(folder / 'minutes.json', sealed=True)
     return {name: float(spent) for name, spent in found.items()}
   return {}
 
@@ -326,7 +328,7 @@ def run_one(job, run_dir, lock, progress) -> int:
     # Of one that went on where it was, the earlier parts too.
     whole = max(spent, results.seconds(run_dir, {}) / 60)
     kept = measured(folder) | {job.name: round(whole, 2)}
-    records.write_json(folder / 'minutes.json', kept)
+    records.write_json(folder / 'minutes.json', kept, sealed=True)
   progress.done(job, spent)
   return child.returncode
 

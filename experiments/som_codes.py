@@ -467,7 +467,7 @@ def summarize(config, run_dir):
   first = groups[config.poolings[0]]
   attacks = layer_codes.attack_names(config.radii)
   summary = {
-    'question': __doc__.split('\n')[0],
+    'question': flags.question(__doc__),
     'dataset': config.dataset,
     'images': int(table['distance'].shape[1]),
     'units': config.side**2,

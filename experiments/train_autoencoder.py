@@ -145,7 +145,7 @@ def summarize(config, run_dir):
   lengths = np.sqrt(errors * math.prod(found.description['input_shape']))
   curves = records.load_columns(run_dir / 'results.npz')
   return {
-    'question': __doc__.split('\n')[0],
+    'question': flags.question(__doc__),
     'dataset': config.dataset,
     'model': config.model,
     'latent': config.latent,

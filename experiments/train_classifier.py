@@ -202,7 +202,7 @@ def summarize(config, run_dir, sets):
   low, high = map(float, statistics.wilson(accuracy, num))
   chance = float(np.bincount(labels).max() / num)
   return {
-    'question': __doc__.split('\n')[0],
+    'question': flags.question(__doc__),
     'dataset': config.dataset,
     'model': config.model,
     'parameters': networks.size(networks.read(run_dir).state.params),

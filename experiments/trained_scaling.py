@@ -343,7 +343,7 @@ def summarize(config, run_dir):
       both[0]['content_effect'] = content_effect(both[0], *samples)
       rows += [{'model': name, 'norm': str(norm), **row} for row in both]
   return {
-    'question': __doc__.split('\n')[0],
+    'question': flags.question(__doc__),
     'dataset': config.dataset,
     'networks': config.num_networks,
     'examples': config.num_examples,

@@ -524,7 +524,7 @@ def summarize(config, run_dir):
     )
     rows += compare(part, num_classes)
   return {
-    'question': __doc__.split('\n')[0],
+    'question': flags.question(__doc__),
     'dataset': config.dataset,
     'labels': config.labels,
     'num_classes': num_classes,

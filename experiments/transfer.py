@@ -478,7 +478,7 @@ def summarize(config, run_dir, sets):
   }
   first, matched = config.models[0], matrices[MATCHED]
   summary = {
-    'question': __doc__.split('\n')[0],
+    'question': flags.question(__doc__),
     'dataset': config.dataset,
     'images': min(config.num_images, len(sets['test'][1])),
     'networks': {

@@ -1,11 +1,13 @@
 """Runs that take no time, for the tests of what reads them."""
 
 import dataclasses
+import hashlib
 import json
 
 from matplotlib import figure as figure_lib
 import numpy as np
 
+from dmm_jax import records
 from dmm_jax import statistics
 from experiments.lib import claims
 from experiments.lib import flags
@@ -88,7 +90,21 @@ def make(workdir, *made, experiment='experiments.gallery', **more):
 
 
 def edit(path, **changes):
-  """Changes entries of a JSON file; those that become `...` go."""
+  """Changes entries of a run's JSON file; those that become `...` go."""
   found = json.loads(path.read_text()) | changes
+  found.pop(records.CHECKSUM, None)
   found = {key: v for key, v in found.items() if v is not ...}
-  path.write_text(json.dumps(found))
+  records.write_json(path, found, sealed=path.name == 'run.json')
+  run_dir = path.parent if path.parent.name != 'figures' else path.parents[1]
+  if path.name != 'run.json':
+    reseal(run_dir)
+
+
+def reseal(run_dir):
+  """Lets run.json say that files are as they are now."""
+  run = records.read_json(run_dir / 'run.json', sealed=True)
+  for name in run['sha256']:
+    if (run_dir / name).exists():
+      data = (run_dir / name).read_bytes()
+      run['sha256'][name] = hashlib.sha256(data).hexdigest()
+  records.write_json(run_dir / 'run.json', run, sealed=True)

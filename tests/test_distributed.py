@@ -203,7 +203,7 @@ def test_distances_of_two_processes_are_those_of_one(tmp_path):
   assert files(one) == files(two)
   assert 'figures:' in said[0] and 'figures:' not in said[1]
   assert 'unit/s' in said[0] and 'unit/s' not in said[1]
-  devices = records.read_json(two / 'run.json')['devices']
+  devices = records.read_json(two / 'run.json', sealed=True)['devices']
   assert devices['count'] == 4 and devices['processes'] == 2
   # Other flags are refused by all; a finished run is shown again.
   for process in start_two(*DISTANCES, f'--workdir={two}', '--seed=1'):

@@ -1,6 +1,7 @@
 """Run directories: whole or not there, and never another one's."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -24,8 +25,14 @@ class Config:
   box: bool = True
 
 
-def open_run(path, **given):
+def opened(path, **given):
   return records.open_run(str(path), Config(str(path), **given), 'tests')
+
+
+def open_run(path, **given):
+  """Opens a run directory, and lets go of it."""
+  with opened(path, **given) as run_dir:
+    return run_dir
 
 
 def test_a_run_says_what_it_was_asked(tmp_path):
@@ -35,7 +42,7 @@ def test_a_run_says_what_it_was_asked(tmp_path):
   text = (run_dir / 'flags.txt').read_text()
   lines = [f'--workdir={where}', '--seed=0', '--sizes=1,2', '--box=true', '']
   assert text == '\n'.join(lines)
-  run = records.read_json(run_dir / 'run.json')
+  run = records.read_json(run_dir / 'run.json', sealed=True)
   assert run['flags'] == dict(
     workdir=str(where), seed='0', sizes='1,2', box='true'
   )
@@ -46,15 +53,54 @@ def test_a_run_says_what_it_was_asked(tmp_path):
   assert run['python'] == '.'.join(map(str, sys.version_info[:3]))
   kind = jax.devices()[0].device_kind
   assert run['devices'] == dict(kind=kind, count=2, processes=1)
+  assert run['settings'] == {
+    'jax_enable_x64': 'False',
+    'jax_default_matmul_precision': str(
+      jax.config.jax_default_matmul_precision
+    ),
+    'jax_default_prng_impl': 'threefry2x32',
+    'jax_threefry_partitionable': 'True',
+  }
   assert re.fullmatch(r'[-0-9]{10}T[:0-9]{8}\+00:00', run['started'])
   assert 'finished' not in run
   records.save_chunk(run_dir, 'a', {'x': np.arange(3)})
   for _ in range(2):  # The second time there are no chunks.
     records.finish_run(run_dir)
-    after = records.read_json(run_dir / 'run.json')
+    after = records.read_json(run_dir / 'run.json', sealed=True)
+    kept = after.pop('sha256')
     assert {**after, 'finished': None} == {**run, 'finished': None}
     assert after['finished'] >= run['started']
     assert not (run_dir / 'chunks').exists()
+    assert [*kept] == ['flags.txt']
+
+
+def test_a_finished_run_knows_its_files(tmp_path):
+  run_dir = open_run(tmp_path / 'run')
+  records.save_columns(run_dir / 'results.npz', {'x': np.arange(3)})
+  records.write_json(run_dir / 'report.json', {'answer': 42})
+  records.write_text(run_dir / 'figures' / 'a.png', 'picture')
+  records.log(run_dir, step=1)
+  (run_dir / 'figures' / '.b.png.1-2.part').write_text('half')
+  (run_dir / 'checkpoints').mkdir()
+  records.finish_run(run_dir)
+  run = records.read_json(run_dir / 'run.json', sealed=True)
+  names = ['figures/a.png', 'flags.txt', 'report.json', 'results.npz']
+  assert [*run['sha256']] == names
+  for name in names:
+    path = run_dir / name
+    records.check_file(path, run_dir, run)
+    whole = path.read_bytes()
+    assert run['sha256'][name] == hashlib.sha256(whole).hexdigest()
+    path.write_bytes(whole[:-1] + b'?')
+    with pytest.raises(records.DamagedError, match=f'{name} is damaged'):
+      records.check_file(path, run_dir, run)
+  records.write_text(run_dir / 'new.json', '{}')
+  with pytest.raises(records.DamagedError):
+    records.check_file(run_dir / 'new.json', run_dir, run)
+  # Shown again, after they were written anew.
+  records.finish_run(run_dir)
+  run = records.read_json(run_dir / 'run.json', sealed=True)
+  records.check_file(run_dir / 'new.json', run_dir, run)
 
 
 def test_a_run_says_what_git_says(monkeypatch):
@@ -90,7 +136,6 @@ def test_a_run_says_what_git_says(monkeypatch):
 def test_equal_flags_resume_and_others_are_refused(tmp_path):
   open_run(tmp_path)
   open_run(tmp_path)
-  before = {p: p.read_bytes() for p in tmp_path.iterdir()}
   said = r'other flags:\n  --seed=0 there, 3=4=5 now\nchoose'
   with pytest.raises(records.RunError, match=said):
     open_run(tmp_path, seed='3=4=5')
@@ -98,15 +143,22 @@ def test_equal_flags_resume_and_others_are_refused(tmp_path):
   (tmp_path / 'flags.txt').write_text(text.replace('=0', '=3=4=5'))
   open_run(tmp_path, seed='3=4=5')
   (tmp_path / 'flags.txt').write_text(text)
-  before = {p: p.read_bytes() for p in tmp_path.iterdir()}
+  before = contents(tmp_path)
   more = dataclasses.make_dataclass(
     'More', [('rate', float, 0.1)], bases=(Config,), frozen=True
   )
   with pytest.raises(
     records.RunError, match=r'--rate=\(absent\) there, 0.1 now'
   ):
-    records.open_run(str(tmp_path), more(str(tmp_path)), 'tests')
-  assert before == {p: p.read_bytes() for p in tmp_path.iterdir()}
+    with records.open_run(str(tmp_path), more(str(tmp_path)), 'tests'):
+      pass
+  assert before == contents(tmp_path)
+
+
+def contents(path):
+  """The files of a run, but for who holds it."""
+  paths = [p for p in path.iterdir() if p.name != records.LOCK]
+  return {p: p.read_bytes() for p in paths}
 
 
 def test_foreign_places_are_left_alone(tmp_path):
@@ -116,7 +168,7 @@ def test_foreign_places_are_left_alone(tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ['thesis.tex']
   with pytest.raises(records.RunError, match='is a file'):
     open_run(tmp_path / 'thesis.tex')
-  with pytest.raises(records.RunError, match=r'cannot be written: .*thesis'):
+  with pytest.raises(records.RunError, match=r'cannot be used: .*thesis'):
     open_run(tmp_path / 'thesis.tex' / 'run')
   for name in 'fedcba':
     (tmp_path / name).touch()
@@ -129,8 +181,141 @@ def test_foreign_places_are_left_alone(tmp_path):
 @pytest.mark.skipif(os.geteuid() == 0, reason='root may write anywhere')
 def test_unwritable_place(tmp_path):
   tmp_path.chmod(0o500)
-  with pytest.raises(records.RunError, match='cannot be written'):
+  with pytest.raises(records.RunError, match='cannot be used'):
     open_run(tmp_path / 'run')
+
+
+def test_a_name_that_no_file_system_takes(tmp_path):
+  with pytest.raises(records.RunError, match=r'cannot be used: .*too long'):
+    open_run(tmp_path / ('a' * 300))
+
+
+def test_a_full_disk_at_the_start_blocks_nothing_later(tmp_path, monkeypatch):
+  def fail(number):
+    raise OSError(28, 'No space left on device')
+
+  for file in ('run.json', 'flags.txt'):
+    run_dir, seen = tmp_path / file, []
+
+    def sync(number, file=file, seen=seen, run_dir=run_dir):
+      seen.extend(p.name for p in run_dir.iterdir())
+      if any(file in name for name in seen):
+        fail(number)
+
+    with monkeypatch.context() as patch:
+      patch.setattr(os, 'fsync', sync)
+      with pytest.raises(records.RunError, match=r'used: .*No space left'):
+        open_run(run_dir)
+    assert not list(run_dir.rglob('*.part'))
+    # As a kill at the same place leaves it.
+    (run_dir / '.flags.txt.7-8.part').write_text('--wor')
+    open_run(run_dir, seed=5)
+    assert '--seed=5' in (run_dir / 'flags.txt').read_text()
+    assert not list(run_dir.rglob('*.part'))
+
+
+def test_a_directory_is_one_processs_at_a_time(tmp_path):
+  with opened(tmp_path):
+    code = (
+      'import test_records as t, sys\n'
+      'try: t.open_run(sys.argv[1])\n'
+      'except t.records.RunError as error: print(error)'
+    )
+    here = os.path.dirname(__file__)
+    out = subprocess.run(
+      [sys.executable, '-c', code, str(tmp_path)],
+      capture_output=True,
+      text=True,
+      check=True,
+      cwd=here,
+    )
+    said = f'--workdir={tmp_path} is in use by process {os.getpid()} on '
+    assert out.stdout.startswith(said) and 'choose another' in out.stdout
+    with pytest.raises(records.RunError, match='is in use'):
+      open_run(tmp_path)
+  open_run(tmp_path)
+
+
+def test_later_starts_are_recorded_until_the_run_is_finished(
+  tmp_path, monkeypatch, capsys
+):
+  run = lambda: records.read_json(tmp_path / 'run.json', sealed=True)
+  open_run(tmp_path)
+  first = run()
+  open_run(tmp_path)
+  assert capsys.readouterr().err == ''
+  assert len(run()['resumed']) == 1
+  monkeypatch.setattr(records, '_git', lambda *args: 'another')
+  open_run(tmp_path)
+  said = capsys.readouterr().err
+  assert said.startswith(f'note: the run in {tmp_path} goes on with other code')
+  assert 'git' in said and '-> another' in said
+  *_, last = run()['resumed']
+  assert last['git'] == 'another' and {'experiment', 'flags'}.isdisjoint(last)
+  with monkeypatch.context() as patch:
+    other = {'jax_enable_x64': 'True'}
+    real = records._circumstances
+    patch.setattr(
+      records,
+      '_circumstances',
+      lambda *args: real(*args) | {'settings': first['settings'] | other},
+    )
+    said = 'jax_enable_x64 was False, and is True now; use those, or choose'
+    with pytest.raises(records.RunError, match=said):
+      open_run(tmp_path)
+    records.finish_run(tmp_path)
+    before = run()
+    open_run(tmp_path)  # Shown again.
+    records.finish_run(tmp_path, seconds={'draw': 3.0})
+  assert run() == before and len(before['resumed']) == 2
+  later = ('resumed', 'finished', 'sha256')
+  without = {k: v for k, v in before.items() if k not in later}
+  assert without == first
+
+
+@pytest.mark.parametrize('name', ['a.json', 'a.npz'])
+def test_no_damage_is_read_as_something_else(tmp_path, name):
+  """Every byte: flipped in each bit, or the file cut before it."""
+  path = tmp_path / name
+  if name == 'a.json':
+    records.write_json(path, {'x': [1, 2.5], 'name': 'b'}, sealed=True)
+    read = lambda: records.read_json(path, sealed=True)
+  else:
+    records.save_columns(path, {'x': np.arange(3.0), 'y': np.arange(3)})
+    read = lambda: {
+      k: v.tolist() for k, v in records.load_columns(path).items()
+    }
+  whole, wanted = path.read_bytes(), read()
+  accepted = 0
+  for place in range(len(whole)):
+    flipped = [
+      whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :]
+      for bit in range(8)
+    ]
+    for data in (*flipped, whole[:place]):
+      path.write_bytes(data)
+      try:
+        assert read() == wanted
+        accepted += 1
+      except records.DamagedError as error:
+        assert str(path) in str(error)
+  # White space of JSON, the length of the archive's comment.
+  assert accepted < (60 if name == 'a.json' else 17)
+  for data in (
+    b'',
+    b'null',
+    b'[]',
+    b'\x93NUMPY',
+    os.urandom(500),
+    whole + whole,
+  ):
+    path.write_bytes(data)
+    with pytest.raises(records.DamagedError, match=name):
+      read()
+  if name == 'a.npz':
+    np.savez(path, x=np.arange(3.0))
+    with pytest.raises(records.DamagedError, match=name):
+      read()
 
 
 def test_columns_are_exact_and_reproducible(tmp_path):
@@ -162,13 +347,26 @@ def test_files_are_on_the_disk_before_they_take_their_place(
 
   monkeypatch.setattr(os, 'fsync', sync)
   for number in range(2):
-    records.write_json(path, {'a': [number]})
-  assert path.read_text() == '{\n  "a": [\n    1\n  ]\n}\n'
-  assert seen == [
-    (23, False, ['.c.json.part']),
-    (23, True, ['.c.json.part', 'c.json']),
-  ]
-  assert records.read_json(str(path)) == {'a': [1]}
+    records.write_json(path, {'a': [number]}, sealed=True)
+  digest = hashlib.sha256(b'{"a": [1]}').hexdigest()
+  text = f'{{\n  "a": [\n    1\n  ],\n  "checksum": "{digest}"\n}}\n'
+  assert path.read_text() == text
+  (size, *first), directory, second, again = seen
+  (part,) = first[1]
+  assert re.fullmatch(r'\.c\.json\.\d+-\d+\.part', part)
+  assert (size, first[0]) == (len(text), False)
+  assert second == (len(text), True, [part, 'c.json'])
+  # The directory, which has the new name.
+  assert directory[1:] == again[1:] == (True, ['c.json'])
+  assert records.read_json(str(path), sealed=True) == {'a': [1]}
+  plain = records.read_json(path)
+  assert plain == {'a': [1], 'checksum': digest}
+  records.write_json(path, plain)
+  assert path.read_text() == text
+  for data in (b'[1]', b'{"a', b'\xff', b'[' * 99999):
+    path.write_bytes(data)
+    with pytest.raises(records.DamagedError, match=r'c\.json is damaged'):
+      records.read_json(path)
 
 
 def test_half_written_files_are_no_results(tmp_path):
@@ -179,7 +377,8 @@ def test_half_written_files_are_no_results(tmp_path):
     (run_dir / 'chunks' / 'half.npz').write_bytes(whole[:cut])
     assert records.load_chunk(run_dir, 'half') is None
   assert records.load_chunk(run_dir, 'absent') is None
-  (run_dir / 'chunks' / '.x.npz.part').write_bytes(b'left by a killed run')
+  left = run_dir / 'chunks' / '.x.npz.12-34.part'
+  left.write_bytes(b'left by a killed run')
   open_run(tmp_path)
   assert not list(run_dir.rglob('*.part'))
   np.testing.assert_array_equal(
@@ -189,14 +388,28 @@ def test_half_written_files_are_no_results(tmp_path):
 
 def test_log_appends_and_a_line_cut_short_is_left_out(tmp_path):
   assert records.read_log(tmp_path) == []
+  path = tmp_path / 'metrics.jsonl'
   records.log(tmp_path, step=1, loss=0.5)
-  with open(tmp_path / 'metrics.jsonl', 'a') as file:
-    file.write('{"step": 2, "lo\n')
+  with open(path, 'a') as file:
+    file.write('{"step": 2, "lo')
   records.log(tmp_path, step=3, loss=0.25)
-  assert records.read_log(tmp_path) == [
-    {'step': 1, 'loss': 0.5},
-    {'step': 3, 'loss': 0.25},
-  ]
+  wanted = [{'step': 1, 'loss': 0.5}, {'step': 3, 'loss': 0.25}]
+  assert records.read_log(tmp_path) == wanted
+  # Nor is a line with another number in it, or one that is no object.
+  text = path.read_text()
+  path.write_text(text.replace('0.25', '0.35') + '[1]\n3\n\n')
+  assert records.read_log(tmp_path) == wanted[:1]
+  path.write_bytes(text.encode() + b'\xff\xfe\n')
+  assert records.read_log(tmp_path) == wanted
+
+
+def test_lines_of_the_log_are_on_the_disk(tmp_path, monkeypatch):
+  """Before what is saved after them, as checkpoints are."""
+  sizes = []
+  sync = lambda number: sizes.append(os.fstat(number).st_size)
+  monkeypatch.setattr(os, 'fsync', sync)
+  records.log(tmp_path, step=1)
+  assert sizes == [(tmp_path / 'metrics.jsonl').stat().st_size]
 
 
 def test_runs_go_on_after_the_last_part_that_is_there(tmp_path):
@@ -260,16 +473,16 @@ def test_one_process_agrees_with_itself_and_waits_for_nobody(
 
 def test_other_processes_wait_and_do_not_write(tmp_path, monkeypatch):
   run_dir = open_run(tmp_path / 'run')
-  before = {p: p.read_bytes() for p in run_dir.iterdir()}
+  before = contents(run_dir)
   clock = Clock(monkeypatch)
   monkeypatch.setattr(jax, 'process_index', lambda: 1)
   assert not records.is_first()
-  records.write_json(run_dir / 'a.json', 1)
+  records.write_json(run_dir / 'a.json', {'a': 1})
   records.save_columns(run_dir / 'a.npz', {'x': np.ones(1)})
   records.log(run_dir, step=1)
   records.finish_run(run_dir)
   assert open_run(run_dir) == run_dir
-  assert before == {p: p.read_bytes() for p in run_dir.iterdir()}
+  assert before == contents(run_dir)
   assert clock.sleeps == 0
   with pytest.raises(records.RunError, match=r'process 1 does not see what'):
     open_run(tmp_path / 'elsewhere')
@@ -277,7 +490,9 @@ def test_other_processes_wait_and_do_not_write(tmp_path, monkeypatch):
   assert clock.sleeps == pytest.approx(60 / 0.05, abs=1)
   # A file that comes meanwhile is read.
   path = tmp_path / 'late.npz'
-  np.savez(tmp_path / 'other.npz', x=np.arange(3))
+  with monkeypatch.context() as patch:
+    patch.setattr(jax, 'process_index', lambda: 0)
+    records.save_columns(tmp_path / 'other.npz', {'x': np.arange(3)})
 
   def come(seconds):
     clock.now += seconds
@@ -292,6 +507,8 @@ def test_processes_agree_on_the_least_that_each_has(tmp_path, monkeypatch):
   there = []
 
   def gather(value):
+    if np.ndim(value):  # What all have to have the same.
+      return np.stack([value, value, value])
     there.append((tmp_path / 'run' / 'flags.txt').exists())
     return np.array([value + 2, value, value + 1])
 
@@ -302,6 +519,23 @@ def test_processes_agree_on_the_least_that_each_has(tmp_path, monkeypatch):
   # All have looked before the first one writes, and wait until it has.
   open_run(tmp_path / 'run')
   assert there == [False, False, True]
+
+
+def test_processes_with_other_flags_are_refused(tmp_path, monkeypatch):
+  texts = []
+
+  def gather(value):
+    texts.append(np.asarray(value).tobytes())
+    return np.stack([value, value + len(texts) - 1])
+
+  monkeypatch.setattr(multihost_utils, 'process_allgather', gather)
+  assert records.agree_on('alone') and not texts
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  assert records.agree_on('text')
+  assert texts == [hashlib.sha256(b'text').digest()]
+  with pytest.raises(records.RunError, match='were given different flags'):
+    open_run(tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()
 
 
 def test_select_keeps_rows_with_the_values_asked_for():

@@ -3,7 +3,6 @@
 import dataclasses
 import fcntl
 import importlib
-import json
 import os
 import pathlib
 import signal
@@ -13,6 +12,7 @@ import time
 
 import pytest
 
+from dmm_jax import records
 from experiments import reproduce
 from experiments.lib import flags
 
@@ -20,12 +20,16 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Stands for an experiment: says that it runs, does what its file `act` says,
 # and ends as one does. Without JAX, so that it starts at once.
 FAKE = """
-import json, os, pathlib, sys, time
+import hashlib, json, os, pathlib, sys, time
+def write(path, value):
+  text = json.dumps(value, sort_keys=True).encode()
+  value = value | dict(checksum=hashlib.sha256(text).hexdigest())
+  path.write_text(json.dumps(value))
 run_dir = pathlib.Path(sys.argv[1])
 run_dir.mkdir(exist_ok=True)
 print('working on', run_dir.name, *sys.argv[2:], flush=True)
 record = dict(experiment='experiments.fake', started='2026-01-01T00:00:00')
-(run_dir / 'run.json').write_text(json.dumps(record))
+write(run_dir / 'run.json', record)
 (run_dir / 'flags.txt').write_text('')
 claimed = {}
 act = run_dir.parent / (run_dir.name + '.act')
@@ -37,9 +41,11 @@ for holds, verdict in claimed.items():
   conditions = [dict(text='', holds=holds)]
   claim |= dict(conditions=conditions, verdict=verdict)
   report['claims'] += [dict(claim)] * (1 + (holds is True))
-(run_dir / 'report.json').write_text(json.dumps(report))
-record |= dict(finished='2026-01-01T00:00:01')
-(run_dir / 'run.json').write_text(json.dumps(record))
+text = json.dumps(report)
+(run_dir / 'report.json').write_text(text)
+digest = hashlib.sha256(text.encode()).hexdigest()
+record |= dict(finished='2026-01-01T00:00:01', sha256={'report.json': digest})
+write(run_dir / 'run.json', record)
 """
 THREE = ('bit_strings', 'halfway', 'dimple_depth')
 
@@ -73,7 +79,7 @@ def test_all_run_in_order_and_only_once(folder, capsys):
   log = folder / 'halfway_quick.log'
   assert 'working on halfway_quick --preset=quick' in log.read_text()
   assert 'halfway_quick holds' in (folder / 'gallery.html').read_text()
-  spent = json.loads((folder / 'minutes.json').read_text())
+  spent = records.read_json(folder / 'minutes.json', sealed=True)
   assert list(spent) == names and all(0 <= v < 1 for v in spent.values())
   # Again: nothing is left to do; another preset is something else.
   before = log.read_text()

@@ -37,6 +37,7 @@ def folder(tmp_path_factory):
     ('columns', lambda p: runs.edit(p / 'columns.json', results=['x'])),
     ('column', lambda p: runs.edit(p / 'columns.json', results={'x': 'y'})),
     ('captions', lambda p: (p / 'figures/captions.json').write_text('3')),
+    ('digit', lambda p: change_digit(p / 'report.json')),
     ('binary', lambda p: (p / 'run.json').write_bytes(b'\xff\x00')),
     ('bare', lambda p: os.remove(p / 'run.json')),
     ('.hidden', lambda p: None),
@@ -53,7 +54,14 @@ def folder(tmp_path_factory):
 def shorten(path):
   saved = json.loads(path.read_text())
   saved['tables'][0]['rows'][1].pop()
-  path.write_text(json.dumps(saved))
+  runs.edit(path, **saved)
+
+
+def change_digit(path):
+  """Another number, in a file that still reads as JSON."""
+  text = path.read_text()
+  path.write_text(text.replace('2.5', '3.5', 1))
+  assert path.read_text() != text
 
 
 def test_runs_are_read_oldest_first_and_others_with_a_reason(folder):
@@ -64,16 +72,17 @@ def test_runs_are_read_oldest_first_and_others_with_a_reason(folder):
     'killed': 'unfinished: the run did not reach its end',
     'dateless': 'run.json does not say when the run was started',
     'older': 'it has no report.json; started again with its flags, the run',
-    'cut': 'report.json cannot be read: Expecting value',
-    'list': 'report.json is no JSON object',
+    'cut': f'{folder}/cut/report.json is damaged',
+    'list': f'{folder}/list/report.json is damaged',
+    'digit': f'{folder}/digit/report.json is damaged',
     'wordless': 'report.json is no report: TypeError',
     'claimless': "report.json is no report: KeyError('claims')",
     'ragged': 'report.json is no report: ValueError',
     'columns': 'columns.json describes no columns',
     'column': 'columns.json describes no columns',
-    'captions': 'captions.json is no JSON object',
-    'binary': 'run.json cannot be read',
-    'bare': 'run.json cannot be read',
+    'captions': f'{folder}/captions/figures/captions.json is damaged',
+    'binary': f'{folder}/binary/run.json is damaged',
+    'bare': 'it has no run.json',
     'photos': 'not a run: it has neither run.json nor flags.txt',
     'a': 'not a run',  # a/b/c/d is too deep.
   }.items():

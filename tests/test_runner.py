@@ -119,7 +119,7 @@ def test_what_experiments_must_not_do_is_named(tmp_path):
 
 def test_figures_have_their_captions_beside_them(tmp_path):
   run(tmp_path, runs.measure, draw=runs.draw)
-  captions = json.loads((tmp_path / 'figures/captions.json').read_text())
+  captions = records.read_json(tmp_path / 'figures/captions.json')
   assert list(captions) == ['second', 'first_of_all']
   for name in captions:
     assert (tmp_path / f'figures/{name}.png').stat().st_size > 100

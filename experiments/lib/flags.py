@@ -75,6 +75,11 @@ def with_preset(
   return config_cls(**{'preset': preset, **presets[preset], **explicit})
 
 
+def question(docstring: str | None) -> str:
+  """Returns the first line of a docstring; '' where `python -OO` drops it."""
+  return (docstring or '').split('\n')[0]
+
+
 def check(config: Any) -> None:
   """Raises FlagError for the first value outside what its flag allows."""
   for field in dataclasses.fields(config):
@@ -126,6 +131,9 @@ def main(run: Callable, config_cls: Any, presets: dict | None = None) -> None:
   """
   from experiments.lib import processes  # It has flags itself.
 
+  for name in ('stdout', 'stderr'):
+    if getattr(sys, name) is None:  # Closed by who started this process.
+      setattr(sys, name, open(os.devnull, 'w'))
   _define(config_cls, presets)
   _define(processes.Processes)
 
@@ -142,6 +150,8 @@ def main(run: Callable, config_cls: Any, presets: dict | None = None) -> None:
       check(config)
       set_up()
       processes.join(processes.Processes(**_given(processes.Processes)))
+      if presets is not None:  # Other scripts have children, or end in seconds.
+        processes.end_on_signals()
       run(config)
     except EXPECTED as error:
       print(f'error: {error}', file=sys.stderr)

@@ -108,7 +108,9 @@ def read_run(name: str, path: pathlib.Path) -> Run:
   """
   if not _is_run(path):
     raise ValueError('not a run: it has neither run.json nor flags.txt')
-  record = _read_dict(path / 'run.json')
+  if not (path / 'run.json').exists():
+    raise ValueError('it has no run.json')
+  record = records.read_json(path / 'run.json', sealed=True)
   started(record)
   if not record.get('finished'):
     raise ValueError('unfinished: the run did not reach its end')
@@ -116,16 +118,19 @@ def read_run(name: str, path: pathlib.Path) -> Run:
     raise ValueError(
       'it has no report.json; started again with its flags, the run writes one'
     )
-  others = [
-    _read_dict(file) if file.exists() else {}
-    for file in (path / 'columns.json', path / 'figures' / 'captions.json')
-  ]
-  return _checked(name, path, record, _read_dict(path / 'report.json'), *others)
+  found = []
+  for file in ('report.json', 'columns.json', 'figures/captions.json'):
+    exists = (path / file).exists()
+    if exists:
+      records.check_file(path / file, path, record)
+    found.append(records.read_json(path / file) if exists else {})
+  return _checked(name, path, record, *found)
 
 
-def _read_dict(path):
+def _committed_dict(path):
+  """A file of results/, which people may edit."""
   try:
-    found = records.read_json(path)
+    found = json.loads(path.read_text())
   except (OSError, ValueError) as error:
     raise ValueError(f'{path.name} cannot be read: {error}') from None
   if not isinstance(found, dict):
@@ -216,7 +221,7 @@ def _place(paper):
 def committed(root: pathlib.Path = ROOT) -> list[Run]:
   """Returns the results in results/, by name; other files have no claims."""
   paths = sorted((root / 'results').glob('*.json'))
-  found = [(path, _read_dict(path)) for path in paths]
+  found = [(path, _committed_dict(path)) for path in paths]
   return [
     _checked(path.stem, path, raw['run'], raw, {}, {})
     for path, raw in found
@@ -240,7 +245,7 @@ def add(run_dir: str, name: str = '', root: pathlib.Path = ROOT) -> str:
   path = root / 'results' / f'{name}.json'
   if not re.fullmatch('[a-z0-9_]+', name):
     raise flags.FlagError(f'--name={name} has to match [a-z0-9_]+')
-  if path.exists() and 'claims' not in _read_dict(path):
+  if path.exists() and 'claims' not in _committed_dict(path):
     raise flags.FlagError(f'--name={name}: {path} is not the result of a run')
   record = run.record
   kept: dict[str, Any] = {key: record[key] for key in ('started', 'devices')}

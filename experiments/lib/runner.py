@@ -117,28 +117,28 @@ def run(
     threads: units at a time, where there is one process: 2 compile one unit
       while another runs.
   """
-  run_dir = records.open_run(config.workdir, config, experiment)
   clock = _Clock()
-  if not records.agree((run_dir / 'results.npz').exists()):
-    found = _measure(measure(config, inputs), run_dir, threads)
-    for name in sorted(found, key=lambda name: name == 'results'):
-      records.save_columns(run_dir / f'{name}.npz', found[name])
-  records.agree(0)  # What follows reads what process 0 has written.
-  clock.lap('measure')
-  tables = load_tables(run_dir)
-  records.write_json(run_dir / 'columns.json', _describe(tables, columns))
-  report = analyze(config, tables)
-  clock.lap('analyse')
-  command = flags.command(experiment, config, presets)
-  saved = to_json(report, experiment, question, command)
-  records.write_json(run_dir / 'report.json', saved)
-  if records.is_first():
-    paths = _draw(draw(report, tables), run_dir)
-    clock.lap('draw')
-    records.finish_run(run_dir, seconds=clock.seconds)
-    print(to_text(report))
-    print(f'figures: {", ".join(map(str, paths))}')
-  records.agree(0)  # None leaves while another one works.
+  with records.open_run(config.workdir, config, experiment) as run_dir:
+    if not records.agree((run_dir / 'results.npz').exists()):
+      found = _measure(measure(config, inputs), run_dir, threads)
+      for name in sorted(found, key=lambda name: name == 'results'):
+        records.save_columns(run_dir / f'{name}.npz', found[name])
+    records.agree(0)  # What follows reads what process 0 has written.
+    clock.lap('measure')
+    tables = load_tables(run_dir)
+    records.write_json(run_dir / 'columns.json', _describe(tables, columns))
+    report = analyze(config, tables)
+    clock.lap('analyse')
+    command = flags.command(experiment, config, presets)
+    saved = to_json(report, experiment, question, command)
+    records.write_json(run_dir / 'report.json', saved)
+    if records.is_first():
+      paths = _draw(draw(report, tables), run_dir)
+      clock.lap('draw')
+      records.finish_run(run_dir, seconds=clock.seconds)
+      print(to_text(report))
+      print(f'figures: {", ".join(map(str, paths))}')
+    records.agree(0)  # None leaves while another one works.
   return Result(tables['results'], report, tables, run_dir)
 
 
