@@ -159,7 +159,7 @@ def test_processes_get_the_same_rows(tmp_path):
   processes = [start('-c', PROGRAM, i, where, tmp_path) for i in range(2)]
   said = finish(processes, seconds=120)
   assert 'table' in said[0] and 'table' not in said[1]
-  seen = [records.load_columns(tmp_path / f'seen-{i}.npz') for i in range(2)]
+  seen = [dict(np.load(tmp_path / f'seen-{i}.npz')) for i in range(2)]
   np.testing.assert_equal(*seen)
   xs = np.arange(37.0, dtype=np.float32)
   np.testing.assert_array_equal(seen[0]['row'][:, 0], xs)
