@@ -24,12 +24,19 @@ class Architecture(NamedTuple):
     infinite: the name in `nngp` of its infinitely wide form, or None.
     min_size: the least side of its input images.
     depth: of the infinitely wide form, if not its default.
+    head_variance: features -> variance of the last layer's weights.
   """
 
   module: Callable[[int], nn.Module]
   infinite: str | None
   min_size: int
   depth: int | None = None
+  head_variance: Callable[[int], float] = lambda features: 2 / features
+
+
+def glorot_variance(features: int) -> float:
+  """Returns the variance of a Glorot-initialised layer with two outputs."""
+  return 2 / (features + 2)
 
 
 # De Palma, Kiani, Lloyd (2021), https://arxiv.org/abs/2004.05923, in the form
@@ -42,10 +49,16 @@ ARCHITECTURES = {
     1,
   ),
   'convolutional': Architecture(
-    lambda width: models.Convolutional((width or 128,) * 4), 'convolutional', 3
+    lambda width: models.Convolutional((width or 128,) * 4),
+    'convolutional',
+    3,
+    head_variance=glorot_variance,
   ),
   'lenet': Architecture(
-    lambda width: models.LeNet(width or 128, 4 * (width or 128)), 'lenet', 4
+    lambda width: models.LeNet(width or 128, 4 * (width or 128)),
+    'lenet',
+    4,
+    head_variance=glorot_variance,
   ),
   'resnet': Architecture(
     lambda width: models.ResNet(width or 32, 1, pre_activation=True),

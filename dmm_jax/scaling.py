@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
+from scipy import special
 
 from dmm_jax import statistics
 
@@ -14,6 +15,31 @@ def laws(n: np.ndarray, norm: float) -> dict[str, float]:
   if norm == 1:
     found['sqrt(n/ln n)'] = float(slope(np.sqrt(n / np.log(n)) / n))
   return found
+
+
+def mixture_median(scales: np.ndarray) -> np.ndarray:
+  """Returns the median of |N(0, s^2)|, s drawn from `scales`.
+
+  Newton's method on the mixture's distribution function, which is concave: from
+  below it climbs to the root.
+
+  Args:
+    scales: positive `[..., m, k]`; the last two axes are the sample.
+
+  Returns:
+    `[...]`, to rounding.
+  """
+  scales = np.asarray(scales, float)
+  median = np.zeros(scales.shape[:-2])
+  for _ in range(60):
+    z = median[..., None, None] / scales
+    rest = 0.5 - special.erf(z / np.sqrt(2)).mean((-2, -1))
+    density = (np.exp(-(z**2) / 2) / scales).mean((-2, -1))
+    step = rest / (density * np.sqrt(2 / np.pi))
+    median = median + step
+    if not np.any(np.abs(step) > 1e-12 * median):
+      break
+  return median
 
 
 def median_slope(n: np.ndarray) -> Callable:

@@ -17,16 +17,18 @@ stand side by side:
 
   raw         of the medians as they are. Their scatter is that of |f(x)|, the
               margin: d_p = |f| / ||grad f||_q to first order.
-  controlled  of the medians of d_p / ||x||_p times 0.6745 sigma / |f|, where
-              sigma is the standard deviation of f(x). If |f| / sigma is
-              half-normal, whose median is 0.6745, and independent of the
-              gradient, as at infinite width, both have one value; without
-              the scatter of |f| the interval is several times narrower.
+  controlled  of the medians of d_p / ||x||_p times m / |f|, where m is the
+              median of |f(x)|. If |f| is independent of the gradient, as at
+              infinite width, both have one value; without the scatter of |f|
+              the interval is several times narrower.
 
-sigma is known: from the kernel of the infinitely wide network, whose E f^2 is
-that of finite ones too, or, where there is no kernel (resnet20), from 400
-forward passes. The infinitely wide network (neural-tangents) also predicts the
-medians without any fit (`nngp.distance_scale`).
+m is known far better than from the |f| that are measured: given all layers but
+the last, f(x) is normal, with a variance that the last layer's input gives, and
+m is the median of the mixture of these normals over networks. Its size is known
+where the infinitely wide network has a kernel, whose E f^2 is that of finite
+networks too; for resnet20, which has none, 400 more forward passes give it. The
+infinitely wide network (neural-tangents) also predicts the medians without any
+fit (`nngp.distance_scale`).
 
 A claim is supported if the whole 95 % interval of the controlled slope, over
 networks, lies within 0.03 of the law's slope, and not supported if it lies
@@ -41,7 +43,6 @@ import zlib
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import stats
 
 from dmm_jax import boundary
 from dmm_jax import data
@@ -64,7 +65,6 @@ PAPER = '2004.05923'
 TOLERANCE = 0.03  # Of slopes.
 RELEASED_TOLERANCE = 0.25  # Of ratios to released medians, which are +-14 %.
 MOST_FAILED = 0.05
-MEDIAN = stats.halfnorm.ppf(0.5)
 LAW, AS_INFINITE = '||x|| / sqrt(n)', 'as at infinite width'
 FORWARD_PASSES = 400
 
@@ -191,7 +191,7 @@ COLUMNS = {
   'gradients': ('', 'gradients that the search took'),
   'scale': ('pixel values', 's of the law |N(0, 1)| s of the distance'),
   'sigma': ('logits', 'standard deviation of f(x) over networks'),
-  'variance': ('logits^2', 'variance of f(x) over its last layer'),
+  'variance': ('logits^2', 'variance of f(x) over its last layer alone'),
 }
 
 
@@ -299,10 +299,13 @@ class Setting(NamedTuple):
   images: np.ndarray
 
   @property
+  def architecture(self):
+    return random_nets.ARCHITECTURES[self.name]
+
+  @property
   def module(self):
     of = {'': self.config.width, 'conv_': self.config.conv_width}
-    width = of.get(group(self.name), 0)
-    return random_nets.ARCHITECTURES[self.name].module(width)
+    return self.architecture.module(of.get(group(self.name), 0))
 
   @property
   def draw(self):
@@ -338,12 +341,15 @@ def draw_image(network, images, *, seeds, shape, noise):
   return x, key_weights
 
 
-def measure_network(network, images, *, module, exponents, box, search, **draw):
+def measure_network(
+  network, images, *, module, head_variance, exponents, box, search, **draw
+):
   """Returns columns of one network, one row a norm."""
   x, key = draw_image(network, images, **draw)
   params = module.init(key, x)
   logits_fn = lambda v: module.apply(params, v)[0]
   logits = logits_fn(x)
+  variance = last_layer_variance(module, params, x, head_variance)
 
   def one(p):
     found = boundary.nearest_point(
@@ -360,6 +366,7 @@ def measure_network(network, images, *, module, exponents, box, search, **draw):
     fields = 'distance status gradients'.split()
     return {name: getattr(found, name) for name in fields} | {
       'margin': jnp.abs(logits[0] - logits[1]),
+      'variance': variance,
       'input_norm': dmm_norms.norm(x, p),
       'input_l2': jnp.linalg.norm(x),
     }
@@ -376,6 +383,7 @@ def distances(setting, method, start, stop):
   one = programs.bind(
     measure_network,
     module=setting.module,
+    head_variance=setting.architecture.head_variance,
     exponents=exponents,
     box=config.box,
     search=(method, config.max_gradients),
@@ -408,22 +416,30 @@ def map_networks(setting, one, start, num):
 def outputs(setting):
   """Variances of f(x) over the last layer, of networks with fresh weights."""
   one = programs.bind(
-    last_layer_variance, module=setting.module, **setting.draw
+    fresh_variance,
+    module=setting.module,
+    head_variance=setting.architecture.head_variance,
+    **setting.draw,
   )
   fresh = 1 << 20  # Not those that are measured.
   variance, input_l2 = map_networks(setting, one, fresh, FORWARD_PASSES)
   return setting.table(variance=variance, input_l2=input_l2)
 
 
-def last_layer_variance(network, images, *, module, **draw):
-  """Returns E[f(x)^2] over the last layer's weights, and ||x||_2.
-
-  f is linear in its last layer, whose 2 x m weights have variance 2 / m
-  (he_normal): f's derivative by them is all that is needed. Its mean over
-  networks is E f^2, with a fraction of the scatter of f^2.
-  """
+def fresh_variance(network, images, *, module, head_variance, **draw):
+  """Returns `last_layer_variance` of a network, and ||x||_2."""
   x, key = draw_image(network, images, **draw)
   params = module.init(key, x)
+  variance = last_layer_variance(module, params, x, head_variance)
+  return variance, jnp.linalg.norm(x)
+
+
+def last_layer_variance(module, params, x, head_variance):
+  """Returns E[f(x)^2] over the weights of the last layer alone.
+
+  f is linear in these, so that its derivative by them is all that is needed.
+  The mean over networks is E f^2, with a fraction of the scatter of f^2.
+  """
   weights = params['params']
 
   def margin(head):
@@ -431,7 +447,7 @@ def last_layer_variance(network, images, *, module, **draw):
     return logits[1] - logits[0]
 
   slope = jax.grad(margin)(weights['head'])['kernel']
-  return 2 / len(slope) * jnp.sum(slope**2), jnp.linalg.norm(x)
+  return head_variance(len(slope)) * jnp.sum(slope**2)
 
 
 def predicted(setting):
@@ -462,9 +478,9 @@ class Case(NamedTuple):
     n: input dimensions `[k]`.
     input_norm: of each, ||x||_p of its networks.
     relative: of each, d_p / ||x||_p of its networks.
-    controlled: of each, the same times 0.6745 sigma / |f|.
+    controlled: of each, the same times m / |f|.
+    scales: of each, f's standard deviations over last layers, over ||x||_2.
     infinite: predicted medians of d_p / ||x||_p; None without a kernel.
-    sigma: sigma / ||x||_2 of each, as drawn; None with a kernel.
   """
 
   name: str
@@ -473,8 +489,8 @@ class Case(NamedTuple):
   input_norm: list[np.ndarray]
   relative: list[np.ndarray]
   controlled: list[np.ndarray]
+  scales: list[np.ndarray]
   infinite: np.ndarray | None
-  sigma: list[np.ndarray] | None
 
   @property
   def failed(self) -> float:
@@ -524,26 +540,28 @@ def make_case(config, tables, name, p):
     tables['results'], architecture=name, norm=p, method=config.methods[0]
   )
   n = np.unique(rows['n'])
-  relative, controlled, infinite, drawn = [], [], [], []
+  relative, controlled, scales, infinite = [], [], [], []
   size_of = [records.select(rows, n=v)['input_norm'] for v in n]
   for size in n:
     at = records.select(rows, n=size)
     relative.append(at['distance'] / at['input_norm'])
-    if random_nets.ARCHITECTURES[name].infinite is None:
+    known = random_nets.ARCHITECTURES[name].infinite is not None
+    of = at
+    if not known:
       of = records.select(tables['outputs'], architecture=name, n=size)
-      drawn.append(of['variance'] / of['input_l2'] ** 2)
-      sigma = np.sqrt(drawn[-1].mean())
-    else:
+    # f is homogeneous: its size goes with that of the input.
+    scales.append(np.sqrt(of['variance']) / of['input_l2'])
+    median = median_margin(scales[-1][:, None], known)
+    if known:
       of = records.select(
         tables['predictions'], architecture=name, n=size, norm=p
       )
-      sigma = np.mean(of['sigma'] / of['input_l2'])
+      median = median * np.mean(of['sigma'] / of['input_l2'])
       infinite.append(
         nngp.distance_quantile(of['scale'] / of['input_norm'], 0.5)
       )
-    # f is homogeneous: its size goes with that of the input.
-    margin = at['margin'] / (sigma * at['input_l2'])
-    controlled.append(MEDIAN * relative[-1] / margin)
+    margin = at['margin'] / at['input_l2']
+    controlled.append(relative[-1] * median / margin)
   return Case(
     name,
     p,
@@ -551,9 +569,15 @@ def make_case(config, tables, name, p):
     size_of,
     relative,
     controlled,
+    scales,
     np.array(infinite) if infinite else None,
-    drawn or None,
   )
+
+
+def median_margin(scales, known):
+  """The median of |f| / ||x||_2; in units of sigma, if that is known."""
+  median = scaling.mixture_median(scales)
+  return median / np.sqrt((scales**2).mean((-2, -1))) if known else median
 
 
 def slope(case, samples):
@@ -568,21 +592,22 @@ def slope(case, samples):
 
 
 def controlled_slope(case):
-  """The controlled slope, with what is uncertain in sigma where it is drawn."""
+  """The controlled slope, with what is uncertain in the median of |f|."""
   found = slope(case, case.controlled)
-  if case.sigma is None or len(case.n) < 2:
+  if len(case.n) < 2:
     return found
   log_slope = statistics.log_slope(case.n)
-  of_sigma = statistics.estimate(
-    lambda *v: -0.5 * log_slope(np.stack([s.mean((-2, -1)) for s in v], -1)),
-    *[s[:, None] for s in case.sigma],
+  known = case.infinite is not None
+  of_median = statistics.estimate(
+    lambda *v: -log_slope(np.stack([median_margin(s, known) for s in v], -1)),
+    *[s[:, None] for s in case.scales],
     unit='networks',
   )
   # It is in `found` as a constant: only its interval is added.
-  centred = of_sigma._replace(
+  centred = of_median._replace(
     value=0.0,
-    low=of_sigma.low - of_sigma.value,
-    high=of_sigma.high - of_sigma.value,
+    low=of_median.low - of_median.value,
+    high=of_median.high - of_median.value,
   )
   return statistics.difference(found, centred)
 

@@ -21,6 +21,7 @@ from experiments.lib import runner
 from experiments.lib import tables
 
 N = np.array([192.0, 768.0, 3072.0])
+MEDIAN = stats.halfnorm.ppf(0.5)
 TOY = dict(
   architectures=('fully_connected',),
   sizes=(4, 8),
@@ -57,9 +58,9 @@ def case(slope=-0.5, networks=400, scatter=0.0, norm=2.0, seed=0, **more):
     scale = n**slope * np.exp(scatter * rng.normal(size=networks))
     gap = np.abs(rng.normal(size=networks))
     relative.append(scale * gap)
-    controlled.append(scale * random_scaling.MEDIAN)
+    controlled.append(scale * MEDIAN)
   sizes = [np.full(networks, 2.0)] * 3
-  options = dict(infinite=N**-0.5, sigma=None) | more
+  options = dict(infinite=N**-0.5, scales=[np.ones(networks)] * 3) | more
   return random_scaling.Case(
     'lenet', norm, N, sizes, relative, controlled, **options
   )
@@ -212,20 +213,21 @@ def test_every_architecture_has_its_sizes_norms_networks_and_width():
 # --- Estimators ------------------------------------------------------------
 
 
-def test_variances_over_the_last_layer_are_those_of_redrawn_layers():
-  module = models.ResNet(2, 1)
+@pytest.mark.parametrize('name', random_nets.ARCHITECTURES)
+def test_variances_over_the_last_layer_are_those_of_redrawn_layers(name):
+  of = random_nets.ARCHITECTURES[name]
+  module = models.ResNet(2, 1) if name == 'resnet20' else of.module(3)
   draw = dict(seeds=(0, 1, 2), shape=(4, 4, 3), noise=1.0)
-  found, size = random_scaling.last_layer_variance(
-    5, np.zeros(1), module=module, **draw
+  found, size = random_scaling.fresh_variance(
+    5, np.zeros(1), module=module, head_variance=of.head_variance, **draw
   )
   x, key = random_scaling.draw_image(5, np.zeros(1), **draw)
   params = module.init(key, x)['params']
-  head = params['head']['kernel']
 
   def margin(key):
-    scale = np.sqrt(2 / len(head))
-    drawn = {'kernel': scale * jax.random.normal(key, head.shape)}
-    logits, _ = module.apply({'params': {**params, 'head': drawn}}, x)
+    # Heads as they are drawn, of the same other layers.
+    head = module.init(key, x)['params']['head']
+    logits, _ = module.apply({'params': {**params, 'head': head}}, x)
     return logits[1] - logits[0]
 
   margins = jax.vmap(margin)(jax.random.split(jax.random.key(0), 20_000))
@@ -241,7 +243,8 @@ def made(name='fully_connected', infinite=True):
     for network in range(50):
       size = rng.uniform(1, 2)
       margin = np.abs(rng.normal()) * 3.0 * size
-      rows.append((name, 'fast', n, 2.0, network, margin, margin / n, 7, size))
+      row = (name, 'fast', n, 2.0, network, margin, margin / n, 7, size)
+      rows.append((*row, (3.0 * size) ** 2))
     outputs += [(name, n, 9.0 * s**2, s) for s in rng.uniform(1, 2, size=20)]
     predicted += [(name, n, 2.0, 3.0 * s / n, s, 3.0 * s, s) for s in (1, 1.5)]
   table = lambda names, rows: dict(
@@ -249,7 +252,8 @@ def made(name='fully_connected', infinite=True):
   )
   return {
     'results': table(
-      'architecture method n norm network margin distance input_norm input_l2',
+      'architecture method n norm network margin distance input_norm input_l2 '
+      'variance',
       rows,
     ),
     'outputs': table('architecture n variance input_l2', outputs),
@@ -270,11 +274,14 @@ def test_controlled_distances_have_no_scatter_of_the_margin(name):
     rows = made(name)['results']
     at = rows['n'] == n
     np.testing.assert_allclose(relative, rows['distance'][at] / 7)
-    # |f| / n over 7, with |f| at its median, 0.6745 sigma.
+    # |f| / n over 7, with |f| at its median, which is half-normal here.
     wanted = stats.halfnorm.ppf(0.5) * 3 * rows['input_l2'][at] / n / 7
     np.testing.assert_allclose(controlled, wanted, rtol=1e-5)
   assert (found.infinite is None) == (name == 'resnet20')
-  assert (found.sigma is None) == (name != 'resnet20')
+  assert [len(s) for s in found.scales] == 2 * [
+    20 if name == 'resnet20' else 50
+  ]
+  np.testing.assert_allclose(found.scales, 3, rtol=1e-6)
   if found.infinite is not None:
     of = made(name)['predictions']
     for n, value in zip((108, 432), found.infinite, strict=True):
@@ -297,26 +304,64 @@ def test_slopes_are_those_of_medians():
   assert random_scaling.infinite_slope(found) == pytest.approx(-0.5)
 
 
-def test_what_is_uncertain_in_sigma_widens_the_interval_alone():
-  found = case(scatter=0.1, infinite=None)
+@pytest.mark.parametrize('known', [True, False])
+def test_margins_of_a_mixture_are_controlled_to_its_median(known):
+  """Networks of two sizes of f: no normal, whose median is not 0.6745 sigma."""
+  rng = np.random.default_rng(0)
+  tables, drawn = made('fully_connected' if known else 'resnet20'), []
+  rows = tables['results']
+  scale = rng.choice([1.0, 5.0], len(rows['n']))
+  rows['variance'] = (scale * rows['input_l2']) ** 2
+  rows['margin'] = np.abs(rng.normal(size=len(scale))) * np.sqrt(
+    rows['variance']
+  )
+  rows['distance'] = rows['margin'] / rows['n']
+  if known:
+    of = tables['predictions']
+    of['sigma'] = np.sqrt(13.0) * of['input_l2']  # E f^2 of equal shares.
+  else:
+    of = tables['outputs']
+    drawn = np.tile([1.0, 5.0], len(of['n']) // 2)
+    of['variance'] = (drawn * of['input_l2']) ** 2
+  found = random_scaling.make_case(
+    toy('.', methods=('fast',)), tables, rows['architecture'][0], 2.0
+  )
+  # The median of half |N(0, 1)| and half |N(0, 25)|.
+  sample = np.abs(rng.normal(size=(2, 200_000))) * [[1.0], [5.0]]
+  median = np.median(sample)
+  assert median < 0.85 * MEDIAN * np.sqrt(13)
+  for n, controlled in zip((108, 432), found.controlled, strict=True):
+    wanted = median * rows['input_l2'][rows['n'] == n] / n / 7
+    # With a kernel only the mixture's shape is that of a sample.
+    rtol = 0.1 if known else 0.01
+    np.testing.assert_allclose(controlled, wanted, rtol=rtol)
+
+
+def test_what_is_uncertain_in_the_median_widens_the_interval_alone():
+  found = case(scatter=0.05, infinite=None)
   rng = np.random.default_rng(1)
-  drawn = [np.exp(rng.normal(size=50)) for _ in N]
-  plain = random_scaling.controlled_slope(found)
-  wide = random_scaling.controlled_slope(found._replace(sigma=drawn))
+  drawn = [np.exp(0.4 * rng.normal(size=50)) for _ in N]
+  plain = random_scaling.slope(found, found.controlled)
+  wide = random_scaling.controlled_slope(found._replace(scales=drawn))
   assert wide.value == plain.value
   half = lambda e: (e.high - e.low) / 2
   log_slope = statistics.log_slope(N)
-  of_sigma = statistics.estimate(
-    lambda *v: -0.5 * log_slope(np.stack([s.mean((-2, -1)) for s in v], -1)),
-    *[d[:, None] for d in drawn],
-    unit='networks',
-  )
-  both = np.hypot(half(plain), half(of_sigma))
-  assert half(wide) == pytest.approx(both, rel=0.1)
+  medians = [
+    [np.median(np.abs(rng.normal(size=50) * rng.choice(d, 50))) for d in drawn]
+    for _ in range(300)
+  ]
+  # Of draws of |f| themselves the median would be less certain.
+  assert np.hypot(half(plain), 1.96 * np.std(log_slope(medians))) > half(wide)
+  assert half(wide) > 1.5 * half(plain)
   exact = random_scaling.controlled_slope(
-    found._replace(sigma=[np.ones(50)] * 3)
+    found._replace(scales=[np.ones(50)] * 3)
   )
   assert half(exact) == pytest.approx(half(plain), rel=1e-6)
+  # In units of a known sigma, all but the shape is certain.
+  known = random_scaling.controlled_slope(
+    found._replace(scales=drawn, infinite=N**-0.5)
+  )
+  assert half(plain) < half(known) < half(wide)
 
 
 # --- The rule --------------------------------------------------------------
@@ -359,6 +404,7 @@ def test_failed_searches_and_single_sizes_test_nothing():
     n=N[:1],
     relative=found.relative[:1],
     controlled=found.controlled[:1],
+    scales=found.scales[:1],
     infinite=found.infinite[:1],
   )
   judged = judged_of(single._replace(norm=1.0))
@@ -421,7 +467,7 @@ def test_released_medians_are_agreed_with_or_not(factor, verdict):
     [np.full(50, 2.0)] * 2,
     [np.full(50, 9.0)] * 2,
     [np.full(50, exact)] * 2,
-    None,
+    [np.ones(50)] * 2,
     None,
   )
   (table,) = random_scaling.released_table([found])

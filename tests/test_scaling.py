@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from dmm_jax import scaling
 
@@ -12,6 +13,19 @@ def test_laws_are_slopes_of_what_distances_grow_as():
   found = scaling.laws(n, 1.0)
   want = np.polyfit(np.log(n), np.log((n * np.log(n)) ** -0.5), 1)[0]
   assert found == {'sqrt(n)': -0.5, 'sqrt(n/ln n)': pytest.approx(want)}
+
+
+def test_the_median_of_a_mixture_of_normals():
+  assert scaling.mixture_median(np.full((3, 2), 4.0)) == pytest.approx(
+    4 * stats.halfnorm.ppf(0.5), rel=1e-12
+  )
+  rng = np.random.default_rng(0)
+  scales = np.exp(2 * rng.normal(size=(5, 7, 3)))  # Far apart.
+  scales[0] *= 1e-20
+  found = scaling.mixture_median(scales)
+  for of, median in zip(scales, found, strict=True):
+    below = stats.halfnorm.cdf(median, scale=of).mean()
+    assert below == pytest.approx(0.5, abs=1e-12)
 
 
 def test_median_slopes_are_of_many_resamples_at_once():
