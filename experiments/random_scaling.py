@@ -24,11 +24,11 @@ stand side by side:
 
 m is known far better than from the |f| that are measured: given all layers but
 the last, f(x) is normal, with a variance that the last layer's input gives, and
-m is the median of the mixture of these normals over networks. Its size is known
-where the infinitely wide network has a kernel, whose E f^2 is that of finite
-networks too; for resnet20, which has none, 400 more forward passes give it. The
-infinitely wide network (neural-tangents) also predicts the medians without any
-fit (`nngp.distance_scale`).
+m is the median of the mixture of these normals over networks. Where nothing is
+pooled, its size is known from the kernel of the infinitely wide network, whose
+E f^2 is that of finite networks too; for lenet and resnet20, 400 more forward
+passes give it. The infinitely wide network (neural-tangents) also predicts the
+medians without any fit (`nngp.distance_scale`).
 
 A claim is supported if the whole 95 % interval of the controlled slope, over
 networks, lies within 0.03 of the law's slope, and not supported if it lies
@@ -67,6 +67,8 @@ RELEASED_TOLERANCE = 0.25  # Of ratios to released medians, which are +-14 %.
 MOST_FAILED = 0.05
 LAW, AS_INFINITE = '||x|| / sqrt(n)', 'as at infinite width'
 FORWARD_PASSES = 400
+# Architectures whose E f^2 is that of their kernel at any width.
+EXACT = ('fully_connected', 'convolutional', 'resnet')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,11 +280,11 @@ def measure(config, images):
           )
   for setting in settings:
     where = f'{setting.name}-{setting.size}'
-    if random_nets.ARCHITECTURES[setting.name].infinite is None:
+    if setting.name not in EXACT:
       yield runner.Unit(
         f'outputs-{where}', functools.partial(outputs, setting), 'outputs'
       )
-    else:
+    if setting.architecture.infinite is not None:
       yield runner.Unit(
         f'predicted-{where}',
         functools.partial(predicted, setting),
@@ -545,18 +547,18 @@ def make_case(config, tables, name, p):
   for size in n:
     at = records.select(rows, n=size)
     relative.append(at['distance'] / at['input_norm'])
-    known = random_nets.ARCHITECTURES[name].infinite is not None
     of = at
-    if not known:
+    if name not in EXACT:
       of = records.select(tables['outputs'], architecture=name, n=size)
     # f is homogeneous: its size goes with that of the input.
     scales.append(np.sqrt(of['variance']) / of['input_l2'])
-    median = median_margin(scales[-1][:, None], known)
-    if known:
+    median = median_margin(name, scales[-1][:, None])
+    if random_nets.ARCHITECTURES[name].infinite is not None:
       of = records.select(
         tables['predictions'], architecture=name, n=size, norm=p
       )
-      median = median * np.mean(of['sigma'] / of['input_l2'])
+      if name in EXACT:
+        median = median * np.mean(of['sigma'] / of['input_l2'])
       infinite.append(
         nngp.distance_quantile(of['scale'] / of['input_norm'], 0.5)
       )
@@ -574,10 +576,12 @@ def make_case(config, tables, name, p):
   )
 
 
-def median_margin(scales, known):
-  """The median of |f| / ||x||_2; in units of sigma, if that is known."""
+def median_margin(name, scales):
+  """The median of |f| / ||x||_2; in units of E f^2's root, if that is known."""
   median = scaling.mixture_median(scales)
-  return median / np.sqrt((scales**2).mean((-2, -1))) if known else median
+  if name not in EXACT:
+    return median
+  return median / np.sqrt((scales**2).mean((-2, -1)))
 
 
 def slope(case, samples):
@@ -597,9 +601,10 @@ def controlled_slope(case):
   if len(case.n) < 2:
     return found
   log_slope = statistics.log_slope(case.n)
-  known = case.infinite is not None
   of_median = statistics.estimate(
-    lambda *v: -log_slope(np.stack([median_margin(s, known) for s in v], -1)),
+    lambda *v: (
+      -log_slope(np.stack([median_margin(case.name, s) for s in v], -1))
+    ),
     *[s[:, None] for s in case.scales],
     unit='networks',
   )

@@ -62,7 +62,7 @@ def case(slope=-0.5, networks=400, scatter=0.0, norm=2.0, seed=0, **more):
   sizes = [np.full(networks, 2.0)] * 3
   options = dict(infinite=N**-0.5, scales=[np.ones(networks)] * 3) | more
   return random_scaling.Case(
-    'lenet', norm, N, sizes, relative, controlled, **options
+    'convolutional', norm, N, sizes, relative, controlled, **options
   )
 
 
@@ -263,7 +263,7 @@ def made(name='fully_connected', infinite=True):
   }
 
 
-@pytest.mark.parametrize('name', ['fully_connected', 'resnet20'])
+@pytest.mark.parametrize('name', ['fully_connected', 'lenet', 'resnet20'])
 def test_controlled_distances_have_no_scatter_of_the_margin(name):
   found = random_scaling.make_case(
     toy('.', methods=('fast',)), made(name), name, 2.0
@@ -279,7 +279,7 @@ def test_controlled_distances_have_no_scatter_of_the_margin(name):
     np.testing.assert_allclose(controlled, wanted, rtol=1e-5)
   assert (found.infinite is None) == (name == 'resnet20')
   assert [len(s) for s in found.scales] == 2 * [
-    20 if name == 'resnet20' else 50
+    50 if name == 'fully_connected' else 20
   ]
   np.testing.assert_allclose(found.scales, 3, rtol=1e-6)
   if found.infinite is not None:
@@ -304,11 +304,11 @@ def test_slopes_are_those_of_medians():
   assert random_scaling.infinite_slope(found) == pytest.approx(-0.5)
 
 
-@pytest.mark.parametrize('known', [True, False])
-def test_margins_of_a_mixture_are_controlled_to_its_median(known):
+@pytest.mark.parametrize('name', ['fully_connected', 'lenet', 'resnet20'])
+def test_margins_of_a_mixture_are_controlled_to_its_median(name):
   """Networks of two sizes of f: no normal, whose median is not 0.6745 sigma."""
   rng = np.random.default_rng(0)
-  tables, drawn = made('fully_connected' if known else 'resnet20'), []
+  known, tables = name == 'fully_connected', made(name)
   rows = tables['results']
   scale = rng.choice([1.0, 5.0], len(rows['n']))
   rows['variance'] = (scale * rows['input_l2']) ** 2
@@ -324,7 +324,7 @@ def test_margins_of_a_mixture_are_controlled_to_its_median(known):
     drawn = np.tile([1.0, 5.0], len(of['n']) // 2)
     of['variance'] = (drawn * of['input_l2']) ** 2
   found = random_scaling.make_case(
-    toy('.', methods=('fast',)), tables, rows['architecture'][0], 2.0
+    toy('.', methods=('fast',)), tables, name, 2.0
   )
   # The median of half |N(0, 1)| and half |N(0, 25)|.
   sample = np.abs(rng.normal(size=(2, 200_000))) * [[1.0], [5.0]]
@@ -342,6 +342,7 @@ def test_what_is_uncertain_in_the_median_widens_the_interval_alone():
   rng = np.random.default_rng(1)
   drawn = [np.exp(0.4 * rng.normal(size=50)) for _ in N]
   plain = random_scaling.slope(found, found.controlled)
+  found = found._replace(name='resnet20')
   wide = random_scaling.controlled_slope(found._replace(scales=drawn))
   assert wide.value == plain.value
   half = lambda e: (e.high - e.low) / 2
@@ -359,7 +360,7 @@ def test_what_is_uncertain_in_the_median_widens_the_interval_alone():
   assert half(exact) == pytest.approx(half(plain), rel=1e-6)
   # In units of a known sigma, all but the shape is certain.
   known = random_scaling.controlled_slope(
-    found._replace(scales=drawn, infinite=N**-0.5)
+    found._replace(scales=drawn, name='resnet')
   )
   assert half(plain) < half(known) < half(wide)
 
