@@ -14,6 +14,7 @@ from dmm_jax import boundary
 from dmm_jax import models
 from dmm_jax import nngp
 from dmm_jax import random_nets
+from dmm_jax import scaling
 from dmm_jax import statistics
 from experiments import random_scaling
 from experiments.lib import flags
@@ -337,6 +338,23 @@ def test_margins_of_a_mixture_are_controlled_to_its_median(name):
     np.testing.assert_allclose(controlled, wanted, rtol=rtol)
 
 
+def test_medians_have_the_doubt_about_the_margin_in_their_intervals():
+  found = case(scatter=0.1, infinite=None)._replace(name='lenet')
+  rng = np.random.default_rng(1)
+  drawn = np.exp(0.4 * rng.normal(size=100))
+  found = found._replace(scales=[drawn] * 3)
+  plain = statistics.median(found.controlled[1] * 3.0, unit='networks')
+  wide = random_scaling.controlled_median(found, 1, length=3.0)
+  assert wide.value == plain.value and (wide.n, wide.unit) == (100, 'networks')
+  medians = [
+    scaling.mixture_median(rng.choice(drawn, 100)[:, None]) for _ in range(2000)
+  ]
+  spread = 1.96 * np.std(np.log(medians))
+  for end, of in ((wide.low, plain.low), (wide.high, plain.high)):
+    want = np.hypot(np.log(of / plain.value), spread)
+    assert abs(np.log(end / wide.value)) == pytest.approx(want, rel=0.1)
+
+
 def test_what_is_uncertain_in_the_median_widens_the_interval_alone():
   found = case(scatter=0.05, infinite=None)
   rng = np.random.default_rng(1)
@@ -443,8 +461,11 @@ def test_medians_stand_beside_the_prediction():
   assert [row['n'] for row in rows] == [192, 768, 3072]
   for i, row in enumerate(rows):
     assert row['raw'] == statistics.median(found.relative[i], unit='networks')
-    middle = statistics.median(found.controlled[i], unit='networks')
-    assert row['controlled'] == middle and row['networks'] == 400
+    middle = row['controlled']
+    plain = statistics.median(found.controlled[i], unit='networks')
+    # All networks have one scale: there is no doubt about the median margin.
+    np.testing.assert_allclose(middle[:4], plain[:4], rtol=1e-9)
+    assert row['networks'] == 400
     assert row['infinite'] == found.infinite[i]
     ratio = row['over infinite']
     for a, b in zip(ratio[:3], middle[:3], strict=True):
