@@ -492,6 +492,12 @@ def read_log(run_dir: pathlib.Path) -> list[dict]:
   return rows
 
 
+def read_steps(run_dir: pathlib.Path) -> list[dict]:
+  """Returns the lines of steps, in order; of a step taken twice the last."""
+  rows = {row['step']: row for row in read_log(run_dir) if 'step' in row}
+  return [rows[step] for step in sorted(rows)]
+
+
 @_by_first
 def save_columns(path: pathlib.Path, columns: dict[str, np.ndarray]) -> None:
   """Writes columns of equal length; the same ones give the same bytes.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+import sys
 from typing import Any
 
 import jax
@@ -106,7 +107,8 @@ def run(
   forward = train.flax_forward(module)
   per_epoch = train.steps_per_epoch(plan, len(xs))
   pauses = tuple(train.log_spaced(config.epochs * per_epoch))
-  state, first, rows = _resume(run_dir, state)
+  ends = range(per_epoch, config.epochs * per_epoch + 1, per_epoch)
+  state, first, rows = _resume(run_dir, state, {*pauses, *ends})
   done = first // per_epoch
   keep = pauses if config.snapshots else ()
   folder = run_dir / 'checkpoints'
@@ -232,13 +234,22 @@ def fit_once(run_dir, key, description, xs, targets, plan) -> tuple:
   return module, networks.variables(train.State(params, stats, ()))
 
 
-def _resume(run_dir, state):
-  """`(state, step, rows of metrics up to it)` of the last checkpoint."""
-  there = checkpoints.steps(run_dir / 'checkpoints')
-  step = records.agree(max(there, default=-1))
-  if step < 0:
-    return state, 0, []
-  found = checkpoints.read(run_dir / 'checkpoints', state, step)
-  rows = [r for r in records.read_log(run_dir) if r['step'] <= found.step]
-  # Of a step that was reached twice, the last.
-  return found.state, found.step, [*{r['step']: r for r in rows}.values()]
+def _resume(run_dir, state, pauses):
+  """Where a run goes on: `(state, step, rows of metrics up to it)`.
+
+  From the last checkpoint that is whole, and whose pauses are all in the log.
+  """
+  rows = records.read_steps(run_dir)
+  missing = min(pauses - {row['step'] for row in rows}, default=np.inf)
+  folder = run_dir / 'checkpoints'
+  for step in sorted(checkpoints.steps(folder), reverse=True):
+    if step >= missing:
+      continue
+    found = None
+    try:
+      found = checkpoints.read(folder, state, step)
+    except checkpoints.DamagedCheckpointError as error:
+      print(f'note: {error}; going on from an earlier one', file=sys.stderr)
+    if records.agree(found is not None):
+      return found.state, step, [row for row in rows if row['step'] <= step]
+  return state, 0, []

@@ -1,5 +1,7 @@
 """Checkpoints come back bit by bit, or say why not."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -151,3 +153,74 @@ def test_bare_errors_are_told_by_their_kind_and_deaths_as_they_are():
     with pytest.raises(type(error), match=str(error)):
       with checkpoints._explained('read', 'here'):
         raise error
+
+
+def damage(directory, act):
+  """Acts on the files that hold arrays; returns how many there were."""
+  paths = [p for p in directory.rglob('*') if p.is_file()]
+  paths = [p for p in paths if p.parent.name == 'd']
+  for path in paths:
+    path.write_bytes(act(path.read_bytes()))
+  return len(paths)
+
+
+def test_without_the_last_ones_files_the_one_before_counts(tmp_path):
+  """As a loss of power leaves them: names on the disk, no contents."""
+  write(tmp_path, (1, 5))
+  assert damage(tmp_path / '5', lambda data: b'')
+  with pytest.warns(UserWarning, match=rf'{tmp_path}/5: .* of step 1$'):
+    found = checkpoints.read(tmp_path, STATE)
+  assert found.step == 1
+  jax.tree.map(np.testing.assert_array_equal, found.state, scaled(1))
+  with pytest.raises(checkpoints.DamagedCheckpointError):
+    checkpoints.read(tmp_path, STATE, 5)
+  damage(tmp_path / '1', lambda data: b'')
+  with pytest.raises(checkpoints.DamagedCheckpointError, match='/5: '):
+    checkpoints.read(tmp_path, STATE)
+
+
+def test_a_flipped_bit_is_not_read_as_other_weights(tmp_path):
+  with checkpoints.writer(tmp_path / 'whole', {}) as save:
+    save(3, {'w': jnp.linspace(0, 1, 400).reshape(20, 20)})
+  wanted = checkpoints.read(tmp_path / 'whole').state['w']
+  rng, refused = np.random.default_rng(0), 0
+  for number in range(12):
+    there = shutil.copytree(tmp_path / 'whole', tmp_path / str(number))
+
+    def flip(data):
+      place = rng.integers(len(data))
+      bit = bytes([data[place] ^ 1 << rng.integers(8)])
+      return data[:place] + bit + data[place + 1 :]
+
+    assert damage(there / '3', flip)
+    try:
+      found = checkpoints.read(there).state['w']
+      np.testing.assert_array_equal(found, wanted)
+    except checkpoints.DamagedCheckpointError as error:
+      assert f'{there}/3' in str(error)
+      refused += 1
+  assert refused
+
+
+def test_other_arrays_than_those_written_are_refused(tmp_path, monkeypatch):
+  write(tmp_path, (2,))
+  real = checkpoints._checksum
+  monkeypatch.setattr(checkpoints, '_checksum', lambda state: real(state) + '0')
+  said = 'its arrays are not those that were written'
+  with pytest.raises(checkpoints.DamagedCheckpointError, match=said):
+    checkpoints.read(tmp_path, STATE)
+
+
+def test_checksums_are_of_types_shapes_and_values():
+  of = checkpoints._checksum
+  one = {'a': np.arange(4.0, dtype=np.float32)}
+  assert of(one) == of({'a': jnp.arange(4.0)}) and len(of(one)) == 64
+  others = [
+    {'a': np.arange(4.0)},
+    {'a': one['a'].reshape(2, 2)},
+    {'a': one['a'] + 1},
+    {'a': one['a'], 'b': one['a']},
+    {'a': one['a'].view(np.int32)},
+  ]
+  assert len({of(v) for v in (one, *others)}) == 6
+  assert of({'a': parallel.shard(jnp.arange(4.0))}) == of(one)

@@ -403,6 +403,14 @@ def test_log_appends_and_a_line_cut_short_is_left_out(tmp_path):
   assert records.read_log(tmp_path) == wanted
 
 
+def test_of_a_step_that_was_taken_twice_the_last_line_counts(tmp_path):
+  for step, loss in ((0, 4), (1, 3), (2, 2), (1, 5), (3, 1)):
+    records.log(tmp_path, step=step, loss=loss)
+  records.log(tmp_path, unit='a')
+  losses = [(row['step'], row['loss']) for row in records.read_steps(tmp_path)]
+  assert losses == [(0, 4), (1, 5), (2, 2), (3, 1)]
+
+
 def test_lines_of_the_log_are_on_the_disk(tmp_path, monkeypatch):
   """Before what is saved after them, as checkpoints are."""
   sizes = []

@@ -245,6 +245,38 @@ def test_a_broken_run_ends_with_the_same_parameters(tmp_path):
   assert_same(whole, broken)
 
 
+def test_what_a_loss_of_power_left_is_trained_again(tmp_path, capsys):
+  """A checkpoint without contents; a log without some of its lines; or any."""
+  given = dict(batch_size=100, learning_rate=0.01, dataset='digits')
+  whole = tmp_path / 'whole'
+  train_classifier.run(classifier(whole, **given))
+  rows = records.read_steps(whole)
+  for name, kept in (('empty', len(rows)), ('short', 3), ('none', 0)):
+    broken = tmp_path / name
+    shutil.copytree(whole, broken)
+    text = (whole / 'flags.txt').read_text()
+    (broken / 'flags.txt').write_text(text.replace(str(whole), str(broken)))
+    run = records.read_json(broken / 'run.json', sealed=True)
+    run.pop('finished')
+    records.write_json(broken / 'run.json', run, sealed=True)
+    (broken / 'results.npz').unlink()
+    lines = (broken / 'metrics.jsonl').read_text().splitlines(keepends=True)
+    (broken / 'metrics.jsonl').write_text(''.join(lines[:kept]))
+    last = max(checkpoints.steps(broken / 'checkpoints'))
+    if name == 'empty':
+      for path in (broken / 'checkpoints' / str(last)).rglob('d/*'):
+        path.write_bytes(b'')
+    capsys.readouterr()
+    train_classifier.run(classifier(broken, **given))
+    said = capsys.readouterr().err
+    assert (f'/{last}' in said and 'an earlier one' in said) == (
+      name == 'empty'
+    )
+    assert_same(whole, broken)
+    # What is drawn is the same too.
+    assert records.read_steps(broken) == rows
+
+
 @pytest.mark.slow
 def test_a_run_killed_five_times_ends_with_the_same_parameters(tmp_path):
   kill_and_finish(tmp_path, 5)

@@ -13,7 +13,7 @@ def learning_curves(run_dir: pathlib.Path) -> list[pathlib.Path]:
   """Draws loss and accuracy against epochs; returns the figures' paths."""
   run_dir = pathlib.Path(run_dir)
   curves = records.load_columns(run_dir / 'results.npz')
-  log = [row for row in records.read_log(run_dir) if row['step']]
+  log = [row for row in records.read_steps(run_dir) if row['step']]
   num = records.read_json(run_dir / 'summary.json')['test_accuracy']['n']
   figure, axes = canvas.grid(1, 2, width=4)
   left, right = axes[0]
