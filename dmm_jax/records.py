@@ -37,6 +37,7 @@ import os
 import pathlib
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -296,7 +297,7 @@ def check_file(path: pathlib.Path, run_dir: pathlib.Path, run: dict) -> None:
     run: its run.json.
   """
   known = run.get('sha256', {}).get(str(path.relative_to(run_dir)))
-  if known != _digest(path.read_bytes()):
+  if known != _digest(read_bytes(path)):
     raise _damaged(path)
 
 
@@ -438,7 +439,7 @@ def read_json(path: pathlib.Path, *, sealed: bool = False) -> dict:
   Raises:
     DamagedError: for anything else.
   """
-  data = pathlib.Path(path).read_bytes()
+  data = read_bytes(path)
   try:
     value = json.loads(data)
     found = value.pop(CHECKSUM) if sealed else None
@@ -447,6 +448,27 @@ def read_json(path: pathlib.Path, *, sealed: bool = False) -> dict:
   if not isinstance(value, dict) or (sealed and found != _checksum(value)):
     raise _damaged(path)
   return value
+
+
+def read_bytes(path: pathlib.Path) -> bytes:
+  """Reads a plain file of a run directory, which may come from anywhere.
+
+  Raises:
+    FileNotFoundError: if it is not there.
+    DamagedError: for a link, which may lead to any file, and for what never
+      ends or is no file.
+  """
+  try:
+    number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+  except FileNotFoundError:
+    raise
+  except OSError as error:
+    raise DamagedError(f'{path} cannot be read: {error.strerror}') from error
+  if not stat.S_ISREG(os.fstat(number).st_mode):
+    os.close(number)
+    raise DamagedError(f'{path} is no plain file')
+  with open(number, 'rb') as file:
+    return file.read()
 
 
 def _damaged(path):
@@ -484,7 +506,7 @@ def read_log(run_dir: pathlib.Path) -> list[dict]:
   if not path.exists():
     return []
   rows = []
-  for line in path.read_bytes().splitlines():
+  for line in read_bytes(path).splitlines():
     with contextlib.suppress(ValueError):
       row = json.loads(line)
       if isinstance(row, dict) and row.pop(CHECKSUM, None) == _crc(row):
@@ -542,7 +564,7 @@ def _appears(path):
 
 
 def _read_columns(path):
-  data = pathlib.Path(path).read_bytes()
+  data = read_bytes(path)
   if _digest(data[: -_DIGEST - 2]).encode() != data[-_DIGEST:]:
     raise _damaged(path)
   with np.load(io.BytesIO(data), allow_pickle=False) as columns:

@@ -18,6 +18,8 @@ import datetime
 import importlib.util
 import pathlib
 import re
+import shlex
+import sys
 
 import jinja2
 
@@ -77,6 +79,7 @@ def page(runs: list[results.Run], others: list[tuple[str, str]]) -> str:
     made=datetime.datetime.now(datetime.UTC),
     results=results,
     tables=tables,
+    command=command,
     figures=figures,
     interactive=interactive,
     format_duration=format_duration,
@@ -86,17 +89,41 @@ def page(runs: list[results.Run], others: list[tuple[str, str]]) -> str:
 
 
 def figures(found: results.Run) -> list[tuple[str, str, str]]:
-  """Returns `(name, address, caption)` of pictures, as they were drawn."""
-  files = [p for p in found.path.glob('figures/*') if p.is_file()]
-  paths = {path.stem: path for path in sorted(files) if path.suffix in PICTURES}
+  """Returns `(name, address, caption)` of pictures, as they were drawn.
+
+  Less those that are not as the run has left them: a page is passed on, and a
+  link would take any file along.
+  """
+  files = sorted(found.path.glob('figures/*'))
+  paths = {path.stem: path for path in files if path.suffix in PICTURES}
   shown = []
   for name in dict.fromkeys([*found.captions, *paths]):
-    if name in paths:
-      data = base64.b64encode(paths[name].read_bytes()).decode()
-      address = f'data:{PICTURES[paths[name].suffix]};base64,{data}'
-      caption = found.captions.get(name, name.replace('_', ' '))
-      shown.append((name, address, caption))
+    if name not in paths:
+      continue
+    try:
+      records.check_file(paths[name], found.path, found.record)
+    except records.DamagedError as error:
+      print(f'note: {error}; it is not shown', file=sys.stderr)
+      continue
+    data = base64.b64encode(records.read_bytes(paths[name])).decode()
+    address = f'data:{PICTURES[paths[name].suffix]};base64,{data}'
+    caption = found.captions.get(name, name.replace('_', ' '))
+    shown.append((name, address, caption))
   return shown
+
+
+def command(found: results.Run) -> str:
+  """Returns the command of a run, fit to be copied into a shell.
+
+  '' where it is not of an experiment; a report may come from anywhere.
+  """
+  try:
+    words = shlex.split(str(found.raw.get('command')))
+  except ValueError:
+    return ''
+  wanted = ['python', '-m', f'experiments.{found.experiment}']
+  known = re.fullmatch('[a-z0-9_]+', found.experiment)
+  return shlex.join(words) if known and words[:3] == wanted else ''
 
 
 def interactive(found: results.Run) -> list[pathlib.Path]:

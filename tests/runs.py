@@ -100,10 +100,10 @@ def edit(path, **changes):
     reseal(run_dir)
 
 
-def reseal(run_dir):
-  """Lets run.json say that files are as they are now."""
+def reseal(run_dir, *more):
+  """Lets run.json say that its files, and more, are as they are now."""
   run = records.read_json(run_dir / 'run.json', sealed=True)
-  for name in run['sha256']:
+  for name in (*run['sha256'], *more):
     if (run_dir / name).exists():
       data = (run_dir / name).read_bytes()
       run['sha256'][name] = hashlib.sha256(data).hexdigest()

