@@ -141,8 +141,8 @@ def read(
     except DamagedCheckpointError as error:
       damaged.append(error)
       continue
-    for error in damaged:
-      warnings.warn(f'{error}; goes on from that of step {last}', stacklevel=2)
+    for other in damaged:
+      warnings.warn(f'{other}; goes on from that of step {last}', stacklevel=2)
     return found
   raise damaged[0]
 

@@ -117,7 +117,9 @@ class Config:
     '', 'Empty for random networks; or digits, or an image set.'
   )
   data_dir: str = flags.flag('', 'Of tensorflow-datasets.')
-  threshold: float = flags.flag(25 / 255, 'Of pixels that are 1.', least=0)
+  threshold: float = flags.flag(
+    25 / 255, 'Of pixels that are 1.', least=0, most=1
+  )
   num_trained: int = flags.flag(8, 'Networks, if there are images.', least=2)
   num_examples: int = flags.flag(20, 'Images of each kind.', least=1)
   epochs: int = flags.flag(20, 'Of training.', least=1)

@@ -160,7 +160,7 @@ COLUMNS = {
 def run(config: Config) -> runner.Result:
   """Runs the experiment; returns its rows and its report."""
   flags.check(config)
-  flags.check_method(config.method)
+  flags.check_method(config.method, config.norms)
   if not (config.num_trained or config.num_untrained or config.checkpoint):
     raise flags.FlagError('--num_trained=0 and --num_untrained=0: no networks')
   return runner.run(

@@ -70,7 +70,6 @@ from dmm_jax import statistics
 from dmm_jax import synthetic
 from dmm_jax import train
 from experiments import common
-from experiments import networks
 from experiments.lib import flags
 
 NUM_NEIGHBORS = 3  # As many times as there are directions.
@@ -122,7 +121,7 @@ class Config:
   num_examples: int = flags.flag(
     100, 'Training examples that are measured, at most.', least=2
   )
-  widths: str = flags.flag('100,100', 'Of the hidden layers.')
+  widths: str = flags.flag('100,100', 'Of the hidden layers.', numbers=1)
   num_seeds: int = flags.flag(20, 'Networks of each condition.', least=1)
   init_scales: tuple[float, ...] = flags.flag(
     (1.0, 0.3, 3.0),
@@ -189,7 +188,6 @@ def conditions(config):
 def run(config: Config) -> dict:
   """Runs the experiment, and returns what it wrote to summary.json."""
   flags.check(config)
-  networks.numbers(config.widths)
   samples = {name: load(config, name) for name in config.datasets}
   return common.conduct(
     config,
@@ -225,7 +223,8 @@ def setting(config, name):
 
 def module_of(config, sample):
   return models.MLP(
-    networks.numbers(config.widths), max(int(sample.labels.max()) + 1, 2)
+    flags.as_numbers('widths', config.widths),
+    max(int(sample.labels.max()) + 1, 2),
   )
 
 

@@ -68,7 +68,6 @@ from dmm_jax import statistics
 from dmm_jax import synthetic
 from dmm_jax import train
 from experiments import common
-from experiments import networks
 from experiments.lib import flags
 
 SIDES = {'free': None, 'on': manifold.on, 'off': manifold.off}
@@ -94,7 +93,9 @@ class Config:
   k: int = flags.flag(32, 'Dimensions of the span.', least=1)
   dim: int = flags.flag(784, 'Of the space around the sphere.', least=2)
   radius: float = flags.flag(28.0, 'Of the sphere.', least=0)
-  widths: str = flags.flag('784,784', 'Of the hidden layers; none if empty.')
+  widths: str = flags.flag(
+    '784,784', 'Of the hidden layers; none if empty.', numbers=1
+  )
   factors: tuple[float, ...] = flags.flag(
     (0.5, 1.0, 3.0, 5.0, 7.0), 'That the first layer is divided by.', least=0
   )
@@ -133,7 +134,7 @@ def run(config: Config) -> dict:
   """Runs the experiment, and returns what it wrote to summary.json."""
   flags.check(config)
   flags.check_method(config.method)
-  hidden = networks.numbers(config.widths) or ()
+  hidden = flags.as_numbers('widths', config.widths)
   if min(config.factors) == 0 or min(hidden, default=1) < 1:
     raise flags.FlagError('--factors and --widths have to be above 0')
   xs, labels = load(config)
@@ -208,7 +209,7 @@ def fit(config, key, xs, labels, factor):
     `(weights before, after, steps, share of points that are right)`.
   """
   outputs = int(labels.max()) + 1
-  sizes = [xs.shape[1], *(networks.numbers(config.widths) or ())]
+  sizes = [xs.shape[1], *flags.as_numbers('widths', config.widths)]
   weights, order = jax.random.split(key)
   before = start(weights, [*sizes, 1 if outputs == 2 else outputs], factor)
   size = min(config.batch_size, len(xs))

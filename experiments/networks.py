@@ -110,16 +110,6 @@ def variables(state: train.State) -> dict:
   return {'params': state.params, **state.stats}
 
 
-def numbers(text: str) -> tuple[int, ...] | None:
-  """Numbers of a flag, or None where it is empty."""
-  if not text:
-    return None
-  try:
-    return tuple(int(part) for part in text.split(','))
-  except ValueError:
-    raise flags.FlagError(f'{text!r} is not numbers such as 256,256') from None
-
-
 def size(tree) -> int:
   """How many numbers a pytree of arrays holds."""
   return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))

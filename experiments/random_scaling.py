@@ -135,6 +135,7 @@ class Config:
     'Uniform noise blended into real images: pixels of exactly 0 put whole '
     'patches on the kink of every ReLU, where there is no gradient.',
     least=0,
+    most=1,
   )
   channels: int = flags.flag(3, 'Colour channels.', choices=(1, 3))
   methods: tuple[str, ...] = flags.flag(
@@ -202,6 +203,8 @@ def run(config: Config) -> runner.Result:
   flags.check(config)
   for name in config.architectures:
     least = random_nets.ARCHITECTURES[name].min_size
+    for method in config.methods:
+      flags.check_method(method, norms(config, name), together=True)
     if min(sizes(config, name)) < least:
       raise flags.FlagError(
         f'a side of {min(sizes(config, name))} is too small for {name}, which '

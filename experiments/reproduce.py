@@ -272,7 +272,7 @@ def ended_by_signals():
 
 def measured(folder) -> dict[str, float]:
   """Minutes of what was run to its end here, by job."""
-  with contextlib.suppress(OSError, ValueError):
+  with contextlib.suppress(OSError, TypeError, ValueError):
     found = records.read_json(folder / 'minutes.json', sealed=True)
     return {name: float(spent) for name, spent in found.items()}
   return {}

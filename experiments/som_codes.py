@@ -161,7 +161,9 @@ class Config(populations.Config):
     'rectangular', 'Of the maps.', choices=som.TOPOLOGIES
   )
   periodic: bool = flags.flag(False, 'Maps on a torus.')
-  radii: tuple[float, ...] = flags.flag((0.05, 0.1, 0.2), 'Of linf attacks.')
+  radii: tuple[float, ...] = flags.flag(
+    (0.05, 0.1, 0.2), 'Of linf attacks.', least=0
+  )
   attack_steps: int = flags.flag(20, 'Of projected gradient.', least=1)
   max_gradients: int = flags.flag(40, 'Of a search, l2.', least=2)
   num_images: int = flags.flag(

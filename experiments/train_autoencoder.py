@@ -53,7 +53,7 @@ class Config(training.Config):
   )
   latent: int = flags.flag(8, 'Numbers in a code.', least=1)
   widths: str = flags.flag(
-    '32,64', "Channels, such as 32,64; empty for the model's own."
+    '32,64', "Channels, such as 32,64; empty for the model's own.", numbers=1
   )
   distances: str = flags.flag(
     '', 'A run of boundary_distances to compare the errors with.'
@@ -85,6 +85,7 @@ PRESETS = {
 def run(config: Config) -> dict:
   """Runs the experiment, and returns what it wrote to summary.json."""
   flags.check(config)
+  distances_of(config.distances)  # It can be read.
   sets = {}
   for split, most in (('train', config.num_train), ('test', config.num_test)):
     xs, _ = data.load(config.dataset, split, config.data_dir or None)
@@ -105,7 +106,7 @@ def collect(config, run_dir, sets):
     'autoencoder',
     config.model,
     latent=config.latent,
-    widths=networks.numbers(config.widths),
+    widths=flags.as_numbers('widths', config.widths) or None,
     shape=list(sets['train'].shape[1:]),
     **training.attributes(config),
   )

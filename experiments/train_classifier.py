@@ -55,15 +55,17 @@ class Config(training.Config):
     'larger than memory.',
   )
   label_noise: float = flags.flag(
-    0.0, 'Share of training labels that are changed.', least=0
+    0.0, 'Share of training labels that are changed.', least=0, most=1
   )
   model: str = flags.flag(
     'mlp', 'Architecture.', choices=tuple(models.CLASSIFIERS)
   )
   widths: str = flags.flag(
-    '', "Of hidden dense layers, such as 256,256; empty for the model's own."
+    '',
+    "Of hidden dense layers, such as 256,256; empty for the model's own.",
+    numbers=1,
   )
-  channels: str = flags.flag('', 'Of convolutions, likewise.')
+  channels: str = flags.flag('', 'Of convolutions, likewise.', numbers=1)
   width: int = flags.flag(
     0,
     "Of the first layer, in models that scale with it; 0 for the model's own.",
@@ -166,8 +168,8 @@ def description(config, sets):
   about = networks.describe(
     'classifier',
     config.model,
-    widths=networks.numbers(config.widths),
-    channels=networks.numbers(config.channels),
+    widths=flags.as_numbers('widths', config.widths) or None,
+    channels=flags.as_numbers('channels', config.channels) or None,
     width=config.width or None,
     num_classes=max(int(sets['train'][1].max()) + 1, 2),
     **training.attributes(config),

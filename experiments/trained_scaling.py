@@ -126,6 +126,7 @@ class Config:
     'Uniform noise blended into measured images: pixels that are exactly 0 put '
     'untrained networks on the kinks of their ReLUs.',
     least=0,
+    most=1,
   )
   epochs: int = flags.flag(15, 'Of training.', least=1)
   method: str = flags.flag('projection', 'Search, as of boundary_distances.')

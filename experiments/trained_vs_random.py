@@ -139,7 +139,7 @@ class Config:
     choices=tuple(random_nets.ARCHITECTURES),
   )
   widths: str = flags.flag(
-    '256,8', "Of each one's first hidden layer; 0 is the paper's."
+    '256,8', "Of each one's first hidden layer; 0 is the paper's.", numbers=0
   )
   num_networks: int = flags.flag(100, 'Of each architecture.', least=2)
   together: int = flags.flag(
@@ -154,6 +154,7 @@ class Config:
     'Uniform noise blended into real images that are measured: pixels that are '
     'exactly 0 put whole patches on the kink of every ReLU.',
     least=0,
+    most=1,
   )
   loss: str = flags.flag(
     'cross_entropy', 'Of training.', choices=('cross_entropy', 'squared')
@@ -232,7 +233,7 @@ PRESETS = {
 def run(config: Config) -> dict:
   """Runs the experiment, and returns what it wrote to summary.json."""
   flags.check(config)
-  flags.check_method(config.method)
+  flags.check_method(config.method, config.norms, together=True)
   modules(config, 2)
   sets = {split: load(config, split) for split in ('train', 'test')}
   return common.conduct(
@@ -259,19 +260,17 @@ def load(config, split):
 
 def modules(config, num_classes):
   """`{architecture: module}`."""
-  parts = config.widths.split(',')
-  if len(parts) != len(config.architectures) or not all(
-    part.isdigit() for part in parts
-  ):
+  widths = flags.as_numbers('widths', config.widths, least=0)
+  if len(widths) != len(config.architectures):
     raise flags.FlagError(
       f'--widths={config.widths} is not {len(config.architectures)} numbers, '
       'one for each of --architectures'
     )
   return {
     name: random_nets.ARCHITECTURES[name]
-    .module(int(part))
+    .module(width)
     .clone(num_classes=num_classes)
-    for name, part in zip(config.architectures, parts, strict=True)
+    for name, width in zip(config.architectures, widths, strict=True)
   }
 
 

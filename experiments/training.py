@@ -47,7 +47,7 @@ class Config:
   schedule: str = flags.flag(
     'cosine', 'Of the rate.', choices=('constant', 'cosine', 'steps')
   )
-  warmup: float = flags.flag(0.0, 'Part of all steps.', least=0)
+  warmup: float = flags.flag(0.0, 'Part of all steps.', least=0, most=1)
   weight_decay: float = flags.flag(0.0, 'Decoupled for adamw.', least=0)
   batch_size: int = flags.flag(128, 'Examples a step.', least=1)
   epochs: int = flags.flag(40, 'Passes over the training set.', least=1)

@@ -99,12 +99,16 @@ class Config(populations.Config):
     20, 'Snapshots of every step up to this one, beside 1, 2, 5, ...', least=0
   )
   radii: tuple[float, ...] = flags.flag(
-    (0.1, 0.2, 0.3), 'Of linf attacks; the middle one of unfinished sources.'
+    (0.1, 0.2, 0.3),
+    'Of linf attacks; the middle one of unfinished sources.',
+    least=0,
   )
   factors: tuple[float, ...] = flags.flag(
     (1.5, 3.0), 'Multiples of the nearest distance, l2.', least=1
   )
-  success: float = flags.flag(0.9, 'On the source, where matched.', least=0.01)
+  success: float = flags.flag(
+    0.9, 'On the source, where matched.', least=0.01, most=1
+  )
   attack_steps: int = flags.flag(20, 'Of projected gradient.', least=1)
   num_images: int = flags.flag(300, 'Of the test set, attacked.', least=20)
   num_pairs: int = flags.flag(1000, 'Segments, for concordance.', least=30)

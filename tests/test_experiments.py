@@ -1,7 +1,9 @@
 """Every script, at toy size: run it, kill it, then read what it wrote."""
 
+import dataclasses
 import importlib
 import json
+import math
 import os
 import pathlib
 import random
@@ -9,9 +11,12 @@ import signal
 import subprocess
 import sys
 import time
+import typing
 
+import numpy as np
 import pytest
 
+from dmm_jax import records
 from experiments.lib import flags
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -27,6 +32,66 @@ def test_presets_are_valid(name):
   script = importlib.import_module(f'experiments.{name}')
   for preset in script.PRESETS:
     flags.check(flags.with_preset(script.Config, script.PRESETS, preset))
+
+
+WRONG = {
+  int: (-2, 2**32, 10**20),
+  float: (-0.5, math.inf, math.nan),
+  str: ('mnits', '', '0', 'a,b', '-3', '²'),
+}
+
+
+def wrong_values(script):
+  """Values that no flag of a kind should take, but for those that it may."""
+  for field in dataclasses.fields(script.Config):
+    many = typing.get_origin(field.type) is tuple
+    kind = typing.get_args(field.type)[0] if many else field.type
+    # Layers are those of networks that are not there yet.
+    known = ('preset', 'workdir', 'data_dir', 'layers')
+    if kind is bool or field.name in known:
+      continue
+    for value in WRONG[kind]:
+      choices = field.metadata['choices'] or ()
+      least = field.metadata['numbers']
+      fine = value in choices or (value == '' and kind is str)
+      if not fine and not (least == 0 and value == '0'):
+        yield field.name, (value,) if many else value
+
+
+@pytest.mark.parametrize('name', SCRIPTS)
+def test_wrong_values_are_named_before_anything_is_made(
+  name, tmp_path, monkeypatch
+):
+  """One line each, and no directory; 900 values over all experiments."""
+  script = importlib.import_module(f'experiments.{name}')
+
+  def opened(*_):
+    raise AssertionError('a directory would be made')
+
+  monkeypatch.setattr(records, 'open_run', opened)
+  workdir, tried = str(tmp_path / 'run'), 0
+  for flag, value in wrong_values(script):
+    given = {flag: value, 'workdir': workdir}
+    config = flags.with_preset(script.Config, script.PRESETS, 'quick', **given)
+    with pytest.raises(flags.EXPECTED) as error:
+      script.run(config)
+    assert 0 < len(str(error.value).splitlines()) < 3, (flag, value)
+    tried += 1
+  assert tried > 20
+
+
+def test_methods_without_a_norm_are_found_before_training(tmp_path):
+  check = flags.check_method
+  for given in (('ddn', (2.0,)), ('apgd', (1.0,)), ('fast', (1.0, 2.0))):
+    check(*given, together=True)
+  check('apgd', (1.0, 2.0))
+  for given, together, said in (
+    (('ddn', (2.0, np.inf)), False, 'norm must be 2 for method ddn, got inf'),
+    (('apgd', (1.0, 2.0)), True, 'one norm at a time'),
+    (('luck', (2.0,)), False, 'the method must be one of portfolio'),
+  ):
+    with pytest.raises(flags.FlagError, match=f'--method={given[0]}: .*{said}'):
+      check(*given, together=together)
 
 
 KILLED = {

@@ -131,7 +131,7 @@ def test_commands_name_what_differs_from_the_preset():
     (dict(norms=()), '--norms is empty'),
     (dict(norms=(1.0, 1.0)), '--norms names a value twice'),
     (dict(sizes=(4, 1)), '--sizes=1 is too small'),
-    (dict(rate=float('nan')), '--rate=nan is too small'),
+    (dict(rate=float('nan')), '--rate=nan is not finite'),
   ],
 )
 def test_configs_are_checked(more, message):

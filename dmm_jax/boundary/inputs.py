@@ -24,7 +24,14 @@ def check_options(
   if method not in methods:
     raise ValueError(f'method must be one of {methods}, got {method!r}')
   if isinstance(norm, jax.Array) and method in ('apgd', 'ddn'):
-    raise ValueError(f'method {method} needs a norm that is not traced')
+    raise ValueError(
+      f'method {method} needs a norm that is not traced: one norm at a time'
+    )
+  if method == 'ddn' and norm != 2:
+    raise ValueError(
+      f'norm must be 2 for method ddn, got {norm!r}; fmn and apgd are for '
+      'other norms'
+    )
   check_count('max_gradients', max_gradients)
 
 

@@ -53,8 +53,6 @@ def find(name: str, data_dir: str | None) -> Any:
   _hide_advice()
   try:
     return tfds.builder(name, data_dir=data_dir)
-  except AssertionError as error:
-    raise DataError(f'data set {name!r}: {error}') from error
   except tfds.core.DatasetNotFoundError:
     known = ['digits', *tfds.list_builders(with_community_datasets=False)]
     near = difflib.get_close_matches(name, known)
@@ -63,6 +61,9 @@ def find(name: str, data_dir: str | None) -> Any:
     raise DataError(
       f'tensorflow-datasets knows no set {name!r}{hint}'
     ) from None
+  except (AssertionError, ValueError) as error:
+    said = str(error).splitlines()[0] if str(error) else type(error).__name__
+    raise DataError(f'data set {name!r}: {said}') from error
 
 
 def _refuse_foreign_classes(folder):

@@ -13,7 +13,9 @@ A preset gives values to the flags that the command line does not name.
 from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
+import math
 import os
+import re
 import sys
 import traceback
 import typing
@@ -23,16 +25,20 @@ from absl import app
 from absl import flags
 from absl import logging
 import jax
+import jax.numpy as jnp
 
 from dmm_jax import boundary
 from dmm_jax import checkpoints
 from dmm_jax import data
 from dmm_jax import records
+from dmm_jax.boundary import inputs
 
 
 class FlagError(ValueError):
   """A flag whose value cannot be used; the message names it and says why."""
 
+
+LARGEST = 2**31 - 1  # Of integers: JAX would wrap larger ones around.
 
 # User errors, reported without a traceback.
 EXPECTED = (
@@ -40,8 +46,7 @@ EXPECTED = (
   records.RunError,
   checkpoints.CheckpointError,
   data.DataError,
-  FileNotFoundError,
-  PermissionError,
+  OSError,  # Such as a full disk.
   FloatingPointError,
 )
 
@@ -51,7 +56,9 @@ def flag(
   help_text: str,
   *,
   least: float | None = None,
+  most: float | None = None,
   choices: Sequence | None = None,
+  numbers: int | None = None,
 ) -> Any:
   """Returns a dataclass field that becomes a flag.
 
@@ -59,9 +66,13 @@ def flag(
     default: its value unless a preset or the command line gives another.
     help_text: what it sets, its unit, and what 0 or empty means.
     least: the smallest number allowed, of each entry where there are several.
+    most: the largest number allowed, likewise; integers have to fit 32 bits.
     choices: the values allowed, likewise.
+    numbers: for text such as "256,256", the smallest of its numbers allowed.
   """
-  metadata = dict(help=help_text, least=least, choices=choices)
+  metadata = dict(
+    help=help_text, least=least, most=most, choices=choices, numbers=numbers
+  )
   return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -84,25 +95,71 @@ def check(config: Any) -> None:
   """Raises FlagError for the first value outside what its flag allows."""
   for field in dataclasses.fields(config):
     value = getattr(config, field.name)
-    least, choices = field.metadata['least'], field.metadata['choices']
     values = value if isinstance(value, tuple) else (value,)
     if not values:
       raise FlagError(f'--{field.name} is empty; give at least one value')
     if len(set(values)) < len(values):
       raise FlagError(f'--{field.name} names a value twice: {values}')
     for v in values:
-      if choices is not None and v not in choices:
-        known = ', '.join(map(str, choices))
-        raise FlagError(f'--{field.name}={v} is unknown; it is one of {known}')
-      if least is not None and not v >= least:
-        raise FlagError(f'--{field.name}={v} is too small; at least {least}')
+      _check_value(field.name, v, **field.metadata)
 
 
-def check_method(method: str) -> None:
-  """Raises FlagError for a method that `boundary.nearest_point` has not."""
+def _check_value(name, v, *, least, most, choices, numbers, help):
+  """Raises FlagError for one value of a flag."""
+  del help
+  if numbers is not None:
+    as_numbers(name, v, least=numbers)
+  if choices is not None:
+    if v not in choices:
+      known = ', '.join(map(str, choices))
+      raise FlagError(f'--{name}={v} is unknown; it is one of {known}')
+    return
+  if isinstance(v, bool | str):
+    return
+  if not math.isfinite(v):
+    raise FlagError(f'--{name}={v} is not finite')
+  if isinstance(v, int):
+    most = LARGEST if most is None else most
+  if least is not None and v < least:
+    raise FlagError(f'--{name}={v} is too small; at least {least}')
+  if most is not None and v > most:
+    raise FlagError(f'--{name}={v} is too large; at most {most}')
+
+
+def as_numbers(name: str, text: str, *, least: int = 1) -> tuple[int, ...]:
+  """Returns the numbers of a flag such as --widths=256,256; () if it is empty.
+
+  Raises:
+    FlagError: for anything else.
+  """
+  parts = text.split(',') if text else []
+  if not all(re.fullmatch('[0-9]{1,9}', part) for part in parts):
+    raise FlagError(f'--{name}={text} is not numbers such as 256,256')
+  found = tuple(map(int, parts))
+  if found and min(found) < least:
+    raise FlagError(f'--{name}={text}: each is at least {least}')
+  return found
+
+
+def check_method(
+  method: str, norms: Sequence = (2.0,), *, together: bool = False
+) -> None:
+  """Raises FlagError for a method that has not these norms, or is none.
+
+  Args:
+    method: of `boundary.nearest_point`.
+    norms: that it is to measure in.
+    together: whether one program measures in all of them.
+  """
   if method not in boundary.METHODS:
     known = ', '.join(boundary.METHODS)
     raise FlagError(f'--method={method}: the method must be one of {known}')
+  for norm in norms:
+    traced = jnp.float32(norm) if together and len(norms) > 1 else norm
+    try:
+      inputs.check_options(traced, method, boundary.METHODS, 2)
+    except ValueError as error:
+      raise FlagError(f'--method={method}: {error}') from None
 
 
 def command(experiment: str, config: Any, presets: dict) -> str:

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import re
 import signal
 import socket
 import sys
@@ -57,7 +58,7 @@ def join(asked: Processes) -> None:
     number = None
   else:
     host, _, port = where.rpartition(':')
-    if not host or not port.isdigit():
+    if not host or not re.fullmatch('[0-9]{1,5}', port):
       raise flags.FlagError(f'--coordinator={where} is not host:port')
     if number not in range(num):
       raise flags.FlagError(

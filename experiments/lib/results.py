@@ -171,7 +171,7 @@ def seconds(path: pathlib.Path, record: dict) -> float:
   that ran side by side count one by one.
   """
   logged = 0.0
-  with contextlib.suppress(OSError):
+  with contextlib.suppress(OSError, records.DamagedError):
     rows = [row for row in records.read_log(path) if isinstance(row, dict)]
     logged = sum(_finite(row.get('seconds')) for row in rows)
   with contextlib.suppress(KeyError, TypeError, ValueError):

@@ -46,15 +46,7 @@ def search(
 
   Returns:
     A `Segment` from the input to the nearest point found beyond the boundary.
-
-  Raises:
-    ValueError: for another norm.
   """
-  if isinstance(problem.norm, jax.Array) or problem.norm != 2:
-    raise ValueError(
-      f'norm must be 2 for method ddn, got {problem.norm!r}; fmn and apgd are '
-      'for other norms'
-    )
   targets, x = problem.targets, problem.x
   evaluate = lambda p: descent.evaluate(
     problem, descent.soft_margin, p, targets
