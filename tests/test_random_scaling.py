@@ -86,7 +86,7 @@ def test_rows_are_networks_and_norms(finished):
     table['input_norm'][two], table['input_l2'][two], rtol=1e-5
   )
   columns = json.loads((run_dir / 'columns.json').read_text())
-  assert set(columns) == {'results', 'predictions'}
+  assert set(columns) == {'results', 'outputs', 'predictions'}
   assert columns['results']['distance']['shape'] == [152]
   assert len(found['predictions']['scale']) == 2 * 2 * 2
   names = [table.title for table in report.tables]
@@ -219,7 +219,7 @@ def test_variances_over_the_last_layer_are_those_of_redrawn_layers(name):
   of = random_nets.ARCHITECTURES[name]
   module = models.ResNet(2, 1) if name == 'resnet20' else of.module(3)
   draw = dict(seeds=(0, 1, 2), shape=(4, 4, 3), noise=1.0)
-  found, size = random_scaling.fresh_variance(
+  found, size = random_scaling.last_layer_variance(
     5, np.zeros(1), module=module, head_variance=of.head_variance, **draw
   )
   x, key = random_scaling.draw_image(5, np.zeros(1), **draw)
@@ -244,8 +244,7 @@ def made(name='fully_connected', infinite=True):
     for network in range(50):
       size = rng.uniform(1, 2)
       margin = np.abs(rng.normal()) * 3.0 * size
-      row = (name, 'fast', n, 2.0, network, margin, margin / n, 7, size)
-      rows.append((*row, (3.0 * size) ** 2))
+      rows.append((name, 'fast', n, 2.0, network, margin, margin / n, 7, size))
     outputs += [(name, n, 9.0 * s**2, s) for s in rng.uniform(1, 2, size=20)]
     predicted += [(name, n, 2.0, 3.0 * s / n, s, 3.0 * s, s) for s in (1, 1.5)]
   table = lambda names, rows: dict(
@@ -253,8 +252,7 @@ def made(name='fully_connected', infinite=True):
   )
   return {
     'results': table(
-      'architecture method n norm network margin distance input_norm input_l2 '
-      'variance',
+      'architecture method n norm network margin distance input_norm input_l2',
       rows,
     ),
     'outputs': table('architecture n variance input_l2', outputs),
@@ -279,9 +277,7 @@ def test_controlled_distances_have_no_scatter_of_the_margin(name):
     wanted = stats.halfnorm.ppf(0.5) * 3 * rows['input_l2'][at] / n / 7
     np.testing.assert_allclose(controlled, wanted, rtol=1e-5)
   assert (found.infinite is None) == (name == 'resnet20')
-  assert [len(s) for s in found.scales] == 2 * [
-    50 if name == 'fully_connected' else 20
-  ]
+  assert [len(s) for s in found.scales] == [20, 20]
   np.testing.assert_allclose(found.scales, 3, rtol=1e-6)
   if found.infinite is not None:
     of = made(name)['predictions']
@@ -310,20 +306,16 @@ def test_margins_of_a_mixture_are_controlled_to_its_median(name):
   """Networks of two sizes of f: no normal, whose median is not 0.6745 sigma."""
   rng = np.random.default_rng(0)
   known, tables = name == 'fully_connected', made(name)
-  rows = tables['results']
-  scale = rng.choice([1.0, 5.0], len(rows['n']))
-  rows['variance'] = (scale * rows['input_l2']) ** 2
-  rows['margin'] = np.abs(rng.normal(size=len(scale))) * np.sqrt(
-    rows['variance']
-  )
+  rows, of = tables['results'], tables['outputs']
+  scale = rng.choice([1.0, 5.0], len(rows['n'])) * rows['input_l2']
+  rows['margin'] = np.abs(rng.normal(size=len(scale))) * scale
   rows['distance'] = rows['margin'] / rows['n']
-  if known:
-    of = tables['predictions']
-    of['sigma'] = np.sqrt(13.0) * of['input_l2']  # E f^2 of equal shares.
-  else:
-    of = tables['outputs']
-    drawn = np.tile([1.0, 5.0], len(of['n']) // 2)
-    of['variance'] = (drawn * of['input_l2']) ** 2
+  # In units that the kernel does not know: with it, only the shape counts.
+  drawn = np.tile([1.0, 5.0], len(of['n']) // 2) * (3.0 if known else 1.0)
+  of['variance'] = (drawn * of['input_l2']) ** 2
+  tables['predictions']['sigma'] = (
+    np.sqrt(13.0) * tables['predictions']['input_l2']
+  )
   found = random_scaling.make_case(
     toy('.', methods=('fast',)), tables, name, 2.0
   )
@@ -333,9 +325,7 @@ def test_margins_of_a_mixture_are_controlled_to_its_median(name):
   assert median < 0.85 * MEDIAN * np.sqrt(13)
   for n, controlled in zip((108, 432), found.controlled, strict=True):
     wanted = median * rows['input_l2'][rows['n'] == n] / n / 7
-    # With a kernel only the mixture's shape is that of a sample.
-    rtol = 0.1 if known else 0.01
-    np.testing.assert_allclose(controlled, wanted, rtol=rtol)
+    np.testing.assert_allclose(controlled, wanted, rtol=0.01)
 
 
 def test_medians_have_the_doubt_about_the_margin_in_their_intervals():
