@@ -24,18 +24,21 @@ def mixture_median(scales: np.ndarray) -> np.ndarray:
   below it climbs to the root.
 
   Args:
-    scales: positive `[..., m, k]`; the last two axes are the sample.
+    scales: 0 or larger `[..., m, k]`; the last two axes are the sample.
 
   Returns:
-    `[...]`, to rounding.
+    `[...]`, to rounding; 0 where at least half of the scales are 0.
   """
   scales = np.asarray(scales, float)
+  positive = scales > 0
+  scales = np.where(positive, scales, 1.0)
   median = np.zeros(scales.shape[:-2])
   for _ in range(60):
-    z = median[..., None, None] / scales
+    z = np.where(positive, median[..., None, None] / scales, np.inf)
     rest = 0.5 - special.erf(z / np.sqrt(2)).mean((-2, -1))
     density = (np.exp(-(z**2) / 2) / scales).mean((-2, -1))
-    step = rest / (density * np.sqrt(2 / np.pi))
+    slope = density * np.sqrt(2 / np.pi)
+    step = np.maximum(rest, 0) / np.where(slope > 0, slope, 1.0)
     median = median + step
     if not np.any(np.abs(step) > 1e-12 * median):
       break

@@ -105,7 +105,7 @@ class Config:
     80, 'Networks of each other architecture for each size.', least=1
   )
   lenet_networks: int = flags.flag(
-    200, 'LeNets for each size; pooled, they scatter more.', least=1
+    300, 'LeNets for each size; pooled, they scatter more.', least=1
   )
   resnet20_sizes: tuple[int, ...] = flags.flag(
     (8, 16), "Sides of the images given to the authors' ResNet20.", least=1

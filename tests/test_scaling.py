@@ -26,6 +26,14 @@ def test_the_median_of_a_mixture_of_normals():
   for of, median in zip(scales, found, strict=True):
     below = stats.halfnorm.cdf(median, scale=of).mean()
     assert below == pytest.approx(0.5, abs=1e-12)
+  # Networks whose output is always 0.
+  some = np.array([[0.0], [0.0], [2.0], [2.0], [2.0]])
+  median = scaling.mixture_median(some)
+  below = stats.halfnorm.cdf(median, scale=2.0)
+  assert (2 + 3 * below) / 5 == pytest.approx(0.5, abs=1e-12)
+  assert scaling.mixture_median(some[:4]) == 0
+  assert scaling.mixture_median(some[:3]) == 0
+  assert scaling.mixture_median(some[:2]) == 0
 
 
 def test_median_slopes_are_of_many_resamples_at_once():
