@@ -7,9 +7,9 @@ networks the l^p distance of any input from the decision boundary scales as
   python -m experiments.random_scaling
   python -m experiments.random_scaling --preset=full --workdir=runs/full
 
-The first takes 2 to 6 minutes on 2 CPU cores and --preset=quick less than 1; full
-has the authors' networks at their 13 sizes, for a GPU. A run that was killed goes
-on where it was.
+The first takes 2 to 6 minutes on 2 CPU cores and --preset=quick less than 1;
+full has the authors' networks at their 13 sizes, for a GPU. A run that was
+killed goes on where it was.
 
 Each network is drawn at random and measured at one image of its own. The law
 is about the slope of log(median of d_p / ||x||_p) on log n; two estimates of it
