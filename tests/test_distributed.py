@@ -214,6 +214,34 @@ def test_distances_of_two_processes_are_those_of_one(tmp_path):
 
 
 @pytest.mark.slow
+def test_processes_with_other_flags_measure_nothing(tmp_path):
+  port = free_port()
+  given = [*DISTANCES, f'--workdir={tmp_path}/run', '--num_processes=2']
+  given.append(f'--coordinator=127.0.0.1:{port}')
+  both = [
+    start('-m', *given, f'--process_id={i}', f'--seed={i}') for i in range(2)
+  ]
+  for process in both:
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 2 and 'were given different flags' in said
+  assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.slow
+def test_sigterm_ends_each_of_two_processes_at_once(tmp_path):
+  both = start_two(*DISTANCES, '--batch_size=1', f'--workdir={tmp_path}')
+  while not set(tmp_path.glob('chunks/*.npz')):
+    assert all(p.poll() is None for p in both)
+    time.sleep(0.01)
+  for process in both:
+    process.send_signal(signal.SIGTERM)
+  for process in both:
+    said = process.communicate(timeout=5)[0]
+    assert process.returncode == 128 + signal.SIGTERM
+    assert 'stopped by SIGTERM: what is finished is kept' in said
+
+
+@pytest.mark.slow
 def test_training_of_two_processes_is_that_of_one(tmp_path):
   one, two = tmp_path / 'one', tmp_path / 'two'
   finish([start('-m', *TRAINING, f'--workdir={one}', devices=4)])
