@@ -102,10 +102,10 @@ class Config:
     (8, 32), 'Sides of the images given to the other networks.', least=1
   )
   conv_networks: int = flags.flag(
-    50, 'Networks of each other architecture for each size.', least=1
+    80, 'Networks of each other architecture for each size.', least=1
   )
   lenet_networks: int = flags.flag(
-    300, 'LeNets for each size; pooled, they scatter more.', least=1
+    200, 'LeNets for each size; pooled, they scatter more.', least=1
   )
   resnet20_sizes: tuple[int, ...] = flags.flag(
     (8, 16), "Sides of the images given to the authors' ResNet20.", least=1
