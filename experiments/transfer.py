@@ -176,8 +176,6 @@ def run(config: Config) -> dict:
   """Runs the experiment, and returns what it wrote to summary.json."""
   flags.check(config)
   populations.check(config)
-  if not 0 < config.success <= 1:
-    raise flags.FlagError(f'--success={config.success} is not a share')
   sets = populations.load(config)
   num = len(sets['train'][0])
   if 2 * max(config.parts) > num:

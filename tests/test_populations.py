@@ -102,7 +102,7 @@ def test_flags_that_do_not_fit_are_refused(tmp_path):
     halfway.run(halfway_toy(tmp_path, dataset='moons', models=('cnn',)))
   with pytest.raises(flags.FlagError, match='two of them need 400'):
     transfer.run(transfer_toy(tmp_path, parts=(200,)))
-  with pytest.raises(flags.FlagError, match='not a share'):
+  with pytest.raises(flags.FlagError, match='too large; at most 1'):
     transfer.run(transfer_toy(tmp_path, success=2.0))
   assert not any(tmp_path.iterdir())
 
