@@ -618,7 +618,7 @@ def controlled_median(case, i, length=1.0):
   one = median._replace(
     value=1.0, low=median.value / median.high, high=median.value / median.low
   )
-  return statistics.ratio(found, one)
+  return statistics.ratio(found, one)._replace(value=found.value)
 
 
 def infinite_slope(case):
