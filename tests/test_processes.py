@@ -1,6 +1,5 @@
 """How a process of an experiment ends."""
 
-import os
 import pathlib
 import signal
 import subprocess
@@ -45,15 +44,6 @@ def test_signals_end_a_computation_at_once_and_in_one_line(number):
   assert 'the same command' in line and b'Traceback' not in said
 
 
-def script(*given, flags=(), **options):
-  return subprocess.run(
-    [sys.executable, *flags, '-m', 'experiments.random_scaling', *given],
-    cwd=ROOT,
-    check=False,
-    **options,
-  )
-
-
 def test_closed_streams_and_stripped_docstrings(tmp_path):
   small = (
     '--architectures=fully_connected',
@@ -63,10 +53,7 @@ def test_closed_streams_and_stripped_docstrings(tmp_path):
     '--num_networks=9',
     f'--workdir={tmp_path}/run',
   )
-
-  def close():
-    os.close(1)
-    os.close(2)
-
-  assert script(*small, flags=['-OO'], preexec_fn=close).returncode == 0
+  script = [sys.executable, '-OO', '-m', 'experiments.random_scaling', *small]
+  closed = ['sh', '-c', 'exec "$@" 1>&- 2>&-', 'sh', *script]
+  assert subprocess.run(closed, cwd=ROOT, check=False).returncode == 0
   assert (tmp_path / 'run' / 'report.json').exists()
