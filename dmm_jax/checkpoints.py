@@ -165,7 +165,7 @@ def _read(directory, like, step):
   if known is None or known not in ('', _checksum(state)):
     raise DamagedCheckpointError(
       f'cannot read the checkpoint {where}: its arrays are not those that were '
-      'written'
+      'written, or an earlier version wrote it'
     )
   return Checkpoint(step, state, dict(description))
 

@@ -50,8 +50,11 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
+LOCK = 'run.lock'
 # Files of a run directory that change without it.
-_CHANGING = ('run.json', 'run.lock', 'metrics.jsonl')
+_CHANGING = ('run.json', LOCK, 'metrics.jsonl')
+CHECKSUM = 'checksum'  # Of the rest of a JSON object: its last key.
+_DIGEST = 64  # Characters of a checksum.
 _PACKAGES = ('dmm_jax', 'jax', 'jaxlib', 'flax', 'numpy', 'scipy')
 # Settings of JAX on which numbers depend, beyond rounding.
 _SETTINGS = (
@@ -185,9 +188,6 @@ def _is_ours(path):
     with contextlib.suppress(RunError):
       return bool(read_json(path, sealed=True))
   return path.name == LOCK or _is_part(path.name)
-
-
-LOCK = 'run.lock'
 
 
 @contextlib.contextmanager
@@ -416,9 +416,6 @@ def write_text(path: pathlib.Path, text: str) -> None:
     file.write(text.encode())
 
 
-CHECKSUM = 'checksum'  # Of the rest of a JSON object: its last key.
-
-
 def write_json(
   path: pathlib.Path, value: dict, *, sealed: bool = False
 ) -> None:
@@ -536,9 +533,6 @@ def save_columns(path: pathlib.Path, columns: dict[str, np.ndarray]) -> None:
   size = _DIGEST.to_bytes(2, 'little')
   with _replacing(path) as file:
     file.write(archive[:-2] + size + _digest(archive[:-2]).encode())
-
-
-_DIGEST = 64  # Characters of a checksum.
 
 
 def _digest(data):

@@ -236,6 +236,15 @@ def test_the_name_is_that_of_the_experiment_unless_it_is_given(root):
   assert (root / 'results/law_of_2.json').exists()
 
 
+def test_a_run_that_serves_its_tables_alone_has_no_claims(root):
+  path = str(runs.make(root / 'runs/x'))
+  results.run(results.Config(add=path, name='a'), root)
+  results.run(results.Config(add=path, name='b', claims=False), root)
+  one, other = results.committed(root)
+  assert len(one.report.claims) == 3 and other.report.claims == []
+  assert one.raw['tables'] == other.raw['tables']
+
+
 @pytest.mark.parametrize(
   ('name', 'message'),
   [

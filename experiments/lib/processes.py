@@ -105,14 +105,12 @@ def end_on_signals() -> None:
   signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda *_: None)  # The thread does what there is.
-  # The thread keeps both ends open.
   thread = threading.Thread(target=_end, args=(reading, writing), daemon=True)
   thread.start()
 
 
 def _end(reading, writing):
-  """Waits for a signal, and ends the process."""
-  del writing
+  """Waits for a signal, and ends the process; keeps both ends open."""
   number = reading.recv(1)[0]
   said = (
     f'\nstopped by {signal.Signals(number).name}: what is finished is kept, '

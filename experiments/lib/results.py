@@ -229,13 +229,21 @@ def committed(root: pathlib.Path = ROOT) -> list[Run]:
   ]
 
 
-def add(run_dir: str, name: str = '', root: pathlib.Path = ROOT) -> str:
+def add(
+  run_dir: str,
+  name: str = '',
+  root: pathlib.Path = ROOT,
+  *,
+  with_claims: bool = True,
+) -> str:
   """Copies what a finished run says to results/NAME.json; returns NAME.
 
   Args:
     run_dir: of the run.
     name: of the result; '' takes that of the experiment.
     root: of the repository.
+    with_claims: False for a run that serves its tables alone. Its claims would
+      be tested a second time, and count in Holm's correction.
   """
   try:
     run = read_run(run_dir, pathlib.Path(run_dir))
@@ -252,6 +260,8 @@ def add(run_dir: str, name: str = '', root: pathlib.Path = ROOT) -> str:
   kept['versions'] = {'python': record.get('python'), **record['versions']}
   kept |= {'git': commit(record), 'seconds': record['seconds']}
   result = {'name': name, **run.raw, 'run': kept}
+  if not with_claims:
+    result['claims'] = []
   records.write_text(path, json.dumps(result, indent=1, allow_nan=False) + '\n')
   return name
 
@@ -380,12 +390,16 @@ _PARTS = {
 class Config:
   add: str = flags.flag('', 'Directory of a finished run to add; empty: none.')
   name: str = flags.flag('', 'Name of its result; empty: of its experiment.')
+  claims: bool = flags.flag(
+    True, 'Copy its claims too; false for a run that serves its tables alone.'
+  )
 
 
 def run(config: Config, root: pathlib.Path = ROOT) -> None:
   """Adds a run, if one is given, and renews the pages."""
   if config.add:
-    print(f'results/{add(config.add, config.name, root)}.json')
+    name = add(config.add, config.name, root, with_claims=config.claims)
+    print(f'results/{name}.json')
   for path, text in pages(root).items():
     if text != path.read_text():
       records.write_text(path, text)
