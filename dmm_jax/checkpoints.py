@@ -6,16 +6,21 @@ import contextlib
 import hashlib
 import os
 import pathlib
+import shutil
+import textwrap
 from typing import Any
 from typing import NamedTuple
 import warnings
 
 import jax
-import numpy as np
 from orbax.checkpoint import v1 as orbax
+
+from dmm_jax import records
 
 _training = orbax.training
 _policies = _training.preservation_policies
+_DIGESTS = 'sha256.json'  # Of a checkpoint's files.
+_STATE = 'state'  # What orbax calls what it saves.
 
 
 class CheckpointError(RuntimeError):
@@ -42,13 +47,26 @@ class Checkpoint(NamedTuple):
 
 @contextlib.contextmanager
 def writer(
-  directory: str | os.PathLike, description: dict, *, keep: tuple[int, ...] = ()
+  directory: str | os.PathLike,
+  description: dict,
+  *,
+  keep: tuple[int, ...] = (),
+  since: int | None = None,
 ) -> Iterator[Callable[[int, Any], None]]:
   """Gives `save(step, state)`, which returns while the files are written.
 
-  A checkpoint has its own directory, written aside and renamed, and a checksum
-  of its arrays, which `read` checks. The last two stay, and those of the steps
-  `keep`. All processes call it; each writes its share.
+  A checkpoint has its own directory, written aside and renamed, with the
+  description, and at last the checksums of its files, which `read` checks.
+  Before another one begins, and at the end, all this is on the disk. The last
+  two stay, and those of the steps `keep`. All processes call it; each writes
+  its share.
+
+  Args:
+    directory: of the checkpoints; made as needed.
+    description: of what they belong to, as JSON has it.
+    keep: steps.
+    since: the step that training goes on from, -1 for none; checkpoints of
+      later ones are removed. None for all to stay.
 
   Raises:
     CheckpointError: from the next `save` or at the end, where a checkpoint
@@ -60,43 +78,75 @@ def writer(
     policies.append(_policies.CustomSteps(keep))
   options = dict(
     preservation_policy=_policies.AnyPreservationPolicy(policies),
-    custom_metadata=description,
     cleanup_tmp_directories=True,
   )
   with _explained('write to', directory):
     directory.mkdir(parents=True, exist_ok=True)
+    for step in [] if since is None else steps(directory):
+      if step > since and records.is_first():
+        shutil.rmtree(directory / str(step))
+    records.agree(0)
     manager = _training.Checkpointer(directory, **options)
+
+  under_way: list[tuple[int, Any]] = []
+
+  def settle() -> None:
+    while under_way:
+      step, response = under_way.pop()
+      response.result()
+      if records.is_first():
+        _seal(directory / str(step))
 
   def save(step: int, state: Any) -> None:
     with _explained('write to', directory):
-      manager.save_async(
-        step,
-        state,
-        force=True,
-        overwrite=True,
-        custom_metadata={'sha256': _checksum(state)},
+      settle()
+      response = manager.save_async(
+        step, state, force=True, overwrite=True, custom_metadata=description
       )
+      under_way.append((step, response))
 
   try:
     yield save
   finally:
     with _explained('write to', directory):
       manager.close()
+      settle()
 
 
-def _checksum(state: Any) -> str:
-  """Of all arrays by name; '' where this process does not hold them whole."""
-  digest = hashlib.sha256()
-  # Without a pattern the containers are others, and so is their order.
-  for name, leaf in sorted(_named(state), key=lambda pair: pair[0]):
-    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-      if not leaf.is_fully_replicated:
-        return ''
-      leaf = leaf.addressable_data(0)
-    array = np.asarray(leaf)
-    digest.update(f'{name} {array.dtype} {array.shape} '.encode())
-    digest.update(np.ascontiguousarray(array).tobytes())
-  return digest.hexdigest()
+def _seal(where: pathlib.Path) -> None:
+  """Puts a checkpoint on the disk, and then the checksums of its files."""
+  records.flush(where)
+  paths = sorted(path for path in where.rglob('*') if path.is_file())
+  digests = {str(path.relative_to(where)): _digest(path) for path in paths}
+  records.write_json(where / _DIGESTS, digests, sealed=True)
+
+
+def _digest(path: pathlib.Path) -> str:
+  with open(path, 'rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def check(directory: str | os.PathLike, step: int) -> None:
+  """Raises DamagedCheckpointError for one whose files are not as written."""
+  where = pathlib.Path(directory) / str(step)
+  try:
+    digests = records.read_json(where / _DIGESTS, sealed=True)
+  except (records.DamagedError, OSError):
+    raise _damaged(where, _DIGESTS) from None
+  for name, digest in digests.items():
+    try:
+      found = _digest(where / name)
+    except OSError:
+      found = ''
+    if found != digest:
+      raise _damaged(where, name)
+
+
+def _damaged(where, name):
+  return DamagedCheckpointError(
+    f'cannot read the checkpoint {where}: its {name} is not as it was written; '
+    'take another step, or train again'
+  )
 
 
 def steps(directory: str | os.PathLike) -> list[int]:
@@ -150,34 +200,29 @@ def read(
 def _read(directory, like, step):
   """Reads one checkpoint."""
   where = directory / str(step)
-  with _explained('read', where), _training.Checkpointer(directory) as manager:
-    arrays = manager.metadata(step).metadata
+  check(directory, step)
+  with _explained('read', where):
+    about = orbax.metadata(where, _STATE)
     if like is not None:
-      _compare(arrays, like, where)
-      state = manager.load(step, like)
+      _compare(about.metadata, like, where)
+      state = orbax.load(where, like, checkpointable_name=_STATE)
     else:
       here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-      shape = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here)
-      state = manager.load(step, jax.tree.map(shape, arrays))
+      place = lambda a: (
+        jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here)
+        if hasattr(a, 'shape')
+        else a  # A plain number.
+      )
+      wanted = jax.tree.map(place, about.metadata)
+      state = orbax.load(where, wanted, checkpointable_name=_STATE)
       state = jax.device_get(state)
-    known = (manager.metadata(step).custom_metadata or {}).get('sha256')
-    description = manager.root_metadata().custom_metadata or {}
-  if known is None or known not in ('', _checksum(state)):
-    raise DamagedCheckpointError(
-      f'cannot read the checkpoint {where}: its arrays are not those that were '
-      'written, or an earlier version wrote it'
-    )
-  return Checkpoint(step, state, dict(description))
+  return Checkpoint(step, state, about.custom_metadata or {})
 
 
 def _compare(found, like, where):
   """Refuses a checkpoint whose arrays have other names or shapes."""
   ours, theirs = dict(_shapes(like)), dict(_shapes(found))
   both = sorted(set(ours) | set(theirs))
-  if not theirs:
-    raise DamagedCheckpointError(
-      f'cannot read the checkpoint {where}: no array in it'
-    )
   differ = [name for name in both if ours.get(name) != theirs.get(name)]
   if differ:
     name = differ[0]
@@ -209,7 +254,7 @@ def _explained(verb, where):
     raise
   except Exception as error:  # Orbax raises many kinds, bare ones included.
     text = str(error).strip() or type(error).__name__
-    kind = DamagedCheckpointError if verb == 'read' else CheckpointError
-    raise kind(
-      f'cannot {verb} the checkpoint {where}: {text.splitlines()[0]}'
+    text = textwrap.shorten(text.splitlines()[0], 120, placeholder=' ...')
+    raise CheckpointError(
+      f'cannot {verb} the checkpoint {where}: {text}'
     ) from error

@@ -392,11 +392,18 @@ def _replacing(path):
     os.replace(aside, path)
   finally:
     aside.unlink(missing_ok=True)
-  _flush_directory(path.parent)
+  _flush(path.parent)
 
 
-def _flush_directory(path):
-  """Puts the names in a directory on the disk, where the system can."""
+@_by_first
+def flush(directory: pathlib.Path) -> None:
+  """Puts a directory that was renamed, and all below it, on the disk."""
+  for path in (*directory.rglob('*'), directory, directory.parent):
+    _flush(path)
+
+
+def _flush(path):
+  """A file, or the names in a directory, where the system can."""
   with contextlib.suppress(OSError):
     number = os.open(path, os.O_RDONLY)
     try:

@@ -65,9 +65,13 @@ def read(run_dir, step: int | None = None, kind: str = 'classifier') -> Trained:
   """The network of a training run's last checkpoint, or of one of its steps.
 
   Raises:
-    CheckpointError: where there is none, or of another kind.
+    CheckpointError: where there is none, or of another kind, or it is damaged:
+      an earlier one is another network.
   """
-  found = checkpoints.read(f'{run_dir}/checkpoints', step=step)
+  folder = f'{run_dir}/checkpoints'
+  if step is None:
+    step = max(checkpoints.steps(folder), default=None)
+  found = checkpoints.read(folder, step=step)
   description = found.description
   if description.get('kind') != kind:
     other = description.get('kind', 'something else')

@@ -108,13 +108,14 @@ def run(
   per_epoch = train.steps_per_epoch(plan, len(xs))
   pauses = tuple(train.log_spaced(config.epochs * per_epoch))
   ends = range(per_epoch, config.epochs * per_epoch + 1, per_epoch)
-  state, first, rows = _resume(run_dir, state, {*pauses, *ends})
+  state, since, rows = _resume(run_dir, state, {*pauses, *ends})
+  first = max(since, 0)
   done = first // per_epoch
   keep = pauses if config.snapshots else ()
   folder = run_dir / 'checkpoints'
   with (
     tqdm.tqdm(total=config.epochs, initial=done, unit='epoch') as bar,
-    checkpoints.writer(folder, description, keep=keep) as save,
+    checkpoints.writer(folder, description, keep=keep, since=since) as save,
   ):
     for pause in train.fit(
       order,
@@ -237,19 +238,22 @@ def fit_once(run_dir, key, description, xs, targets, plan) -> tuple:
 def _resume(run_dir, state, pauses):
   """Where a run goes on: `(state, step, rows of metrics up to it)`.
 
-  From the last checkpoint that is whole, and whose pauses are all in the log.
+  From the last checkpoint such that it and all before it are whole, and their
+  pauses are in the log; -1 for none.
   """
   rows = records.read_steps(run_dir)
   missing = min(pauses - {row['step'] for row in rows}, default=np.inf)
-  folder = run_dir / 'checkpoints'
-  for step in sorted(checkpoints.steps(folder), reverse=True):
-    if step >= missing:
-      continue
-    found = None
+  folder, last = run_dir / 'checkpoints', -1
+  for step in checkpoints.steps(folder):
     try:
-      found = checkpoints.read(folder, state, step)
+      checkpoints.check(folder, step)
     except checkpoints.DamagedCheckpointError as error:
       print(f'note: {error}; going on from an earlier one', file=sys.stderr)
-    if records.agree(found is not None):
-      return found.state, step, [row for row in rows if row['step'] <= step]
-  return state, 0, []
+      break
+    if step >= missing:
+      break
+    last = step
+  last = records.agree(last)
+  if last >= 0:
+    state = checkpoints.read(folder, state, last).state
+  return state, last, [row for row in rows if row['step'] <= last]

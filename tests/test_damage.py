@@ -3,14 +3,17 @@
 import io
 import shutil
 
+import jax
 import numpy as np
 import pytest
 import resume
 import runs
 
+from dmm_jax import checkpoints
 from dmm_jax import records
 from experiments import gallery
 from experiments import random_scaling
+from experiments import train_classifier
 from experiments.lib import flags
 from experiments.lib import results
 from experiments.lib import runner
@@ -114,3 +117,63 @@ def test_damaged_chunks_are_measured_again(tmp_path, monkeypatch):
     file.write_bytes(data) if data else file.unlink()
   again = random_scaling.run(config(whole))
   assert runner.to_text(again.report) == runner.to_text(result.report)
+
+
+def test_200_random_damages_of_checkpoints_and_logs(tmp_path):
+  key = lambda step: jax.random.normal(jax.random.key(step), (3, 4))
+  state = lambda step: {'params': {'w': key(step)}, 'stats': {'n': step}}
+  about, steps = {'model': 'mlp', 'widths': [3, 4]}, (1, 4)
+  folder = tmp_path / 'checkpoints'
+  with checkpoints.writer(folder, about, keep=steps) as save:
+    for step in steps:
+      save(step, state(step))
+      records.log(tmp_path, step=step, loss=float(key(step)[0, 0]))
+  wanted = {step: checkpoints.read(folder, step=step) for step in steps}
+  rows = records.read_steps(tmp_path)
+  assert [row['step'] for row in rows] == [1, 4]
+  rng, refused = np.random.default_rng(2), 0
+  files = [path for path in tmp_path.rglob('*') if path.is_file()]
+  for _ in range(200):
+    file = files[rng.integers(len(files))]
+    whole = file.read_bytes()
+    file.write_bytes(damage(rng, whole))
+    assert all(row in rows for row in records.read_steps(tmp_path))
+    step = 4 if folder / '4' in file.parents else 1
+    try:
+      found = checkpoints.read(folder, step=step)
+      np.testing.assert_equal(found, wanted[step])
+    except checkpoints.DamagedCheckpointError as error:
+      assert str(folder / str(step)) in str(error)
+      assert len(str(error).splitlines()) == 1
+      refused += 1
+    file.write_bytes(whole)
+  assert refused > 60
+
+
+def test_damaged_training_goes_on_to_the_same_network(tmp_path, monkeypatch):
+  resume.draw_quickly(monkeypatch)
+  toy = dict(widths='16', epochs=3, num_train=300, num_test=100, batch_size=100)
+  config = lambda path: train_classifier.Config(workdir=str(path), **toy)
+  train_classifier.run(config(tmp_path / 'whole'))
+  wanted = checkpoints.read(tmp_path / 'whole' / 'checkpoints')
+  rng = np.random.default_rng(3)
+  for number in range(4):
+    broken = shutil.copytree(tmp_path / 'whole', tmp_path / str(number))
+    text = (broken / 'flags.txt').read_text()
+    text = text.replace(str(tmp_path / 'whole'), str(broken))
+    (broken / 'flags.txt').write_text(text)
+    run = records.read_json(broken / 'run.json', sealed=True)
+    run.pop('finished')
+    records.write_json(broken / 'run.json', run, sealed=True)
+    for name in ('results.npz', 'summary.json', 'report.json'):
+      (broken / name).unlink()
+    for file in [*broken.rglob('checkpoints/**/*'), broken / 'metrics.jsonl']:
+      if file.is_file() and rng.uniform() < 0.2 * number:
+        file.write_bytes(damage(rng, file.read_bytes()))
+    train_classifier.run(config(broken))
+    for name in ('results.npz', 'report.json'):
+      same = (tmp_path / 'whole' / name).read_bytes()
+      assert (broken / name).read_bytes() == same
+    found = checkpoints.read(broken / 'checkpoints')
+    np.testing.assert_equal(found, wanted)
+    assert records.read_steps(broken) == records.read_steps(tmp_path / 'whole')
