@@ -82,9 +82,10 @@ def writer(
   )
   with _explained('write to', directory):
     directory.mkdir(parents=True, exist_ok=True)
-    for step in [] if since is None else steps(directory):
-      if step > since and records.is_first():
-        shutil.rmtree(directory / str(step))
+    if since is not None and records.is_first():
+      for step in steps(directory):
+        if step > since:
+          shutil.rmtree(directory / str(step))
     records.agree(0)
     manager = _training.Checkpointer(directory, **options)
 
