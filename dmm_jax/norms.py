@@ -1,9 +1,13 @@
 """l^p norms of a perturbation, and the smallest step onto a hyperplane.
 
-A norm is named by its exponent: 1, 2, `np.inf`, or any p >= 1 where a function
-says so. A traced exponent, always one of 1, 2 and inf, chooses at run time:
-several norms then share one compiled program. Arrays of any shape count as one
-vector.
+A norm is named by its exponent: any real p >= 1 or `np.inf`; 0 counts entries
+that are not zero, where a function says so. A traced exponent, of at least 1,
+chooses at run time: several norms then share one compiled program. Arrays of
+any shape count as one vector.
+
+For 1, 2 and inf there are rules without powers. Those of all other p work with
+logarithms, so that the powers 1 / (p - 1) near p = 1 neither overflow nor
+vanish.
 """
 
 import functools
@@ -12,34 +16,55 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-SEARCHABLE = (1, 2, np.inf)
+PLAIN = (1, 2, np.inf)  # Have rules of their own.
 
 
 def check(norm: float) -> None:
-  """Raises ValueError for a norm that boundary searches do not support."""
-  if not isinstance(norm, jax.Array) and norm not in SEARCHABLE:
-    raise ValueError(f'norm must be 1, 2 or inf, got {norm!r}')
+  """Raises ValueError for an exponent below 1, TypeError for no number."""
+  if isinstance(norm, jax.Array):
+    return
+  if isinstance(norm, bool) or not isinstance(norm, int | float | np.number):
+    raise TypeError(f'norm must be a number, of an l^p norm, got {norm!r}')
+  if not norm >= 1:
+    raise ValueError(
+      f'norm must be a number p >= 1 or inf, of an l^p norm, got {norm!r}'
+    )
 
 
 def _choose(branch, p, *args):
-  """Calls `branch(*args, p)` with the traced `p` made static."""
-  index = jnp.where(p == 1, 0, jnp.where(p == 2, 1, 2))
-  branches = [functools.partial(_swap, branch, q) for q in SEARCHABLE]
-  return jax.lax.switch(index, branches, *args)
+  """Calls `branch(*args, p)`; one of `PLAIN` is made static if it is traced."""
+  if not isinstance(p, jax.Array):
+    return branch(*args, p)
+  index = jnp.select([p == q for q in PLAIN], range(len(PLAIN)), len(PLAIN))
+  plain = [functools.partial(_swap, branch, q) for q in PLAIN]
+  any_other = lambda *args: branch(*args, p.astype(args[0].dtype))
+  return jax.lax.switch(index, [*plain, any_other], *args)
 
 
 def _swap(branch, p, *args):
   return branch(*args, p)
 
 
+def _is(p, q):
+  """Whether an exponent is known to be `q`; in a branch of any other it isn't."""
+  return not isinstance(p, jax.Array) and p == q
+
+
 def norm(v: jax.Array, p: float) -> jax.Array:
-  """Returns the l^p norm, p >= 1, of all entries of `v`; 0 if it is empty."""
-  if isinstance(p, jax.Array):
-    return _choose(norm, p, v)
+  """Returns the l^p norm, p >= 1, of all entries of `v`; 0 if it is empty.
+
+  For p = 0 the number of entries that are not zero.
+  """
+  return _choose(_norm, p, v)
+
+
+def _norm(v, p):
+  if _is(p, 0):
+    return jnp.sum(v != 0, dtype=v.dtype)
   a = jnp.abs(v).ravel()
-  if p == np.inf:
+  if _is(p, np.inf):
     return jnp.max(a, initial=0.0)
-  if p == 1:
+  if _is(p, 1):
     return jnp.sum(a)
   # Scaling by the largest entry keeps squares of tiny gradients from vanishing.
   scale = jnp.max(a, initial=0.0)
@@ -55,7 +80,8 @@ def _divisor(v):
 def dual(p: float) -> float:
   """Returns q with 1/p + 1/q = 1, the norm that gradients are measured in."""
   if isinstance(p, jax.Array):
-    return jnp.where(p == 1, jnp.inf, jnp.where(p == 2, 2.0, 1.0))
+    ends = [p == 1, p == jnp.inf]
+    return jnp.select(ends, [jnp.inf, 1.0], p / (p - 1))
   if p < 1:
     raise ValueError(f'l^p norms need p >= 1, got {p!r}')
   if p == 1:
@@ -75,17 +101,17 @@ def smallest_step(
 
   The exact projection of the origin, in the l^p norm, on a hyperplane within a
   box. Without active bounds it is the dual direction of the gradient. With
-  them, l2 and linf fill every coordinate up to one common level (times
-  |gradient| for l2), found by Newton's method on a concave piecewise linear
-  function, which ends after finitely many rounds, usually two or three; l1
-  fills coordinates from the largest |gradient| down to a cut.
+  them, entries grow as |gradient|^(1 / (p - 1)) times one common level, each up
+  to its bound; the level is found by Newton's method on a concave piecewise
+  linear function, which ends after finitely many rounds, usually two or three;
+  l1 fills coordinates from the largest |gradient| down to a cut.
 
   Args:
     gradient: any shape; a zero gradient gives a zero step.
     gap: scalar >= 0, how far the linear function has to move.
     low: scalar or as `gradient`, at most 0.
     high: likewise, at least 0.
-    norm: 1, 2 or inf.
+    norm: any p >= 1.
 
   Returns:
     The step, of the shape of `gradient`. Where the box does not reach the
@@ -96,15 +122,15 @@ def smallest_step(
   size = jnp.abs(gradient)
   room = jnp.where(gradient > 0, high, -jnp.asarray(low))
   room = jnp.where(size > 0, room, 0.0)
-  fill = _choose if isinstance(norm, jax.Array) else _swap
-  amount = fill(_fill, norm, size.ravel(), room.ravel(), gap)
+  amount = _choose(_fill, norm, size.ravel(), room.ravel(), gap)
   return jnp.sign(gradient) * amount.reshape(gradient.shape)
 
 
 def _fill(size, room, gap, p):
-  return {1: _fill_steepest, 2: _fill_l2, np.inf: _fill_level}[p](
-    size, room, gap
-  )
+  if isinstance(p, jax.Array) or p not in PLAIN:
+    return _fill_power(size, room, gap, p)
+  rules = {1: _fill_steepest, 2: _fill_l2, np.inf: _fill_level}
+  return rules[p](size, room, gap)
 
 
 def _fill_level(size, room, gap):
@@ -119,6 +145,32 @@ def _fill_l2(size, room, gap):
   level = _water_level(unit**2, reach, gap / _divisor(largest))
   # An infinite level would make NaN of entries so small that `unit` is 0.
   return jnp.where(level == np.inf, room, jnp.minimum(level * unit, room))
+
+
+def _fill_power(size, room, gap, p):
+  # Sizes in units of the largest, and their logarithms: a power 1 / (p - 1) of
+  # them is below any number as p nears 1.
+  largest = jnp.max(size, initial=0.0)
+  moves = (size > 0) & (room > 0)
+  unit = _log_where(moves, size) - jnp.log(_divisor(largest))
+  growth = unit / (p - 1)
+  depth = jnp.where(moves, _log_where(moves, room) - growth, -jnp.inf)
+  gain = jnp.where(moves, size / _divisor(largest) * room, 0.0)
+  slope = jnp.where(moves, growth + unit, -jnp.inf)
+
+  def newton(level):
+    full = depth <= level
+    rest = gap / _divisor(largest) - jnp.sum(jnp.where(full, gain, 0.0))
+    steepness = jax.nn.logsumexp(jnp.where(full, -jnp.inf, slope))
+    rest = jnp.where(rest > 0, jnp.log(_divisor(rest)), -jnp.inf)
+    return jnp.where(jnp.all(full), jnp.inf, rest - steepness)
+
+  level = _climb(newton, jnp.full((), -jnp.inf, size.dtype))
+  return jnp.where(moves, jnp.minimum(jnp.exp(level + growth), room), 0.0)
+
+
+def _log_where(usable, v):
+  return jnp.log(jnp.where(usable, v, 1.0))
 
 
 def _fill_steepest(size, room, gap):
@@ -152,14 +204,21 @@ def _water_level(weight, depth, gap):
     slope = jnp.sum(jnp.where(full, 0.0, weight))
     return jnp.where(slope > 0, rest / _divisor(slope), np.inf)
 
-  # Ends: each round fills one more at least, or finds the same level.
-  start = jnp.zeros((), weight.dtype)
-  _, level = jax.lax.while_loop(
+  return _climb(newton, jnp.zeros((), weight.dtype))
+
+
+def _climb(newton, level):
+  """Repeats Newton's step up to the root, from below.
+
+  Ends: each round fills one more entry at least, or finds the same level. By
+  rounding, the last may find a lower one, even far lower.
+  """
+  before, level = jax.lax.while_loop(
     lambda state: state[1] > state[0],
     lambda state: (state[1], newton(state[1])),
-    (start, newton(start)),
+    (level, newton(level)),
   )
-  return jnp.maximum(level, 0.0)
+  return jnp.maximum(before, level)
 
 
 def project_ball(
@@ -175,7 +234,8 @@ def project_ball(
   Exact but for rounding: the KKT conditions leave one multiplier. linf clips;
   l2 scales and clips, by a factor from Newton's method on a piecewise linear
   function; l1 lowers all sizes by one amount and clips, the amount bisected
-  until its linear piece is known and solved for there. Clipping the projection
+  until its linear piece is known and solved for there; other norms bisect the
+  multiplier's logarithm. Clipping the projection
   on the ball alone is another point: where the box is active it stays short of
   the ball's surface.
 
@@ -184,11 +244,11 @@ def project_ball(
     radius: scalar >= 0.
     low: scalar or as `v`, at most 0; -inf for none.
     high: likewise, at least 0; inf for none.
-    norm: 1, 2 or inf, of the ball.
+    norm: any p >= 1, of the ball.
 
   Returns:
     As `v`. The norm is at most `radius`, to a relative error of a few units of
-    rounding (l2, linf), or of `v.size` of them times max|v| (l1).
+    rounding (of `v.size` of them times max|v| for l1).
   """
   return _shrink(_shrink_to_ball, v, radius, low, high, norm)
 
@@ -204,7 +264,8 @@ def prox(
   """Returns the minimiser in a box of `|u - v|_2^2 / 2 + weight |u|_p`.
 
   l1 is the soft threshold, clipped; l2 scales and clips by a bisected factor;
-  linf caps sizes at a bisected level. The box takes part in the search for the
+  linf caps sizes at a bisected level; others bisect the logarithm of a
+  multiplier. The box takes part in the search for the
   factor and the level, so that clipping afterwards is not the same.
 
   Args:
@@ -221,17 +282,20 @@ def _shrink(rule, v, amount, low, high, p):
   """Applies a rule for sizes; neither the ball nor the norm knows signs."""
   check(p)
   room = jnp.where(v > 0, high, -jnp.asarray(low)).astype(v.dtype)
-  call = _choose if isinstance(p, jax.Array) else _swap
   amount = jnp.asarray(amount, v.dtype)
-  size = call(rule, p, jnp.abs(v).ravel(), room.ravel(), amount)
+  size = _choose(rule, p, jnp.abs(v).ravel(), room.ravel(), amount)
   return jnp.sign(v) * size.reshape(v.shape)
 
 
 def _shrink_to_ball(size, room, radius, p):
+  if isinstance(p, jax.Array) or p not in PLAIN:
+    return _ball_power(size, room, radius, p)
   return {1: _ball_l1, 2: _ball_l2, np.inf: _ball_linf}[p](size, room, radius)
 
 
 def _shrink_by_prox(size, room, weight, p):
+  if isinstance(p, jax.Array) or p not in PLAIN:
+    return _prox_power(size, room, weight, p)
   return {1: _prox_l1, 2: _prox_l2, np.inf: _prox_linf}[p](size, room, weight)
 
 
@@ -296,6 +360,69 @@ def _prox_linf(size, room, weight):
   return jnp.minimum(reach, level)
 
 
+def _ball_power(size, room, radius, p):
+  # In units of the largest size, as all that follows.
+  largest = _divisor(jnp.max(size, initial=0.0))
+  size, room, radius = size / largest, room / largest, radius / largest
+  steepest = jnp.log(_divisor(norm(size, dual(p))))
+  steepest = steepest - (p - 1) * jnp.log(_divisor(radius))
+  shrunk = lambda weight: jnp.minimum(_shrunk(size, weight, p), room)
+  low, _ = _bisect(
+    lambda weight: norm(shrunk(weight), p) - radius,
+    steepest - 40,  # Less than rounding.
+    steepest,
+  )
+  within = jnp.minimum(size, room)
+  outside = norm(within, p) > radius
+  result = jnp.where(outside, shrunk(low), within)
+  # What is left of the bracket, and rounding.
+  result = result * jnp.minimum(radius / _divisor(norm(result, p)), 1.0)
+  return jnp.where(radius > 0, largest * result, 0.0)
+
+
+def _prox_power(size, room, weight, p):
+  """u + m u^(p-1) = size within the box, where m |u|_p^(p-1) = weight."""
+  largest = _divisor(jnp.max(size, initial=0.0))
+  size, room, weight = size / largest, room / largest, weight / largest
+  shrunk = lambda m: jnp.minimum(_shrunk(size, m, p), room)
+  start = jnp.log(_divisor(weight))
+  left = lambda m: start - m - (p - 1) * jnp.log(_divisor(norm(shrunk(m), p)))
+  low, _ = _bisect(
+    left,
+    start - (p - 1) * jnp.log(_divisor(norm(size, p))),
+    start + (p - 1) * 20,
+  )
+  open_size = jnp.where(room > 0, size, 0.0)
+  some = (weight < norm(open_size, dual(p))) & (weight > 0)
+  result = jnp.where(weight > 0, 0.0, jnp.minimum(size, room))
+  return largest * jnp.where(some, shrunk(low), result)
+
+
+def _shrunk(size, log_weight, p):
+  """Solves u + weight u^(p-1) = size for each entry, 0 <= u <= size <= 1.
+
+  By Newton's method for log(u / size), which descends to the root of a convex
+  function from a start above it.
+  """
+  growing = size > 0
+  log_factor = log_weight + (p - 2) * _log_where(growing, size)
+  start = jnp.minimum(-log_factor / (p - 1), 0.0)
+
+  def step(y):
+    one, other = jnp.exp(y), jnp.exp(log_factor + (p - 1) * y)
+    return y - (one + other - 1) / (one + (p - 1) * other)
+
+  # Of entries that have become too small to matter none is waited for.
+  tolerance = 4 * jnp.finfo(size.dtype).eps
+  moves = lambda y, new: jnp.exp(y) * (y - new) > tolerance
+  _, y, _ = jax.lax.while_loop(
+    lambda s: jnp.any(moves(s[0], s[1])) & (s[2] < 60),
+    lambda s: (s[1], step(s[1]), s[2] + 1),
+    (start, step(start), 0),
+  )
+  return jnp.where(growing, size * jnp.exp(y), 0.0)
+
+
 def _bisect(decreasing, low, high):
   """Narrows a bracket of a decreasing function's root to rounding."""
 
@@ -305,4 +432,5 @@ def _bisect(decreasing, low, high):
     right = decreasing(middle) > 0
     return jnp.where(right, middle, low), jnp.where(right, high, middle)
 
-  return jax.lax.fori_loop(0, 40, halve, (low, high))
+  rounds = jnp.finfo(low.dtype).nmant + 17
+  return jax.lax.fori_loop(0, rounds, halve, (low, high))

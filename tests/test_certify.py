@@ -66,6 +66,30 @@ def test_linear_network_has_closed_form(p, boxed):
   assert finite >= 3
 
 
+@pytest.mark.parametrize('p', (1.1, 1.5, 3.0, 8.0))
+def test_lower_bounds_of_any_norm(p):
+  """Exact for a linear network; below any boundary point of a deep one."""
+  layers, rng = network((6, 4), seed=0), np.random.default_rng(3)
+  (w, b), x = layers[0], rng.uniform(-0.9, 0.9, 6)
+  values = x @ w + b
+  label = int(values.argmax())
+  gaps = np.delete(values[label] - values, label)
+  rows = np.delete(w[:, [label]] - w, label, 1)
+  sizes = np.linalg.norm(rows, p / (p - 1), axis=0)
+  lower = certify.lower_bound(layers, x, label, norm=p)
+  np.testing.assert_allclose(lower, np.min(gaps / sizes), rtol=1e-6)
+  deep, bounds = network(WIDTHS, 2), (-1.2, 0.9)
+  x = rng.uniform(-1, 0.9, 3)
+  label = predicted(deep, x)
+  lower = certify.lower_bound(deep, x, label, norm=p, bounds=bounds)
+  steps = rng.normal(size=(20000, 3))
+  steps *= rng.uniform(0, 3, (20000, 1)) / np.linalg.norm(steps, p, 1)[:, None]
+  points = np.clip(x + steps, *bounds)
+  crossed = logits(deep, points).argmax(1) != label
+  nearest = np.linalg.norm(points - x, p, 1)[crossed].min()
+  assert 0.5 * nearest < lower <= nearest
+
+
 @pytest.mark.parametrize('bounds', (None, (-1.2, 0.9)))
 @pytest.mark.parametrize('p', NORMS)
 def test_exact_distances_are_those_of_all_linear_regions(p, bounds):

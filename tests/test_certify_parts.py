@@ -16,7 +16,7 @@ from dmm_jax.certify import regions
 from dmm_jax.certify import relaxation
 
 NORMS = (1, 2, np.inf)
-every_norm = pytest.mark.parametrize('p', NORMS)
+every_norm = pytest.mark.parametrize('p', (*NORMS, 1.05, 1.5, 4.0))
 network = certify_oracles.network
 
 
@@ -48,11 +48,15 @@ OFFSET, CENTRE = (
 DOWN, UP = np.array([0.5, np.inf, 0.1, 0]), np.array([np.inf, 0.2, 0.4, 1.0])
 
 
-def longest(size, slack, radius):
-  """min(c size, slack) as long as the radius; `slack` where it is shorter."""
-  step = lambda c: np.minimum(c * size, slack)
-  length = lambda c: np.linalg.norm(step(c)) - radius
-  return step(optimize.brentq(length, 0, 1e6)) if length(1e6) > 0 else slack
+def longest(size, slack, radius, p=2):
+  """The steepest step of a length in a box; `slack` where that is shorter."""
+  with np.errstate(divide='ignore'):
+    growth = np.log(size) / (p - 1)
+  step = lambda c: np.minimum(np.exp(c + growth), slack)
+  length = lambda c: np.linalg.norm(step(c).ravel(), p) - radius
+  if length(200) <= 0:
+    return slack
+  return step(optimize.brentq(length, -200, 200, xtol=1e-13))
 
 
 @pytest.mark.parametrize('radius', (0.0, 0.15, 0.7, 3.0))
@@ -65,8 +69,8 @@ def test_least_values_over_a_ball_within_a_box(p, radius):
     want = row @ CENTRE + offset
     size = np.abs(row)
     slack = np.minimum(np.where(row > 0, DOWN, UP), radius)
-    if p == 2 and radius:
-      want -= size @ longest(size, slack, radius)
+    if p not in (1, np.inf) and radius and size.any():
+      want -= size @ longest(size, slack, radius, p)
     elif radius:
       ball = np.ones((1, 4)) if p == 1 else np.zeros((1, 4))
       want += optimize.linprog(
@@ -87,8 +91,8 @@ def test_least_values_stay_below_exact_ones_by_rounding_alone(p):
   for row, least, free in zip(rows, found, offset, strict=True):
     size = values(np.abs(row))
     reach = {1: max(size), np.inf: sum(size)}.get(p)
-    if p == 2:
-      reach = values([np.linalg.norm(row)])[0]
+    if reach is None:
+      reach = values([np.linalg.norm(row, p / (p - 1))])[0]
     want = values([free])[0] - values([3e4])[0] * reach
     want += sum(a * b for a, b in zip(values(row), values(x), strict=True))
     terms = np.abs(row) @ (np.abs(x) + 3e4) + abs(free)
@@ -97,14 +101,16 @@ def test_least_values_stay_below_exact_ones_by_rounding_alone(p):
 
 
 def test_many_inputs_that_saturate_one_after_the_other():
-  """l2: the scale that fills the ball comes from below, in eight steps."""
+  """The scale that fills the ball comes from below, in eight steps."""
   size = 2.0 ** np.arange(6)[None]
   down = np.full(6, 0.1)
-  for radius in (0.12, 0.2, 0.24):
-    at = region(np.zeros(6), down, down, radius)
-    found = minimize(size, np.zeros(1), at, np.float64(2))[0]
-    want = -np.sum(size * longest(size, 0.1, radius))
-    np.testing.assert_allclose(found, want, rtol=1e-9)
+  for p, shares in ((2, (0.5, 0.8, 0.98)), (1.5, (0.5, 0.8)), (5, (0.9, 0.98))):
+    for share in shares:
+      radius = share * np.linalg.norm(down, p)
+      at = region(np.zeros(6), down, down, radius)
+      found = minimize(size, np.zeros(1), at, np.float64(p))[0]
+      want = -np.sum(size * longest(size, 0.1, radius, p))
+      np.testing.assert_allclose(found, want, rtol=1e-9)
 
 
 # Relaxations.
@@ -448,7 +454,7 @@ def test_options_of_lower_bounds_are_those_of_the_search(monkeypatch):
   assert given['num_steps'] == {'num_steps': 0}
 
 
-@every_norm
+@pytest.mark.parametrize('p', NORMS)
 def test_bounds_of_each_class(p):
   """Of a linear network: distances of its planes, inf for the label."""
   layers = layers_lib.check(network((3, 4), seed=5))

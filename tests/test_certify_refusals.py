@@ -100,7 +100,9 @@ def test_refuses_too_many_or_too_few_labels(count):
 @pytest.mark.parametrize(
   'option, functions, error, values',
   (
-    ('norm', FUNCTIONS, ValueError, (3, 0, np.nan, '2', None, [2])),
+    ('norm', FUNCTIONS, ValueError, (0.5, 0, np.nan)),
+    ('norm', ('lower_bounds',), TypeError, ('2', None, [2])),
+    ('norm', ('exact_distance',), ValueError, (3, 1.5, '2', None, [2])),
     ('batch_size', ('lower_bounds',), ValueError, (0, -1)),
     ('batch_size', ('lower_bounds',), TypeError, (2.0, True, '8', None)),
     ('num_steps', ('lower_bounds', 'lower_bound'), ValueError, (-1,)),
@@ -111,14 +113,16 @@ def test_refuses_too_many_or_too_few_labels(count):
 )
 def test_refuses_bad_options(option, functions, error, values):
   allowed = {
-    'norm': '1, 2 or inf',
+    'norm': '(a number|1, 2 or inf)',
     'batch_size': 'an integer, 1 or more',
     'num_steps': 'an integer, 0 or more',
     'time_limit': 'a number of seconds, 0 or more',
   }
   layers = network((3, 4, 2), seed=0)
   for function, value in itertools.product(functions, values):
-    with pytest.raises(error, match=f'{option} must be {allowed[option]}, got'):
+    with pytest.raises(
+      error, match=f'{option} must be {allowed[option]}.* got'
+    ):
       FUNCTIONS[function](layers, np.zeros(3), 0, **{option: value})
 
 

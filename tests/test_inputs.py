@@ -21,9 +21,9 @@ def call(name, *args):
   [
     (
       ValueError,
-      'norm must be 1, 2 or inf',
+      'norm must be a number p >= 1 or inf',
       'check_options',
-      (3, 'a', 'ab', 9),
+      (0.5, 'a', 'ab', 9),
     ),
     (
       ValueError,
@@ -167,7 +167,7 @@ def test_what_cannot_be_used_is_named(error, text, name, args):
 
 
 def test_options_that_exist_pass():
-  for p in (1, 2, np.inf, 1.0):
+  for p in (1, 2, np.inf, 1.0, 1.5, np.float32(3)):
     assert inputs.check_options(p, 'b', ('a', 'b'), 1) is None
 
   @jax.jit

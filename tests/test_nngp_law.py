@@ -213,8 +213,6 @@ def test_bounds_of_scales_are_checked():
     nngp.distance_scale(linear(MIXED), x, 1, bounds=(0.3, 1.0))
   with pytest.raises(ValueError, match='x must lie within bounds, low < high'):
     scale(0.5, 0.5, x=np.full(3, 0.5))
-  with pytest.raises(ValueError, match='norm must be 1, 2 or inf'):
-    scale(0.0, 1.0, norm=3)
   # Rounding is no reason: 1e-6 of the larger of 1 and the bounds.
   for near, bounds in (
     (0.9e-6, (0.2, 0.7)),

@@ -173,8 +173,8 @@ def test_alignment_is_nan_where_it_is_undefined():
   # Both coordinates held by the box: nothing is left to compare.
   corner = normals.alignment(-x, jnp.ones(2), x, bounds=(0.0, 1.0))
   assert np.isnan(corner)
-  with pytest.raises(ValueError, match='norm must be 1, 2 or inf'):
-    normals.alignment(e, e, x, norm=3)
+  with pytest.raises(ValueError, match='norm must be a number p >= 1'):
+    normals.alignment(e, e, x, norm=0.5)
 
 
 def test_searches_end_aligned_but_for_the_box():

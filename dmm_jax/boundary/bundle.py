@@ -148,8 +148,9 @@ def _nearest(model, low, high, best, *, norm, distance):
   Minimises |v|_1 + t/2 |v - best|^2, |v|^2/2 + t/2 |v - best|^2, or for linf
   |v - best|^2/2 within a cube somewhat smaller than the distance, subject to
   cuts . v + offsets <= 0 and the box, by coordinate ascent on the dual: the
-  primal solution is separable. Starts from the multipliers of the last round,
-  of which one cut is new.
+  primal solution is separable. Other powers are expanded around `best`, to the
+  second order, which is t/2 times the tie too. Starts from the multipliers of
+  the last round, of which one cut is new.
 
   Returns:
     `(v [n], weights [m])`, the cuts' multipliers.
@@ -165,9 +166,15 @@ def _nearest(model, low, high, best, *, norm, distance):
     norm == jnp.inf, distance * (1 - LEVEL / tightness), jnp.inf
   )
   low, high = jnp.maximum(low, -level), jnp.minimum(high, level)
+  center = tie * best
+  if isinstance(norm, jax.Array) or norm not in norms.PLAIN:
+    plain = (norm == 1) | (norm == 2) | (norm == jnp.inf)
+    slope, curvature = _expand_power(best, norm)
+    stiffness = jnp.where(plain, stiffness, curvature * (1 + tie))
+    center = jnp.where(plain, center, stiffness * best - slope)
 
   def primal(pull):
-    v = (tie * best - pull) / stiffness
+    v = (center - pull) / stiffness
     shrunk = jnp.sign(v) * jnp.maximum(jnp.abs(v) - threshold, 0.0)
     return jnp.clip(shrunk, low, high)
 
@@ -176,8 +183,9 @@ def _nearest(model, low, high, best, *, norm, distance):
     i = k % len(cuts)
     v = primal(pull)
     free = (v > low) & (v < high) & ((v != 0) | (threshold == 0))
-    slope = jnp.maximum(jnp.sum(jnp.where(free, cuts[i] ** 2, 0.0)), 1e-3)
-    moved = weights[i] + stiffness * (offsets[i] + cuts[i] @ v) / slope
+    give = jnp.sum(jnp.where(free, cuts[i] ** 2 / stiffness, 0.0))
+    give = jnp.maximum(give, 1e-3 / jnp.max(stiffness))
+    moved = weights[i] + (offsets[i] + cuts[i] @ v) / give
     moved = jnp.where(model.on[i], jnp.maximum(moved, 0.0), 0.0)
     pull = pull + (moved - weights[i]) * cuts[i]
     return weights.at[i].set(moved), pull
@@ -186,3 +194,16 @@ def _nearest(model, low, high, best, *, norm, distance):
   dual = model.weights, model.weights @ cuts
   weights, pull = jax.lax.fori_loop(0, rounds, ascend, dual)
   return primal(pull), weights
+
+
+def _expand_power(v, p):
+  """The slope of `scale^2 |v / scale|_p^p / p`, and a bound of its curvature.
+
+  `scale` is the largest entry. The curvature is that of entries of no less than
+  a share of it: below p = 2 it has no bound, above p = 2 it may vanish.
+  """
+  scale = jnp.max(jnp.abs(v))
+  unit = jnp.abs(v) / jnp.where(scale > 0, scale, 1.0)
+  least = jnp.where(p < 2, 0.01, 0.1)
+  curvature = jnp.maximum(p - 1, 1) * jnp.maximum(unit, least) ** (p - 2)
+  return scale * jnp.sign(v) * unit ** (p - 1), curvature

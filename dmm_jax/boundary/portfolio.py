@@ -172,9 +172,13 @@ def search(
   def run_task(i, carry):
     table, classes, order = carry
     task = jax.tree.map(lambda column: column[i], tasks)
-    # Points of steps in l2 do not show l1 distances: the nearest to first order
-    # goes on whatever its short search found.
-    seeded = (problem.norm == 1) & (jnp.arange(num_rows) == 0) & (i == second)
+    # Points of steps in l2 do not show other distances: the nearest to first
+    # order goes on whatever its short search found.
+    seeded = (
+      (problem.norm < projection.SPARSE)
+      & (jnp.arange(num_rows) == 0)
+      & (i == second)
+    )
     order = jax.lax.cond(
       task.starts_stage,
       lambda: jnp.argsort(jnp.where(seeded, -jnp.inf, table.distance)),

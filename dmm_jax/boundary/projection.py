@@ -21,6 +21,7 @@ LAST_STEP = 0.02  # Of the way to the projection, in the last round.
 OVERSHOOT = 1.002  # Of a step, so that it tends to cross the boundary.
 EQUAL = 1e-5  # Distances that differ by less are the same.
 SMOOTHED = 0.9  # Of all rounds take gradients at random points close by.
+SPARSE = 1.5  # Steps in norms below it leave most inputs as they are.
 LEAST_ROUNDS = 30  # Fewer rounds than these cannot average noise out.
 
 
@@ -37,9 +38,9 @@ def search(
   smaller surroundings, where a search that only accepts gains stops at the
   first kink. Long searches also take each gradient at a random point close to
   the boundary point, ever closer, which hides kinks and shallow local optima
-  until the deep ones are found. l1 and linf start with rounds in l2, whose
-  steps use all inputs: with few inputs saturated, the first linearisations may
-  show no boundary at all. It finds a local optimum, of the class that it meets
+  until the deep ones are found. Other norms than l2 start with rounds in l2,
+  whose steps use all inputs: with few inputs saturated, the first
+  linearisations may show no boundary at all. It finds a local optimum, of the class that it meets
   first.
 
   Ours; a step is that of FAB (Croce and Hein 2020,
@@ -65,7 +66,7 @@ def search(
 
 def usual_smoothing(norm: float, rounds: int | jax.Array) -> jax.Array:
   """Returns 0 for short searches, which cannot average; least for linf."""
-  usual = jnp.where(norm == jnp.inf, 0.5, 1.5)
+  usual = 0.5 + 2 / jnp.maximum(norm, 2)
   return jnp.where(rounds < LEAST_ROUNDS, 0.0, usual)
 
 
@@ -91,21 +92,21 @@ def first_crossings(
   """Returns the nearest crossing on the rays of first steps to all targets."""
   norm = problem.norm
   distances = steps.plane_distances(linear.gaps, linear.gradients, norm)
-  # In l1, a step in l2 starts: it uses all inputs.
-  traced = isinstance(norm, jax.Array)
-  first_norm = jnp.where(norm == 1, 2, norm) if traced else max(norm, 2)
+  sparse = norm < SPARSE  # Then a step in l2 starts: it uses all inputs.
 
   def cross(row):
     gradient, gap, target = row
     one = linear._replace(gaps=gap[None], gradients=gradient[None])
-    step = steps.onto_plane(problem, problem.x, gradient, gap, first_norm)
+    step = steps.onto_plane(
+      problem, problem.x, gradient, gap, norm, in_l2=sparse
+    )
     ray = rays.find_crossing(problem, OVERSHOOT * step)
     return _follow(problem, begin(problem, one, target), ray)
 
   every = jax.lax.map(cross, (linear.gradients, linear.gaps, targets))
-  # Where none is met: towards the nearest to first order. So too in l1, whose
-  # distances the points of steps in l2 do not show.
-  met = jnp.any(every.status == Status.FOUND) & (norm != 1)
+  # Where none is met: towards the nearest to first order. So too after steps in
+  # l2, whose points do not show other distances.
+  met = jnp.any(every.status == Status.FOUND) & ~jnp.bool_(sparse)
   i = jnp.argmin(jnp.where(met, every.distance, distances))
   first = jax.tree.map(lambda column: column[i], every)
   return first._replace(
@@ -151,7 +152,7 @@ def run(
       fraction of the perturbation; falls as `smoothing` does. The network has
       other linear pieces there, which lead to other local optima.
     step_size: the first; 1 forgets the point that it starts from.
-    from_l2: whether searches in l1 and linf start with rounds in l2.
+    from_l2: whether searches in other norms start with rounds in l2.
 
   Returns:
     The state after it, at the best point.
@@ -164,13 +165,9 @@ def run(
   )
   span = jnp.maximum(total - 1, 1)
   # Rounds in l2 come first: their steps use all inputs.
-  in_l2 = jnp.where(norm == 1, jnp.maximum(total // 4, 2), total // 12)
-  switch = jnp.clip(jnp.where(from_l2, in_l2, 0), 0, jnp.minimum(30, rounds))
-
-  def norm_of_step(i):
-    if not isinstance(norm, jax.Array) and norm == 2:
-      return norm
-    return jnp.where(jnp.where(i < 0, norm == 1, i < switch), 2.0, norm)
+  many = jnp.where(norm < SPARSE, jnp.maximum(total // 4, 2), total // 12)
+  switch = jnp.clip(jnp.where(from_l2, many, 0), 0, jnp.minimum(30, rounds))
+  in_l2 = lambda i: jnp.where(i < 0, norm < SPARSE, i < switch)
 
   def progress(i):
     return (i / span).astype(dtype)
@@ -184,7 +181,7 @@ def run(
 
   def projected(i, s, p, linear):
     size = s.damping * steps.cosine(step_size, LAST_STEP, progress(i))
-    step = _towards(problem, s, p, linear, size, norm_of_step(i), starts=i < 0)
+    step = _towards(problem, s, p, linear, size, in_l2=in_l2(i), starts=i < 0)
     return OVERSHOOT * step
 
   def one_round(i, carry):
@@ -235,7 +232,7 @@ def _nearby(problem, s, smoothing, noise, depth):
   return jnp.where(moves, jnp.clip(point, problem.low, problem.high), s.point)
 
 
-def _towards(problem, s, p, linear, size, norm, *, starts):
+def _towards(problem, s, p, linear, size, *, in_l2, starts):
   """The next step from the input, after a gradient at `p`."""
   x = problem.x
   gradient, gap = linear.gradients[0], linear.gaps[0]
@@ -245,7 +242,9 @@ def _towards(problem, s, p, linear, size, norm, *, starts):
   gap = gap + jnp.sum(gradient * (origin - p))
   further = 1.02 * gap + 1e-3 * problem.margin
   gap = jnp.where(found | starts, gap, further)
-  step = steps.onto_plane(problem, origin, gradient, gap, norm)
+  step = steps.onto_plane(
+    problem, origin, gradient, gap, problem.norm, in_l2=in_l2
+  )
   towards = (1 - size) * (s.iterate - x) + size * step
   towards = jnp.where(found, towards, p - x + step)
   if problem.project is not None:

@@ -34,6 +34,8 @@ def onto_plane(
   gradient: jax.Array,
   gap: jax.Array,
   norm: float,
+  *,
+  in_l2: jax.Array | bool = False,
 ) -> jax.Array:
   """Returns the smallest step by which a linearised margin falls by `gap`.
 
@@ -43,13 +45,20 @@ def onto_plane(
     gradient: of the margin, within the subspace.
     gap: >= 0.
     norm: in which the step is smallest.
+    in_l2: whether it is to be smallest in l2 instead; may be traced.
 
   Returns:
     A step, as `origin`; where box or subspace do not reach the plane, one that
     comes close to it.
   """
   box = problem.low - origin, problem.high - origin
-  step = norms.smallest_step(-gradient, gap, *box, norm=norm)
+  smallest = lambda p: norms.smallest_step(-gradient, gap, *box, norm=p)
+  if isinstance(norm, jax.Array):
+    step = smallest(jnp.where(in_l2, 2, norm))
+  elif norm == 2 or isinstance(in_l2, bool):
+    step = smallest(norm if norm == 2 or not in_l2 else 2)
+  else:
+    step = jax.lax.cond(in_l2, lambda: smallest(2), lambda: smallest(norm))
   if problem.project is None:
     return step
   return subspace.project_feasible(problem.project, step, -gradient, *box)[0]

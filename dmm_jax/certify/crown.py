@@ -183,7 +183,7 @@ def lower_bounds(
       float32 or float64; see `dense_from_convolution`.
     xs: inputs `[n, ...]`, floating point, flattened in C order; n may be 0.
     labels: `[n]` integers.
-    norm: 1, 2 or inf.
+    norm: any p >= 1.
     bounds: None, or `(low, high)`: the box that perturbed inputs stay in. Each
       end is None for no end, a number, an array of one input's shape, or an
       array `[n, ...]` of each input's own. Inputs are compared with it in their
@@ -207,7 +207,7 @@ def lower_bounds(
       sentence that names the argument; for inputs outside the bounds; for
       weights, or values at an input, that overflow float32.
   """
-  layers_lib.check_norm(norm)
+  norms.check(norm)
   inputs.check_count('num_steps', num_steps, 0)
   inputs.check_count('batch_size', batch_size)
   layers = layers_lib.check(layers)

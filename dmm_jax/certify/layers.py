@@ -120,9 +120,12 @@ def _largest(array):
 
 
 def check_norm(norm: float) -> None:
-  """Raise ValueError for a norm that has no certificates here."""
+  """Raise ValueError for a norm that exact distances do not know."""
   if not isinstance(norm, numbers.Real) or norm not in NORMS:
-    raise ValueError(f'norm must be 1, 2 or inf, got {norm!r}')
+    raise ValueError(
+      f'norm must be 1, 2 or inf for an exact distance, got {norm!r}; '
+      'lower_bound takes any p >= 1'
+    )
 
 
 def check_seconds(name: str, value: float) -> None:

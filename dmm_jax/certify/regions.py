@@ -32,7 +32,7 @@ def minimize(
 ) -> jax.Array:
   """Return lower bounds of `rows @ x' + offset` over a region, `[m]`.
 
-  The minimum itself for linf. For l1 and l2 it is the value of the dual at a
+  The minimum itself for linf. For other norms it is the value of the dual at a
   dual variable close to the best one; any value of it gives a lower bound. What
   rounding may do is subtracted, see `ROUNDING`: an estimate for the sums made
   here, not interval arithmetic throughout.
@@ -41,14 +41,19 @@ def minimize(
     rows: `[m, n]`.
     offset: `[m]`.
     region: the region.
-    norm: 1, 2 or inf, traced: all norms share one compiled program.
+    norm: any p >= 1, traced: all norms share one compiled program.
   """
   size = jnp.abs(rows)
   slack = jnp.where(rows > 0, region.down[None], region.up[None])
   slack = jnp.minimum(slack, region.radius)
-  index = jnp.where(norm == 1, 0, jnp.where(norm == 2, 1, 2))
-  branches = _support_l1, _support_l2, _support_linf
-  support = jax.lax.switch(index, branches, size, slack, region.radius)
+  index = jnp.select([norm == 1, norm == 2, norm == jnp.inf], range(3), 3)
+  branches = [
+    lambda *args, rule=rule: rule(*args[:3])
+    for rule in (_support_l1, _support_l2, _support_linf)
+  ]
+  support = jax.lax.switch(
+    index, [*branches, _support_power], size, slack, region.radius, norm
+  )
   terms = size @ (jnp.abs(region.x) + region.radius) + jnp.abs(offset)
   return rows @ region.x + offset - support - ROUNDING * terms
 
@@ -116,3 +121,54 @@ def _scale_l2(size, slack, radius):
   scale = radius / jnp.where(length > 0, length, 1.0)
   scale = jax.lax.fori_loop(0, NEWTON_STEPS, newton, scale)
   return jnp.where(scale > 0, scale, 1.0)
+
+
+def _support_power(size, slack, radius, p):
+  """Bound max size . v over 0 <= v <= slack, |v|_p <= radius from above.
+
+  Any split of `size` into a and the rest gives one: radius |a|_q + rest . slack.
+  At the best one a = size where v = (scale size)^(1 / (p - 1)) is free, and what
+  makes v the slack elsewhere.
+  """
+  level = _level_power(*jax.lax.stop_gradient((size, slack, radius, p)))
+  some = (size > 0) & (slack > 0)
+  log = lambda v: jnp.log(jnp.where(some, v, 1.0))
+  held = jnp.exp((p - 1) * (log(slack) - level[:, None]))
+  part = jnp.where(some, jnp.minimum(size, held), 0.0)
+  dual = jax.vmap(lambda row: _power_norm(row, p / (p - 1)))(part)
+  value = radius * dual + jnp.sum((size - part) * slack, -1)
+  return jnp.minimum(value, jnp.sum(size * slack, -1))
+
+
+def _power_norm(v, q):
+  """Return the l^q norm of v >= 0; its derivative is finite, at 0 too."""
+  scale = jnp.max(v, initial=0.0)
+  some = v > 0
+  unit = jnp.where(some, v, 1.0) / jnp.where(scale > 0, scale, 1.0)
+  total = jnp.sum(jnp.where(some, unit**q, 0.0))
+  return scale * jnp.where(total > 0, total, 1.0) ** (1 / q)
+
+
+def _level_power(size, slack, radius, p):
+  """Solve |min(exp(level) size^(1 / (p - 1)), slack)|_p = radius, as in l2.
+
+  By logarithms: the power is below any number as p nears 1.
+  """
+  some = (size > 0) & (slack > 0)
+  log = lambda v: jnp.log(jnp.where(some, v, 1.0))
+  growth = jnp.where(some, log(size) / (p - 1), -jnp.inf)
+  full = jnp.where(some, log(slack) - growth, -jnp.inf)
+  share = jnp.where(some, (slack / radius) ** p, 0.0)
+
+  def newton(_, level):
+    saturated = full <= level[:, None]
+    rest = 1 - jnp.sum(jnp.where(saturated, share, 0.0), -1)
+    rate = jax.nn.logsumexp(jnp.where(saturated, -jnp.inf, p * growth), -1)
+    able = (rest > 0) & jnp.isfinite(rate)
+    new = jnp.log(radius) + (jnp.log(jnp.where(able, rest, 1.0)) - rate) / p
+    return jnp.where(able, jnp.maximum(new, level), level)
+
+  # From below: nothing is saturated at the least of all.
+  level = jnp.log(radius) - jax.nn.logsumexp(p * growth, -1) / p
+  level = jnp.where(jnp.isfinite(level), level, 0.0)
+  return jax.lax.fori_loop(0, NEWTON_STEPS, newton, level)

@@ -81,7 +81,7 @@ def neurons(
     layers: as `layers.check` returns them.
     region: a ball within a box.
     slopes: of the lower bounds, as `default_slopes` or `free_slopes` return.
-    norm: 1, 2 or inf, traced.
+    norm: any p >= 1, traced.
 
   Returns:
     `([(low [n], high [n]), ...], [Relaxation, ...])`, one a layer of ReLUs.

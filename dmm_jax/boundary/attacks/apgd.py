@@ -164,6 +164,9 @@ def steepest(
     return descent.direction(-gradient, jnp.zeros_like(gradient))
   if norm == np.inf:
     return -jnp.sign(gradient)
+  if norm != 1:
+    steepness = norms.norm(gradient, norms.dual(norm))
+    return norms.smallest_step(-gradient, steepness, norm=norm)
   size = jnp.abs(gradient)
   last = size.size - jnp.clip(num_moved.astype(jnp.int32), 1, size.size)
   largest = (size >= jnp.sort(size.ravel())[last]) & (size > 0)
