@@ -1,7 +1,7 @@
 """l^p norms of a perturbation, and the smallest step onto a hyperplane.
 
-A norm is named by its exponent: any real p >= 1 or `np.inf`; 0 counts entries
-that are not zero, where a function says so. A traced exponent, of at least 1,
+A norm is named by its exponent: any real p >= 1 or `np.inf`; or 0, which is no
+norm: the number of entries that are not zero. A traced exponent, of at least 1,
 chooses at run time: several norms then share one compiled program. Arrays of
 any shape count as one vector.
 
@@ -20,14 +20,15 @@ PLAIN = (1, 2, np.inf)  # Have rules of their own.
 
 
 def check(norm: float) -> None:
-  """Raises ValueError for an exponent below 1, TypeError for no number."""
+  """Raises ValueError for an exponent that is none, TypeError for no number."""
   if isinstance(norm, jax.Array):
     return
   if isinstance(norm, bool) or not isinstance(norm, int | float | np.number):
     raise TypeError(f'norm must be a number, of an l^p norm, got {norm!r}')
-  if not norm >= 1:
+  if not (norm >= 1 or norm == 0):
     raise ValueError(
-      f'norm must be a number p >= 1 or inf, of an l^p norm, got {norm!r}'
+      f'norm must be a number p >= 1, inf, or 0 for the number of changed '
+      f'inputs, got {norm!r}'
     )
 
 
@@ -46,15 +47,12 @@ def _swap(branch, p, *args):
 
 
 def _is(p, q):
-  """Whether an exponent is known to be `q`; in a branch of any other it isn't."""
+  """Whether an exponent is known to be `q`; a traced one is any other."""
   return not isinstance(p, jax.Array) and p == q
 
 
 def norm(v: jax.Array, p: float) -> jax.Array:
-  """Returns the l^p norm, p >= 1, of all entries of `v`; 0 if it is empty.
-
-  For p = 0 the number of entries that are not zero.
-  """
+  """Returns the l^p norm of all entries of `v`; 0 if it is empty."""
   return _choose(_norm, p, v)
 
 
@@ -104,14 +102,15 @@ def smallest_step(
   them, entries grow as |gradient|^(1 / (p - 1)) times one common level, each up
   to its bound; the level is found by Newton's method on a concave piecewise
   linear function, which ends after finitely many rounds, usually two or three;
-  l1 fills coordinates from the largest |gradient| down to a cut.
+  l1 fills coordinates from the largest |gradient| down to a cut; p = 0 those
+  that can lower the gap most.
 
   Args:
     gradient: any shape; a zero gradient gives a zero step.
     gap: scalar >= 0, how far the linear function has to move.
     low: scalar or as `gradient`, at most 0.
     high: likewise, at least 0.
-    norm: any p >= 1.
+    norm: any p >= 1, or 0.
 
   Returns:
     The step, of the shape of `gradient`. Where the box does not reach the
@@ -127,6 +126,8 @@ def smallest_step(
 
 
 def _fill(size, room, gap, p):
+  if _is(p, 0):
+    return _fill_fewest(size, room, gap)
   if isinstance(p, jax.Array) or p not in PLAIN:
     return _fill_power(size, room, gap, p)
   rules = {1: _fill_steepest, 2: _fill_l2, np.inf: _fill_level}
@@ -145,6 +146,16 @@ def _fill_l2(size, room, gap):
   level = _water_level(unit**2, reach, gap / _divisor(largest))
   # An infinite level would make NaN of entries so small that `unit` is 0.
   return jnp.where(level == np.inf, room, jnp.minimum(level * unit, room))
+
+
+def _fill_fewest(size, room, gap):
+  room = jnp.minimum(room, gap / _divisor(size))
+  gain = size * room
+  order = jnp.argsort(-gain)
+  ordered = gain[order]
+  rest = gap - (jnp.cumsum(ordered) - ordered)
+  share = jnp.clip(rest / _divisor(ordered), 0.0, 1.0)
+  return room * jnp.zeros_like(gain).at[order].set(share)
 
 
 def _fill_power(size, room, gap, p):
@@ -235,16 +246,16 @@ def project_ball(
   l2 scales and clips, by a factor from Newton's method on a piecewise linear
   function; l1 lowers all sizes by one amount and clips, the amount bisected
   until its linear piece is known and solved for there; other norms bisect the
-  multiplier's logarithm. Clipping the projection
-  on the ball alone is another point: where the box is active it stays short of
-  the ball's surface.
+  multiplier's logarithm; p = 0 keeps the entries that are missed most. Clipping
+  the projection on the ball alone is another point: where the box is active it
+  stays short of the ball's surface.
 
   Args:
     v: any shape.
     radius: scalar >= 0.
     low: scalar or as `v`, at most 0; -inf for none.
     high: likewise, at least 0; inf for none.
-    norm: any p >= 1, of the ball.
+    norm: any p >= 1, of the ball; or 0, where `radius` is a number of entries.
 
   Returns:
     As `v`. The norm is at most `radius`, to a relative error of a few units of
@@ -265,8 +276,8 @@ def prox(
 
   l1 is the soft threshold, clipped; l2 scales and clips by a bisected factor;
   linf caps sizes at a bisected level; others bisect the logarithm of a
-  multiplier. The box takes part in the search for the
-  factor and the level, so that clipping afterwards is not the same.
+  multiplier; p = 0 is the hard threshold. The box takes part in the search for
+  the factor and the level, so that clipping afterwards is not the same.
 
   Args:
     v, low, high, norm: as for `project_ball`.
@@ -288,12 +299,20 @@ def _shrink(rule, v, amount, low, high, p):
 
 
 def _shrink_to_ball(size, room, radius, p):
+  if _is(p, 0):
+    kept = jnp.minimum(size, room)
+    missed = size**2 - (size - kept) ** 2
+    rank = jnp.argsort(jnp.argsort(-missed))
+    return jnp.where(rank < jnp.floor(radius), kept, 0.0)
   if isinstance(p, jax.Array) or p not in PLAIN:
     return _ball_power(size, room, radius, p)
   return {1: _ball_l1, 2: _ball_l2, np.inf: _ball_linf}[p](size, room, radius)
 
 
 def _shrink_by_prox(size, room, weight, p):
+  if _is(p, 0):
+    kept = jnp.minimum(size, room)
+    return jnp.where(size**2 - (size - kept) ** 2 > 2 * weight, kept, 0.0)
   if isinstance(p, jax.Array) or p not in PLAIN:
     return _prox_power(size, room, weight, p)
   return {1: _prox_l1, 2: _prox_l2, np.inf: _prox_linf}[p](size, room, weight)

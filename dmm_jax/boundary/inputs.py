@@ -14,6 +14,9 @@ from dmm_jax.boundary import problem as problem_lib
 
 # Inputs may lie outside bounds by their own rounding, in units of it.
 ROUNDING = 8
+# Methods for norm 0; those of them that know groups.
+COUNTING = ('portfolio', 'fast', 'sigma_zero', 'fmn', 'ray', 'linear')
+GROUPING = ('portfolio', 'fast', 'ray', 'linear')
 
 
 def check_options(
@@ -23,6 +26,14 @@ def check_options(
   norms.check(norm)
   if method not in methods:
     raise ValueError(f'method must be one of {methods}, got {method!r}')
+  counts = not isinstance(norm, jax.Array) and norm == 0
+  if counts and method not in COUNTING:
+    raise ValueError(
+      f'method {method} has no steps for norm 0, the number of changed inputs; '
+      f'these have: {", ".join(m for m in methods if m in COUNTING)}'
+    )
+  if method == 'sigma_zero' and not counts:
+    raise ValueError(f'norm must be 0 for method sigma_zero, got {norm!r}')
   if isinstance(norm, jax.Array) and method in ('apgd', 'ddn'):
     raise ValueError(
       f'method {method} needs a norm that is not traced: one norm at a time'
@@ -33,6 +44,38 @@ def check_options(
       'other norms'
     )
   check_count('max_gradients', max_gradients)
+
+
+def check_counting(
+  norm: float, method: str, project: Any, bounds: tuple, groups: Any
+) -> None:
+  """Raises ValueError for what does not go with norm 0, or groups without it.
+
+  Args:
+    norm, method: as `check_options` has passed them.
+    project: a subspace, or None.
+    bounds: pair of numbers or arrays; traced ones are not looked at.
+    groups: axes whose inputs count once, or None.
+  """
+  counts = not isinstance(norm, jax.Array) and norm == 0
+  if groups is not None and not (counts and method in GROUPING):
+    raise ValueError(
+      f'groups are for norm 0 and methods {", ".join(GROUPING)}, got norm '
+      f'{norm!r} and method {method!r}'
+    )
+  if not counts:
+    return
+  if project is not None:
+    raise ValueError(
+      'norm 0 counts changed inputs, and a subspace changes all: give either '
+      'norm=0 or project'
+    )
+  known = [end for end in bounds if not isinstance(end, jax.core.Tracer)]
+  if not all(np.all(np.isfinite(np.asarray(end))) for end in known):
+    raise ValueError(
+      'norm 0 counts changed inputs, each of which may go as far as it can: '
+      'give bounds=(low, high) with two finite ends'
+    )
 
 
 def check_count(name: str, value: Any, least: int = 1) -> int:

@@ -15,6 +15,7 @@ from dmm_jax import programs
 from dmm_jax.boundary import inputs
 from dmm_jax.boundary import nearest
 from dmm_jax.boundary import network as network_lib
+from dmm_jax.boundary import paths
 from dmm_jax.boundary import problem as problem_lib
 from dmm_jax.boundary.point import BoundaryPoint
 from dmm_jax.boundary.point import Status
@@ -30,6 +31,7 @@ def measure(
   bounds: tuple | None = None,
   project: problem_lib.Project = None,
   project_rows: tuple = (),
+  groups: int | tuple[int, ...] | None = None,
   method: str = 'portfolio',
   max_gradients: int = 2000,
   seed: int = 0,
@@ -66,7 +68,7 @@ def measure(
     xs: `[n, ...]`, floating point; every one within `bounds`.
     labels: `[n]` integers, or None for the network's own predictions.
     params: None, or a pytree of arrays, the first argument of `logits_fn`.
-    norm, project, method, max_gradients: as for `nearest_point`.
+    norm, project, groups, method, max_gradients: as for `nearest_point`.
     bounds: as for `nearest_point`, or arrays `[n, ...]` of each example's own.
     project_rows: arrays `[n, ...]` for a subspace of each example's own:
       `project(v, *rows)` then takes the example's rows of them, as
@@ -89,6 +91,8 @@ def measure(
   example = jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype)
   network = network_lib.trace(_with_params(logits_fn, params), example)
   low, high = inputs.check_bounds(xs, bounds)
+  inputs.check_counting(norm, method, project, (low, high), groups)
+  groups = paths.check_groups(groups, xs.shape[1:])
   own_box = low.ndim == xs.ndim
   rows = inputs.check_rows(project, project_rows, xs)
   project = _trace_project(project, example, rows)
@@ -101,6 +105,7 @@ def measure(
     norm=float(norm),
     method=method,
     max_gradients=int(max_gradients),
+    groups=groups,
     own=own,
     own_box=own_box,
   )
@@ -158,7 +163,7 @@ def _trace_project(project, example, rows):
   return programs.trace(project, *shapes)
 
 
-def _search(x, label, *rest, norm, method, max_gradients, own, own_box):
+def _search(x, label, *rest, norm, groups, method, max_gradients, own, own_box):
   """Searches one example: its columns come first, then what is shared."""
   if own_box:
     low, high, *rows, network, project, seed = rest
@@ -173,6 +178,7 @@ def _search(x, label, *rest, norm, method, max_gradients, own, own_box):
     norm=norm,
     bounds=(low, high),
     project=None if project is None else lambda v: project(v, *rows),
+    groups=groups,
     method=method,
     max_gradients=max_gradients,
     seed=seed,

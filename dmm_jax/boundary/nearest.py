@@ -11,10 +11,12 @@ from dmm_jax import margins
 from dmm_jax import norms
 from dmm_jax.boundary import inputs
 from dmm_jax.boundary import network as network_lib
+from dmm_jax.boundary import paths
 from dmm_jax.boundary import portfolio
 from dmm_jax.boundary import problem as problem_lib
 from dmm_jax.boundary import projection
 from dmm_jax.boundary import rays
+from dmm_jax.boundary import sparse
 from dmm_jax.boundary import steps
 from dmm_jax.boundary.attacks import apgd
 from dmm_jax.boundary.attacks import ddn
@@ -22,6 +24,7 @@ from dmm_jax.boundary.attacks import deepfool
 from dmm_jax.boundary.attacks import fab
 from dmm_jax.boundary.attacks import fmn
 from dmm_jax.boundary.attacks import primal_dual
+from dmm_jax.boundary.attacks import sigma_zero
 from dmm_jax.boundary.attacks import superdeepfool
 from dmm_jax.boundary.point import BoundaryPoint
 from dmm_jax.boundary.point import Status
@@ -31,6 +34,8 @@ RTOL = 1e-5  # How far beyond the boundary, relative to the distance.
 RAY_LENGTH = 10
 RAY_PROBES = 64
 
+# By the number of changed inputs.
+COUNTED = {'portfolio': sparse.search, 'fast': sparse.search}
 SEARCHES = {
   'portfolio': portfolio.search,
   'fast': portfolio.search,
@@ -42,6 +47,7 @@ SEARCHES = {
   'fmn': fmn.search,
   'apgd': apgd.search,
   'primal_dual': primal_dual.search,
+  'sigma_zero': sigma_zero.search,
 }
 METHODS = (*SEARCHES, 'ray', 'linear')
 
@@ -54,6 +60,7 @@ def nearest_point(
   norm: float = 2,
   bounds: tuple | None = None,
   project: problem_lib.Project = None,
+  groups: int | tuple[int, ...] | None = None,
   method: str = 'portfolio',
   max_gradients: int = 2000,
   seed: jax.Array | int = 0,
@@ -77,20 +84,26 @@ def nearest_point(
       a low logit, is never met.
     x: one input, any shape, floating point.
     label: its class; an input of another class is at distance 0.
-    norm: 1, 2 or inf; may be traced (see `norms`), but for 'apgd' and 'ddn'.
+    norm: any p >= 1, `np.inf`, or 0: the distance is then the number of changed
+      inputs, `bounds` have two finite ends, and changes go to one of these
+      before all of them are shortened alike. Norms of at least 1 may be traced
+      (see `norms`), but for 'apgd' and 'ddn'.
     bounds: None, or `(low, high)`, each a number, an array as `x` or None for
       no end: the box that the point has to stay in. `x` is taken to lie in it.
     project: linear, symmetric, idempotent map `v -> v` onto the subspace that
       perturbations are restricted to, or None.
+    groups: for norm 0, axes of an input whose entries count as one change: -1
+      for the channels of an image [height, width, channels]. None for none.
     method: 'portfolio', short searches toward each likely class (the nine
       nearest to first order where there are more), then longer ones toward the
       nearest from several starts, then polish; 'fast', the same in at most 40
       gradients; 'projection', one search, toward the class met first:
       repeatedly projects the input onto the linearised boundary; 'deepfool',
-      'superdeepfool', 'fab', 'ddn' (l2), 'fmn', 'apgd', 'primal_dual', as
-      published (see their modules); 'ray', the first crossing along the step
-      that is nearest to first order; or 'linear', that step itself, whose end
-      need not lie on the boundary (`Status.ESTIMATE`).
+      'superdeepfool', 'fab', 'ddn' (l2), 'fmn', 'apgd', 'primal_dual',
+      'sigma_zero' (norm 0), as published (see their modules); 'ray', the first
+      crossing along the step that is nearest to first order, for norm 0 along
+      its `boundary.paths.Path`; or 'linear', that step itself, whose end need
+      not lie on the boundary (`Status.ESTIMATE`).
     max_gradients: budget of value-and-gradient evaluations. One for `normal`
       comes on top. Single methods need one for each class that they aim at.
     seed: of the random points near the boundary at which 'portfolio', 'fast'
@@ -115,6 +128,7 @@ def nearest_point(
     inputs.check_project(project, x)
   with plain_arithmetic():
     low, high = inputs.check_box(bounds, x)
+    inputs.check_counting(norm, method, project, inputs.pair(bounds), groups)
     problem = problem_lib.create(
       network,
       x,
@@ -123,6 +137,7 @@ def nearest_point(
       low=low,
       high=high,
       project=project,
+      groups=paths.check_groups(groups, x.shape),
     )
     key = jax.random.key(inputs.check_seed(seed))
     found = _search(problem, method, max_gradients, key, rtol)
@@ -183,10 +198,11 @@ def _search(problem, method, max_gradients, key, rtol):
   if method == 'ray':
     return _first_crossing(problem, rtol)
   budget = portfolio.FAST_GRADIENTS if method == 'fast' else max_gradients
-  segment = SEARCHES[method](problem, budget, key)
+  searches = SEARCHES | COUNTED if paths.counts(problem) else SEARCHES
+  segment = searches[method](problem, budget, key)
   found = segment.status == Status.FOUND
-  length = norms.norm(segment.outer - segment.inner, problem.norm)
-  before = norms.norm(segment.inner - problem.x, problem.norm) / length
+  length = paths.length(problem, segment.outer - segment.inner)
+  before = paths.length(problem, segment.inner - problem.x) / length
   # Without a segment there is nothing to refine.
   tolerance = jnp.where(found & (length > 0), rtol, jnp.inf).astype(
     length.dtype
@@ -194,7 +210,7 @@ def _search(problem, method, max_gradients, key, rtol):
   point, margin, target, forwards = rays.refine_crossing(
     problem, segment, tolerance=tolerance, before=before
   )
-  distance = norms.norm(point - problem.x, problem.norm)
+  distance = paths.length(problem, point - problem.x)
   return _Found(
     jnp.where(found, distance, jnp.inf),
     point,
@@ -215,7 +231,7 @@ def _linear_step(problem):
     problem, problem.x, gaps, linear.gradients
   )
   useful = jnp.isfinite(distance)
-  distance = jnp.where(useful, norms.norm(step, problem.norm), jnp.inf)
+  distance = jnp.where(useful, paths.length(problem, step), jnp.inf)
   failed = steps.why_none(linear.gradients)
   return step, distance, problem.targets[i], failed
 
@@ -233,13 +249,13 @@ def _first_crossing(problem, rtol):
   """The first crossing along the nearest step to first order."""
   step, distance, _, failed = _linear_step(problem)
   useful = jnp.isfinite(distance)
-  crossing = rays.cross_ray(
-    problem,
-    step,
-    RAY_LENGTH * jnp.where(useful, distance, 0.0),
-    num_probes=RAY_PROBES,
-    rtol=rtol,
-  )
+  length = RAY_LENGTH * jnp.where(useful, distance, 0.0)
+  if paths.counts(problem):
+    crossing = sparse.cross_path(problem, length, num_probes=RAY_PROBES)
+  else:
+    crossing = rays.cross_ray(
+      problem, step, length, num_probes=RAY_PROBES, rtol=rtol
+    )
   failed = jnp.where(useful, Status.NOT_FOUND, failed)
   return _Found(
     crossing.distance,

@@ -30,6 +30,7 @@ class Problem:
     margin: of the label at `x`, with tolerance; NaN where it cannot be used.
     targets: the classes that a search aims at `[t]`.
     classes: which classes count beside the label `[k]`; None for all.
+    groups: for `norm` 0, axes of the input whose entries count once.
   """
 
   network: network_lib.Network
@@ -43,6 +44,7 @@ class Problem:
   margin: jax.Array
   targets: jax.Array
   classes: jax.Array | None = None
+  groups: tuple[int, ...] | None = None
 
   @property
   def step_bounds(self) -> tuple[jax.Array, jax.Array]:
@@ -91,6 +93,7 @@ def create(
   low: jax.Array,
   high: jax.Array,
   project: Project = None,
+  groups: tuple[int, ...] | None = None,
 ) -> Problem:
   """Returns the problem of one input; evaluates the network there."""
   logits = network_lib.logits(network, x)
@@ -103,7 +106,7 @@ def create(
   )
   usable = jnp.all(jnp.isfinite(x))
   margin = jnp.where(usable, margin_of(problem, logits).value, jnp.nan)
-  return dataclasses.replace(problem, margin=margin)
+  return dataclasses.replace(problem, margin=margin, groups=groups)
 
 
 def restrict_to_pair(problem: Problem, target: jax.Array) -> Problem:
@@ -143,9 +146,16 @@ def likely_targets(logits: jax.Array, label: jax.Array, num: int) -> jax.Array:
   return jax.lax.top_k(others, min(num, logits.size - 1))[1].astype(jnp.int32)
 
 
-def linearize(problem: Problem, p: jax.Array, targets: jax.Array) -> Linear:
-  """Expands the margins of the label over `targets` `[t]` around a point."""
+def linearize(
+  problem: Problem, p: jax.Array, targets: jax.Array | None
+) -> Linear:
+  """Expands the margins of the label over `targets` `[t]` around a point.
+
+  Without targets, over the class that comes next there.
+  """
   logits, pull = network_lib.logits_and_pull(problem.network, p)
+  if targets is None:
+    targets = margin_of(problem, logits).runner_up[None]
   eye = jnp.eye(logits.size, dtype=logits.dtype)
   rows = eye[problem.label][None] - eye[targets]
   # One row needs no batch axis, and runs faster without it.

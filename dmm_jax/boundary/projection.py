@@ -40,8 +40,8 @@ def search(
   the boundary point, ever closer, which hides kinks and shallow local optima
   until the deep ones are found. Other norms than l2 start with rounds in l2,
   whose steps use all inputs: with few inputs saturated, the first
-  linearisations may show no boundary at all. It finds a local optimum, of the class that it meets
-  first.
+  linearisations may show no boundary at all. It finds a local optimum, of the
+  class that it meets first.
 
   Ours; a step is that of FAB (Croce and Hein 2020,
   https://arxiv.org/abs/1907.02044) taken from the input alone; step sizes as in

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from dmm_jax import norms
+from dmm_jax.boundary import paths
 from dmm_jax.boundary import problem as problem_lib
 from dmm_jax.boundary import subspace
 from dmm_jax.boundary.point import Status
@@ -20,6 +21,25 @@ def plane_distances(
   sizes = jax.vmap(lambda gradient: norms.norm(gradient, dual))(gradients)
   usable = (sizes > 0) & jnp.isfinite(sizes)
   return jnp.where(usable, gaps / sizes, jnp.inf)
+
+
+def linear_distances(
+  problem: problem_lib.Problem, gaps: jax.Array, gradients: jax.Array
+) -> jax.Array:
+  """Returns how far boundaries linearised at the input are, as above `[t]`.
+
+  For `norm` 0 the number of changes within the box; all that change anything,
+  where they are not enough.
+  """
+  if not paths.counts(problem):
+    return plane_distances(gaps, gradients, problem.norm)
+
+  def count(gap, gradient):
+    path = paths.steepest(problem, gradient)
+    usable = jnp.all(jnp.isfinite(gradient)) & (path.moving > 0)
+    return jnp.where(usable, paths.needed(path, gap), jnp.inf)
+
+  return jax.vmap(count)(gaps, gradients).astype(gaps.dtype)
 
 
 def why_none(gradients: jax.Array) -> jax.Array:
@@ -86,9 +106,13 @@ def nearest_linear(
     `(step, distance, index)`; a step of zeros and inf where no gradient leads
     anywhere.
   """
-  distances = plane_distances(gaps, gradients, problem.norm)
+  distances = linear_distances(problem, gaps, gradients)
   i = jnp.argmin(distances)
   gap = gaps[i] + overshoot * jnp.maximum(gaps[i], least_gap)
+  if paths.counts(problem):
+    path = paths.steepest(problem, gradients[i])
+    end = paths.point(path, problem, paths.needed(path, gap))
+    return end - problem.x, distances[i], i
   step = onto_plane(problem, p, gradients[i], gap, problem.norm)
   return step, distances[i], i
 

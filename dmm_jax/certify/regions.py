@@ -126,9 +126,9 @@ def _scale_l2(size, slack, radius):
 def _support_power(size, slack, radius, p):
   """Bound max size . v over 0 <= v <= slack, |v|_p <= radius from above.
 
-  Any split of `size` into a and the rest gives one: radius |a|_q + rest . slack.
-  At the best one a = size where v = (scale size)^(1 / (p - 1)) is free, and what
-  makes v the slack elsewhere.
+  Any split of `size` into a and a rest gives one: radius |a|_q + rest . slack.
+  At the best, a is `size` where v = (scale size)^(1 / (p - 1)) is free, and
+  what makes v the slack elsewhere.
   """
   level = _level_power(*jax.lax.stop_gradient((size, slack, radius, p)))
   some = (size > 0) & (slack > 0)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from dmm_jax import norms
 from dmm_jax.boundary import network as network_lib
+from dmm_jax.boundary import paths
 from dmm_jax.boundary import problem as problem_lib
 from dmm_jax.boundary.point import Segment
 from dmm_jax.boundary.point import Status
@@ -176,8 +177,10 @@ def linear_step(
   step = norms.smallest_step(
     -first.gradient, gap, *problem.step_bounds, norm=norm
   )
-  size = norms.norm(first.gradient, norms.dual(norm))
   length = norms.norm(step, norm)
+  if paths.counts(problem):
+    return step, length
+  size = norms.norm(first.gradient, norms.dual(norm))
   return step, jnp.where(length > 0, length, gap / size)
 
 

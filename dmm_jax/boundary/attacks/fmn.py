@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from dmm_jax import norms
+from dmm_jax.boundary import paths
 from dmm_jax.boundary import problem as problem_lib
 from dmm_jax.boundary import steps
 from dmm_jax.boundary.attacks import descent
@@ -29,7 +30,9 @@ def search(
   other. Steps and changes of the radius fall along a cosine.
 
   Source: Pintor et al. (2021), "Fast minimum-norm adversarial attacks through
-  adaptive norm constraints", https://arxiv.org/abs/2102.12827. Deviations:
+  adaptive norm constraints", https://arxiv.org/abs/2102.12827; for norm 0 the
+  radius is a number of changes, one at first, and moves by one at least, as
+  there. Deviations:
   the projection is on the ball and the box at once, and the linear estimate
   counts only coordinates that the box leaves free to move (with the box apart,
   saturated coordinates hold the search back for ever); before the first point
@@ -93,6 +96,8 @@ def linear_distance(
   """
   free = jnp.where(at.gradient > 0, p > problem.low, p < problem.high)
   gradient = jnp.where(free, at.gradient, 0.0)
+  if paths.counts(problem):
+    return jnp.any(gradient).astype(p.dtype)
   size = norms.norm(gradient, norms.dual(problem.norm))
   gap = jnp.abs(at.loss)
   return jnp.where(size > 0, gap / size, 0.0)
@@ -107,10 +112,13 @@ def next_radius(
   norm: float,
 ) -> jax.Array:
   """Shrinks beyond the boundary; grows before it, to the estimate at first."""
-  grown = (1 + gamma) * radius
+  grown, shrunk = (1 + gamma) * radius, (1 - gamma) * radius
+  if not isinstance(norm, jax.Array) and norm == 0:
+    grown = jnp.maximum(jnp.ceil(grown), radius + 1)
+    shrunk = jnp.minimum(jnp.floor(shrunk), radius - 1)
   found = segment.status == Status.FOUND
   return jnp.where(
     beyond,
-    jnp.minimum((1 - gamma) * radius, descent.distance(segment, norm)),
+    jnp.minimum(shrunk, descent.distance(segment, norm)),
     jnp.where(found, grown, jnp.maximum(grown, estimate)),
   )
