@@ -19,16 +19,21 @@ import numpy as np
 PLAIN = (1, 2, np.inf)  # Have rules of their own.
 
 
-def check(norm: float) -> None:
-  """Raises ValueError for an exponent that is none, TypeError for no number."""
+def check(norm: float, *, counts: bool = False) -> None:
+  """Raises ValueError for an exponent that is none, TypeError for no number.
+
+  Args:
+    norm: p.
+    counts: whether 0 is one.
+  """
   if isinstance(norm, jax.Array):
     return
   if isinstance(norm, bool) or not isinstance(norm, int | float | np.number):
     raise TypeError(f'norm must be a number, of an l^p norm, got {norm!r}')
-  if not (norm >= 1 or norm == 0):
+  if not (norm >= 1 or (counts and norm == 0)):
+    count = ', or 0 for the number of changed inputs' if counts else ''
     raise ValueError(
-      f'norm must be a number p >= 1, inf, or 0 for the number of changed '
-      f'inputs, got {norm!r}'
+      f'norm must be a number p >= 1 or inf{count}, got {norm!r}'
     )
 
 
@@ -117,7 +122,7 @@ def smallest_step(
     hyperplane: the corner of the box nearest to it, so that
     `gradient . v < gap`.
   """
-  check(norm)
+  check(norm, counts=True)
   size = jnp.abs(gradient)
   room = jnp.where(gradient > 0, high, -jnp.asarray(low))
   room = jnp.where(size > 0, room, 0.0)
@@ -291,7 +296,7 @@ def prox(
 
 def _shrink(rule, v, amount, low, high, p):
   """Applies a rule for sizes; neither the ball nor the norm knows signs."""
-  check(p)
+  check(p, counts=True)
   room = jnp.where(v > 0, high, -jnp.asarray(low)).astype(v.dtype)
   amount = jnp.asarray(amount, v.dtype)
   size = _choose(rule, p, jnp.abs(v).ravel(), room.ravel(), amount)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dmm_jax import boundary
 from dmm_jax import margins
@@ -75,7 +76,7 @@ ARCHITECTURES = {
 # Distances that De Palma et al. released for their ResNet20 (300 networks x 10
 # uniform images, the best of 8 to 12 attacks): of each norm and n the median,
 # the 45 % and the 55 % quantile.
-RELEASED_RESNET20 = {
+RELEASED_RESNET20: dict[float, dict[int, tuple[float, float, float]]] = {
   1.0: {
     432: (5.307, 4.4, 6.265), 768: (5.377, 4.78, 6.331),
     1200: (7.174, 6.229, 8.301), 1728: (8.561, 7.17, 9.995),
@@ -103,15 +104,21 @@ RELEASED_RESNET20 = {
     8112: (0.00731, 0.0064, 0.0083), 9408: (0.0069, 0.0061, 0.0078),
     10800: (0.00669, 0.0058, 0.0078),
   },
+  0.0: {  # Numbers of inputs; we have not the quantiles.
+    432: (16.0, np.nan, np.nan), 1200: (22.0, np.nan, np.nan),
+    2352: (27.0, np.nan, np.nan), 3888: (32.0, np.nan, np.nan),
+    5808: (41.0, np.nan, np.nan), 8112: (45.0, np.nan, np.nan),
+    10800: (49.0, np.nan, np.nan),
+  },
 }  # fmt: skip
 
 
 def released(n: int, norm: float) -> statistics.Estimate | None:
   """Returns the median distance released for ResNet20; None if there is none.
 
-  Its interval is ours: a quantile's standard error from the slope of the
-  quantile function between 45 and 55 %, with the 300 networks as units, since
-  the 10 images of one network are nearly as far as each other.
+  Its interval is ours, NaN for norm 0: a quantile's standard error from the
+  slope of the quantile function between 45 and 55 %, with the 300 networks as
+  units, since the 10 images of one network are nearly as far as each other.
   """
   found = RELEASED_RESNET20.get(norm, {}).get(n)
   if found is None:

@@ -107,7 +107,11 @@ class Config:
     3e-3, 'Learning rate of Adam at the start; falls to 0.', least=0
   )
   norms: tuple[float, ...] = flags.flag(
-    (1.0, 2.0, np.inf), 'Norms of the distance.', choices=(1.0, 2.0, np.inf)
+    (1.0, 2.0, np.inf),
+    'Norms of the distance: any p >= 1, inf, or 0 for the number of changed '
+    'inputs.',
+    least=0,
+    infinite=True,
   )
   method: str = flags.flag(
     'portfolio', 'Search: portfolio (nearest), fast, or another by its name.'
@@ -137,7 +141,7 @@ COLUMNS = {
   'kind': ('', 'trained or untrained'),
   'network': ('', 'number of the network among those of its kind'),
   'parameters': ('', 'variables of the network, as ravel_pytree orders them'),
-  'norm': ('', 'exponent of the norm: 1, 2 or inf'),
+  'norm': ('', 'exponent of the norm; 0 counts changed inputs'),
   'index': ('', 'row of the example in its split'),
   'label': ('', 'class of the example; classes by their numbers in the set'),
   'predicted': ('', 'class that the network predicts'),
@@ -161,6 +165,8 @@ def run(config: Config) -> runner.Result:
   """Runs the experiment; returns its rows and its report."""
   flags.check(config)
   flags.check_method(config.method, config.norms)
+  if 0 in config.norms and not config.box:
+    raise flags.FlagError('norm 0 needs --box: inputs have no other end')
   if not (config.num_trained or config.num_untrained or config.checkpoint):
     raise flags.FlagError('--num_trained=0 and --num_untrained=0: no networks')
   return runner.run(
@@ -333,7 +339,8 @@ def measure_batch(config, inputs, network, norm, start):
   )
   lower = np.full(size, np.nan)
   half = getattr(inputs.module, 'dtype', None)  # No bound is of its rounding.
-  if config.certify and isinstance(inputs.module, DENSE) and half is None:
+  known = isinstance(inputs.module, DENSE) and half is None and norm > 0
+  if config.certify and known:
     lower = certify.lower_bounds(
       models.dense_layers(variables),
       np.asarray(xs).reshape(size, -1),
@@ -363,9 +370,11 @@ def measure_example(x, label, variables, *, module, norm, **options):
   predicted = jnp.argmax(logits_fn(x))
   label = jnp.where(label < 0, predicted, label)
   found = boundary.nearest_point(logits_fn, x, label, norm=norm, **options)
-  alignment = normals.alignment(
-    found.point - x, found.normal, x, norm=norm, bounds=options['bounds']
-  )
+  alignment = jnp.nan  # A count has no direction.
+  if norm:
+    alignment = normals.alignment(
+      found.point - x, found.normal, x, norm=norm, bounds=options['bounds']
+    )
   columns = found._asdict() | {'predicted': predicted, 'alignment': alignment}
   return {name: columns[name] for name in COLUMNS if name in columns}
 

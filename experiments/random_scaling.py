@@ -82,9 +82,11 @@ class Config:
     choices=tuple(random_nets.ARCHITECTURES),
   )
   norms: tuple[float, ...] = flags.flag(
-    (1.0, 2.0, np.inf),
-    'Norms p of the distance from dense networks.',
-    choices=(1.0, 2.0, np.inf),
+    (1.0, 1.5, 2.0, 3.0, np.inf),
+    'Norms p of the distance from dense networks: p >= 1, inf, or 0 for the '
+    'number of changed inputs.',
+    least=0,
+    infinite=True,
   )
   sizes: tuple[int, ...] = flags.flag(
     (8, 16, 32),
@@ -96,7 +98,8 @@ class Config:
   conv_norms: tuple[float, ...] = flags.flag(
     (2.0,),
     'Norms of the other networks, which take 10 to 50 times as long.',
-    choices=(1.0, 2.0, np.inf),
+    least=0,
+    infinite=True,
   )
   conv_sizes: tuple[int, ...] = flags.flag(
     (8, 32), 'Sides of the images given to the other networks.', least=1
@@ -203,6 +206,8 @@ def run(config: Config) -> runner.Result:
   flags.check(config)
   for name in config.architectures:
     least = random_nets.ARCHITECTURES[name].min_size
+    if 0 in norms(config, name) and not config.box:
+      raise flags.FlagError('norm 0 needs --box: inputs have no other end')
     for method in config.methods:
       flags.check_method(method, norms(config, name), together=True)
     if min(sizes(config, name)) < least:
@@ -234,7 +239,9 @@ def sizes(config, name):
 
 
 def norms(config, name):
-  return config.norms if name == 'fully_connected' else config.conv_norms
+  """In the order in which they are measured: 0 has its own program."""
+  found = config.norms if name == 'fully_connected' else config.conv_norms
+  return tuple(sorted(found, key=lambda p: p == 0))
 
 
 def num_networks(config, name):
@@ -371,10 +378,15 @@ def measure_network(network, images, *, module, exponents, box, search, **draw):
       'input_l2': jnp.linalg.norm(x),
     }
 
-  if len(exponents) == 1:  # A norm that is no array compiles faster.
-    return jax.tree.map(lambda column: column[None], one(*exponents))
+  several = [p for p in exponents if p]
+  if len(several) < 2:  # A norm that is no array compiles faster.
+    parts = [one(p) for p in exponents]
+    return jax.tree.map(lambda *column: jnp.stack(column), *parts)
   # One program serves all norms: compiling takes longer than running here.
-  return jax.lax.map(one, jnp.array(exponents))
+  found = jax.lax.map(one, jnp.array(several))
+  if 0 not in exponents:
+    return found
+  return jax.tree.map(lambda c, new: jnp.append(c, new), found, one(0))
 
 
 def distances(setting, method, start, stop):
@@ -553,7 +565,8 @@ def make_case(config, tables, name, p):
         nngp.distance_quantile(of['scale'] / of['input_norm'], 0.5)
       )
     margin = at['margin'] / at['input_l2']
-    controlled.append(relative[-1] * median / margin)
+    # A number of changes is not in proportion to the margin.
+    controlled.append(relative[-1] * (median / margin if p else 1))
   return Case(
     name,
     p,
@@ -588,7 +601,7 @@ def slope(case, samples):
 def controlled_slope(case):
   """The controlled slope, with what is uncertain in the median of |f|."""
   found = slope(case, case.controlled)
-  if len(case.n) < 2:
+  if len(case.n) < 2 or not case.norm:
     return found
   log_slope = statistics.log_slope(case.n)
   of_median = statistics.estimate(
@@ -610,6 +623,8 @@ def controlled_slope(case):
 def controlled_median(case, i, length=1.0):
   """The median of d_p / ||x||_p times `length` at one size, likewise."""
   found = statistics.median(case.controlled[i] * length, unit='networks')
+  if not case.norm:
+    return found
   median = statistics.estimate(
     lambda s: median_margin(case.name, s),
     case.scales[i][:, None],
@@ -647,14 +662,13 @@ def judge(case, found):
       trouble,
     )
 
-  judged = [
-    claim(
-      LAW,
-      'The l^p distance of any input from the decision boundary scales as '
-      '||x||_p / sqrt(n).',
-      -0.5,
-    )
-  ]
+  law = (
+    'The l^p distance of any input from the decision boundary scales as '
+    '||x||_p / sqrt(n).'
+  )
+  if not case.norm:
+    law = 'The number of inputs that have to change scales as sqrt(n) (ours).'
+  judged = [claim(LAW, law, -0.5)]
   if case.infinite is not None:
     judged.append(
       claim(

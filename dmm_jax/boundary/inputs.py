@@ -23,7 +23,7 @@ def check_options(
   norm: float, method: str, methods: Sequence[str], max_gradients: int
 ) -> None:
   """Raises ValueError or TypeError for options that do not exist."""
-  norms.check(norm)
+  norms.check(norm, counts=True)
   if method not in methods:
     raise ValueError(f'method must be one of {methods}, got {method!r}')
   counts = not isinstance(norm, jax.Array) and norm == 0

@@ -27,8 +27,12 @@ def check_finite(x: ArrayLike, name: str = 'inputs') -> np.ndarray:
   return array
 
 
-def check_norm(norm: float) -> None:
-  """Raises ValueError unless an l^p norm has p >= 1."""
+def check_norm(norm: float, bounds: tuple | None = None) -> None:
+  """Raises ValueError unless p >= 1, or 0 where a box has two finite ends."""
+  if norm == 0 and bounds is not None:
+    if np.all(np.isfinite(bounds)):
+      return
+    raise ValueError(f'norm 0 needs two finite bounds, got {bounds!r}')
   if not norm >= 1:
     raise ValueError(
       f'norm must be a number p >= 1 or inf, of an l^p norm, got {norm!r}'

@@ -45,11 +45,11 @@ def distance_scale(
   Args:
     kernel_fn: as of an architecture above.
     x: one input, of n entries, all finite.
-    norm: any p >= 1.
-    bounds: None, or the box `(low, high)` that x is and stays in (norm 1, 2 or
-      inf). In a box the law is not half-normal; s is then chosen to
-      make the median right. It matters for p = 1, whose shortest step would
-      change one pixel without limit.
+    norm: any p >= 1; or 0, the number of changed inputs, within bounds.
+    bounds: None, or the box `(low, high)` that x is and stays in. In a box the
+      law is not half-normal; s is then chosen to make the median right. It
+      matters for p = 1, whose shortest step would change one pixel without
+      limit, and all the more for p = 0.
     num_probes: as for `gradient_variance`.
     num_draws: gradients drawn where there is no closed form; the error of s is
       about 0.3 % with the default. Beyond `EXACT_SIZE` inputs their entries
@@ -65,7 +65,7 @@ def distance_scale(
     ValueError: for a norm below 1, an input that is not finite or outside of
       the bounds.
   """
-  checks.check_norm(norm)
+  checks.check_norm(norm, bounds)
   variance = output_variance(kernel_fn, x)
   if variance == 0:
     return 0.0
@@ -103,7 +103,7 @@ def scale_of_gradient(
       or a symmetric square root of their covariance `[n, n]`.
     x, norm, bounds, num_draws, seed: as for `distance_scale`.
   """
-  checks.check_norm(norm)
+  checks.check_norm(norm, bounds)
   x = checks.check_finite(x)
   if bounds is not None:
     x = _within(x, bounds)

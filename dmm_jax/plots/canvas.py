@@ -19,12 +19,16 @@ STYLES: tuple[dict[str, Any], ...] = (
   dict(color='#b4344f', marker='D', linestyle=':'),
   dict(color='#8a8a8a', marker='v', linestyle=(0, (5, 1, 1, 1))),
 )
-NORMS = {'1.0': r'\ell^1', '2.0': r'\ell^2', 'inf': r'\ell^\infty'}
 
 # Diverging, and of rising lightness, so that its sign survives in grey.
 _CHANGE = colors.LinearSegmentedColormap.from_list(
   'change', ['#06264a', '#3f78b5', '#b9b9b9', '#f0a050', '#fff3d0']
 )
+
+
+def norm(p: float) -> str:
+  """Returns the name of a norm, in mathematics of matplotlib."""
+  return r'$\ell^\infty$' if np.isinf(float(p)) else rf'$\ell^{{{float(p):g}}}$'
 
 
 def save(figure: figure_lib.Figure, stem: pathlib.Path) -> pathlib.Path:

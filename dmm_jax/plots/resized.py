@@ -42,7 +42,7 @@ def _against_n(summary, what):
         if (row['model'], row['norm']) == (name, norm)
       }
       _panel(ax, rows, what, float(norm))
-      ax.set_title(f'{name}, ${canvas.NORMS[norm]}$', fontsize=9)
+      ax.set_title(f'{name}, {canvas.norm(norm)}', fontsize=9)
     axes[i][0].set_ylabel(_LABELS[what])
   canvas.legend(figure, axes[0][0], ncols=3)
   figure.suptitle(

@@ -59,7 +59,7 @@ def _panels(summary, title):
     1, len(norms), width=3.4, height=1.4 + 0.5 * len(cases)
   )
   for norm, ax in zip(norms, axes[0], strict=True):
-    ax.set_title(f'${canvas.NORMS[norm]}$')
+    ax.set_title(canvas.norm(norm))
     ax.set(ylim=(len(cases) - 0.5, -0.5), yticks=range(len(cases)))
     ax.set_yticklabels([])
   axes[0][0].set_yticklabels([f'{name}\n{state}' for name, state in cases])
@@ -170,7 +170,7 @@ def _profile(summary, results):
     ax.title.set_fontsize(8)
     ax.set_xlabel('share of images that are nearer')
     if kind == _TYPES[0]:
-      ax.set_ylabel(f'${canvas.NORMS[norm]}$ distance (input units)')
+      ax.set_ylabel(f'{canvas.norm(norm)} distance (input units)')
   _legend(figure, panels, 4)
   return figure
 
@@ -216,7 +216,7 @@ def _margin(summary, results):
       fontsize=8,
     )
     if state == states[0]:
-      ax.set_ylabel(f'${canvas.NORMS[norm]}$ distance / predicted scale')
+      ax.set_ylabel(f'{canvas.norm(norm)} distance / predicted scale')
   _legend(figure, panels, 4)
   return figure
 

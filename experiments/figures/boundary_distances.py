@@ -51,7 +51,7 @@ def panels(results):
   width = max(3.3, 6.2 / len(norms))  # Legend and text need the width of two.
   figure, axes = canvas.grid(1, len(norms), width=width, height=3.6)
   for norm, ax in zip(norms, axes[0], strict=True):
-    ax.set_title(f'${canvas.NORMS[str(float(norm))]}$')
+    ax.set_title(canvas.norm(norm))
   return figure, dict(zip(norms.tolist(), axes[0], strict=True))
 
 

@@ -6,8 +6,6 @@ import numpy as np
 from dmm_jax.plots import canvas
 from experiments.lib import tables as tables_lib
 
-NORMS = {1.0: r'\ell^1', 2.0: r'\ell^2', np.inf: r'\ell^\infty'}
-
 
 def draw(report, tables):
   """The law against dimension, and distances beside the released ones."""
@@ -37,9 +35,13 @@ def caption(report):
 def scaling(slopes, medians):
   """Relative distance against n, a panel for each norm."""
   norms = list(dict.fromkeys(row['p'] for row in slopes))
-  figure, axes = canvas.grid(1, len(norms), width=4.4, height=4.8)
+  columns = min(len(norms), 3)
+  rows = -(-len(norms) // columns)
+  figure, axes = canvas.grid(rows, columns, width=4.4, height=4.8)
+  for ax in axes.flat[len(norms) :]:
+    ax.remove()
   names = list(dict.fromkeys(row['network'] for row in slopes))
-  for p, ax in zip(norms, axes[0], strict=True):
+  for p, ax in zip(norms, axes.flat, strict=False):
     anchor, entries = None, {}
     of_norm = [row for row in slopes if row['p'] == p]
     for place, row in enumerate(of_norm):
@@ -57,7 +59,7 @@ def scaling(slopes, medians):
       entries[label(row)] = tuple(handles)
     entries['hollow: medians as measured (raw)'] = raw
     entries |= law(ax, *anchor, p) if anchor else {}
-    ax.set_title(f'${NORMS[p]}$')
+    ax.set_title(canvas.norm(p))
     canvas.log_values(ax)
     canvas.log_n(ax, {m['n'] for m in medians if m['p'] == p})
     ax.legend(
@@ -70,7 +72,8 @@ def scaling(slopes, medians):
       handlelength=3,
       handler_map={tuple: legend_handler.HandlerTuple(None, pad=-1)},
     )
-  axes[0, 0].set_ylabel(r'median of $d_p(x)\,/\,\|x\|_p$')
+  for ax in axes[:, 0]:
+    ax.set_ylabel(r'median of $d_p(x)\,/\,\|x\|_p$')
   return figure
 
 
@@ -132,11 +135,11 @@ def released(rows):
     marks(ax, n * 1.01, column('controlled'), ours, 'ours, controlled')
     marks(ax, n * 0.99, column('raw'), ours, 'ours, raw', hollow=True)
     marks(ax, n, column('released'), theirs, 'released')
-    power = {1.0: 0.5, 2.0: 0.0, np.inf: -0.5}[p]
+    power = 0.5 if p == 0 else 1 / p - 0.5
     middle = np.exp(np.mean([np.log(r['released'].value) for r in at]))
     line = middle * (n / np.exp(np.log(n).mean())) ** power
     ax.plot(n, line, color='black', alpha=0.3, lw=3, label='law')
-    ax.set_title(f'${NORMS[p]}$')
+    ax.set_title(canvas.norm(p))
     canvas.log_values(ax)
     canvas.log_n(ax, set(n.astype(int)))
   axes[0, 0].set_ylabel('median distance (pixel values in [0, 1])')

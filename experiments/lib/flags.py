@@ -59,6 +59,7 @@ def flag(
   most: float | None = None,
   choices: Sequence | None = None,
   numbers: int | None = None,
+  infinite: bool = False,
 ) -> Any:
   """Returns a dataclass field that becomes a flag.
 
@@ -69,9 +70,15 @@ def flag(
     most: the largest number allowed, likewise; integers have to fit 32 bits.
     choices: the values allowed, likewise.
     numbers: for text such as "256,256", the smallest of its numbers allowed.
+    infinite: whether inf is allowed.
   """
   metadata = dict(
-    help=help_text, least=least, most=most, choices=choices, numbers=numbers
+    help=help_text,
+    least=least,
+    most=most,
+    choices=choices,
+    numbers=numbers,
+    infinite=infinite,
   )
   return dataclasses.field(default=default, metadata=metadata)
 
@@ -104,7 +111,7 @@ def check(config: Any) -> None:
       _check_value(field.name, v, **field.metadata)
 
 
-def _check_value(name, v, *, least, most, choices, numbers, help):
+def _check_value(name, v, *, least, most, choices, numbers, infinite, help):
   """Raises FlagError for one value of a flag."""
   del help
   if numbers is not None:
@@ -116,7 +123,7 @@ def _check_value(name, v, *, least, most, choices, numbers, help):
     return
   if isinstance(v, bool | str):
     return
-  if not math.isfinite(v):
+  if not math.isfinite(v) and not (infinite and v == math.inf):
     raise FlagError(f'--{name}={v} is not finite')
   if isinstance(v, int):
     most = LARGEST if most is None else most
@@ -155,11 +162,13 @@ def check_method(
     known = ', '.join(boundary.METHODS)
     raise FlagError(f'--method={method}: the method must be one of {known}')
   for norm in norms:
-    traced = jnp.float32(norm) if together and len(norms) > 1 else norm
     try:
-      inputs.check_options(traced, method, boundary.METHODS, 2)
+      inputs.check_options(norm, method, boundary.METHODS, 2)
+      if norm and together and sum(map(bool, norms)) > 1:
+        traced = jnp.float32(norm)
+        inputs.check_options(traced, method, boundary.METHODS, 2)
     except ValueError as error:
-      raise FlagError(f'--method={method}: {error}') from None
+      raise FlagError(f'--method={method} in norm {norm:g}: {error}') from None
 
 
 def command(experiment: str, config: Any, presets: dict) -> str:
