@@ -386,27 +386,27 @@ def _prox_linf(size, room, weight):
 
 def _ball_power(size, room, radius, p):
   # In units of the largest size, as all that follows.
-  largest = _divisor(jnp.max(size, initial=0.0))
+  largest, given = _divisor(jnp.max(size, initial=0.0)), room
   size, room, radius = size / largest, room / largest, radius / largest
   steepest = jnp.log(_divisor(norm(size, dual(p))))
   steepest = steepest - (p - 1) * jnp.log(_divisor(radius))
   shrunk = lambda weight: jnp.minimum(_shrunk(size, weight, p), room)
-  low, _ = _bisect(
+  _, high = _bisect(
     lambda weight: norm(shrunk(weight), p) - radius,
     steepest - 40,  # Less than rounding.
     steepest,
   )
   within = jnp.minimum(size, room)
   outside = norm(within, p) > radius
-  result = jnp.where(outside, shrunk(low), within)
-  # What is left of the bracket, and rounding.
-  result = result * jnp.minimum(radius / _divisor(norm(result, p)), 1.0)
-  return jnp.where(radius > 0, largest * result, 0.0)
+  result = jnp.where(outside, shrunk(high), within)
+  # What is at its bound stays there, to the bit.
+  result = jnp.where(result < room, largest * result, given)
+  return jnp.where(radius > 0, result, 0.0)
 
 
 def _prox_power(size, room, weight, p):
   """u + m u^(p-1) = size within the box, where m |u|_p^(p-1) = weight."""
-  largest = _divisor(jnp.max(size, initial=0.0))
+  largest, given = _divisor(jnp.max(size, initial=0.0)), room
   size, room, weight = size / largest, room / largest, weight / largest
   shrunk = lambda m: jnp.minimum(_shrunk(size, m, p), room)
   start = jnp.log(_divisor(weight))
@@ -419,7 +419,8 @@ def _prox_power(size, room, weight, p):
   open_size = jnp.where(room > 0, size, 0.0)
   some = (weight < norm(open_size, dual(p))) & (weight > 0)
   result = jnp.where(weight > 0, 0.0, jnp.minimum(size, room))
-  return largest * jnp.where(some, shrunk(low), result)
+  result = jnp.where(some, shrunk(low), result)
+  return jnp.where(result < room, largest * result, given)
 
 
 def _shrunk(size, log_weight, p):

@@ -81,13 +81,15 @@ def norm(v, p):
 
 
 def dual(p):
-  return {1: np.inf, 2: 2, np.inf: 1}[p]
+  return {1: np.inf, np.inf: 1}.get(p) or p / (p - 1)
 
 
 def bisect(falls, low, high):
   """Where a decreasing function of one number is 0."""
   for _ in range(200):
     middle = (low + high) / 2
+    if middle in (low, high):
+      break
     low, high = (middle, high) if falls(middle) > 0 else (low, middle)
   return high
 
@@ -98,14 +100,17 @@ def smallest_step(g, gap, low, high, p):
   room = np.where(size > 0, room, 0.0)
   if not size.any():
     return 0 * g
-  if p == 1:
+  if p in (0, 1):
     v, left = np.zeros_like(g), gap
-    for i in np.argsort(-size, kind='stable'):
+    # The steepest first; or what comes farthest.
+    with np.errstate(invalid='ignore'):
+      order = size if p else np.minimum(np.nan_to_num(size * room), gap)
+    for i in np.argsort(-order, kind='stable'):
       if size[i] > 0:
         v[i] = min(room[i], left / size[i])
         left -= size[i] * v[i]
     return np.sign(g) * v
-  shape = size if p == 2 else (size > 0).astype(float)
+  shape = np.where(size > 0, size ** (1 / (p - 1)), 0.0)
   fill = lambda level: np.minimum(level * shape, room)
   far = 10 * (gap + 1) / np.min(size[size > 0] * shape[size > 0])
   far = max(far, 10 * np.max(room[np.isfinite(room)], initial=0) / shape.max())
@@ -118,17 +123,33 @@ def project_ball(v, radius, low, high, p):
   """The nearest point to v in a ball within a box."""
   size, room = np.abs(v), np.where(v > 0, high, -np.asarray(low))
   boxed = np.minimum(size, room)
+  if p == 0:
+    saved = size**2 - (size - boxed) ** 2
+    kept = np.argsort(-saved, kind='stable')[: int(radius)]
+    return np.sign(v) * np.where(np.isin(np.arange(len(v)), kept), boxed, 0)
   if p == np.inf:
     return np.sign(v) * np.minimum(boxed, radius)
   if norm(boxed, p) <= radius:
     return np.sign(v) * boxed
   if p == 2:
     shrink = lambda c: np.minimum((1 - c) * size, room)
-  else:
+  elif p == 1:
     shrink = lambda c: np.minimum(np.maximum(size - c * size.max(), 0), room)
+  else:
+    shrink = lambda c: np.minimum(powers(size, c / (1 - c), p), room)
   return np.sign(v) * shrink(
     bisect(lambda c: norm(shrink(c), p) - radius, 0, 1)
   )
+
+
+def powers(size, weight, p):
+  """Solves u + weight u^(p-1) = size for each entry."""
+  low, high = np.zeros_like(size), size.copy()
+  for _ in range(55):
+    u = (low + high) / 2
+    above = u + weight * u ** (p - 1) > size
+    low, high = np.where(above, low, u), np.where(above, u, high)
+  return high
 
 
 def prox(v, weight, low, high, p):
@@ -141,6 +162,14 @@ def prox(v, weight, low, high, p):
     at = lambda c: np.minimum(c * size, room)
     stay = lambda c: norm(at(c), 2) * (1 - c) - c * weight
     u = at(1.0 - bisect(lambda t: -stay(1 - t), 0.0, 1.0))
+  elif p != np.inf:
+    # The larger the factor of u^(p-1), the larger the weight that it is for.
+    at = lambda c: np.minimum(powers(size, c / (1 - c), p), room)
+    of = lambda c: c / (1 - c) * norm(at(c), p) ** (p - 1)
+    least = norm(np.where(room > 0, size, 0), dual(p))
+    u = 0 * size
+    if weight < least:
+      u = at(bisect(lambda c: weight - of(c), 0.0, 1 - 1e-15))
   else:
     # What a level cuts off adds up to the weight.
     most = np.minimum(size, room)
@@ -337,7 +366,7 @@ def run_projection(
   x, p = problem.x, problem.p
   early = 0
   if p != 2 and l2:
-    early = max(total // 4, 2) if p == 1 else total // 12
+    early = max(total // 4, 2) if p < 1.5 else total // 12
   for i in range(rounds):
     q = 2 if i < min(early, 30) else p
     progress = i / max(total - 1, 1)
@@ -404,18 +433,27 @@ def _nearest(
   |v|_1 + tie/2 |v - best|^2 in l1, |v|^2/2 + tie/2 |v - best|^2 in l2, and
   |v - best|^2/2 within a smaller cube in linf.
   """
-  tie, threshold, stiffness = 1.0, 0.0, 1.0
+  center, threshold, stiffness = best, 0.0, np.ones(len(best))
   if p == 1:
-    tie = stiffness = tightness * distance / (best @ best)
-    threshold = 1 / tie
+    tie = tightness * distance / (best @ best)
+    stiffness = tie * stiffness
+    center, threshold = tie * best, 1 / tie
   elif p == 2:
-    tie, stiffness = tightness, 1 + tightness
+    center, stiffness = tightness * best, (1 + tightness) * stiffness
+  elif p != np.inf:
+    # |v|^p / p to the second order, in units of its largest entry.
+    scale = np.max(np.abs(best))
+    unit = np.abs(best) / scale
+    least = 0.01 if p < 2 else 0.1
+    stiffness = max(p - 1, 1) * np.maximum(unit, least) ** (p - 2)
+    stiffness = stiffness * (1 + tightness)
+    center = stiffness * best - scale * np.sign(best) * unit ** (p - 1)
   else:
     level = distance * (1 - 0.05 / tightness)
     low, high = np.maximum(low, -level), np.minimum(high, level)
 
   def primal(weights):
-    v = (tie * best - weights @ cuts) / stiffness
+    v = (center - weights @ cuts) / stiffness
     v = np.sign(v) * np.maximum(np.abs(v) - threshold, 0)
     return np.clip(v, low, high)
 
@@ -425,7 +463,8 @@ def _nearest(
       v = primal(weights)
       # What can move: neither at a bound nor held at 0 by the norm.
       free = (v > low) & (v < high) & ((v != 0) | (threshold == 0))
-      slope = max(np.sum(cuts[i][free] ** 2), 1e-3)
+      give = np.sum((cuts[i] ** 2 / stiffness)[free])
+      give = max(give, 1e-3 / np.max(stiffness))
       violated = offsets[i] + cuts[i] @ v
-      weights[i] = max(weights[i] + stiffness * violated / slope, 0) * on[i]
+      weights[i] = max(weights[i] + violated / give, 0) * on[i]
   return primal(weights), weights

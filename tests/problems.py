@@ -18,6 +18,7 @@ def create(
   high=jnp.inf,
   project=None,
   targets=None,
+  groups=None,
 ):
   """One input's problem; `targets` [t] in place of the likely ones."""
   x = jnp.asarray(x)
@@ -29,6 +30,7 @@ def create(
     low=jnp.broadcast_to(jnp.asarray(low, x.dtype), x.shape),
     high=jnp.broadcast_to(jnp.asarray(high, x.dtype), x.shape),
     project=project,
+    groups=groups,
   )
   if targets is not None:
     created = dataclasses.replace(created, targets=targets)

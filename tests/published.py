@@ -47,7 +47,9 @@ def clip(problem, step):
 def linear_step(problem, gap, g):
   """The smallest step to the linear boundary, its length, the most allowed."""
   step = plain.smallest_step(-g, abs(gap), *problem.box, problem.p)
-  length = norm(step, problem.p) or abs(gap) / norm(g, plain.dual(problem.p))
+  length = norm(step, problem.p)
+  if not length and problem.p:
+    length = abs(gap) / norm(g, plain.dual(problem.p))
   most = 1e6 * (length + norm(problem.x, problem.p))
   low, high = problem.box
   if np.all(np.isfinite(low) & np.isfinite(high)):
@@ -169,11 +171,14 @@ def fmn(
   first_step=1.0,
   last_step=0.01,
 ):
-  x, q = problem.x, plain.dual(problem.p)
+  x, counts = problem.x, problem.p == 0
+  q = None if counts else plain.dual(problem.p)
 
   def ahead(p, gap, g):
-    """Linear distance along what the box leaves free."""
+    """Linear distance along what the box leaves free; or one change."""
     free = np.where(g > 0, p > problem.low, p < problem.high)
+    if counts:
+      return float(np.any(g * free))
     return abs(gap) / norm(g * free, q) if np.any(g * free) else 0.0
 
   (gap, g), best = hard(problem, x), Best(problem, 1)
@@ -187,13 +192,17 @@ def fmn(
     margin = best.see(p)
     gap, g = hard(problem, p)
     change = cosine(gamma, last_gamma, fraction)
+    grown, shrunk = (1 + change) * radius, (1 - change) * radius
+    if counts:
+      grown = max(math.ceil(grown), radius + 1)
+      shrunk = min(math.floor(shrunk), radius - 1)
     if margin < 0:
-      radius = min((1 - change) * radius, best.distance)
+      radius = min(shrunk, best.distance)
     elif best.status == Status.FOUND:
-      radius *= 1 + change
+      radius = grown
     else:
       estimate = norm(p - x, problem.p) + ahead(p, gap, g)
-      radius = max((1 + change) * radius, estimate)
+      radius = max(grown, estimate)
     radius = min(radius, most)
   return best
 
@@ -224,6 +233,35 @@ def primal_dual(
   return best
 
 
+def sigma_zero(
+  problem,
+  budget,
+  *,
+  first_step=1.0,
+  last_step=0.0,
+  sharpness=1e-3,
+  threshold=0.3,
+  change=0.01,
+):
+  x, width = problem.x, problem.high - problem.low
+  unit = np.where(width > 0, width, 1.0)
+  (_, g), best, p = hard(problem, x), Best(problem, 1), x
+  margin = problem.margin(x)[0]
+  while best.gradients < budget:
+    size = cosine(first_step, last_step, best.gradients / budget)
+    v = (p - x) / unit
+    slope = 2 * v * sharpness / (v**2 + sharpness) ** 2 / len(v)
+    slope += g * unit * (margin > 0)
+    v = v - size * slope / (np.abs(slope).max() or 1.0)
+    p = clip(problem, unit * v)
+    p = np.where(np.abs(p - x) < threshold * unit, x, p)
+    margin = best.see(p)
+    g = hard(problem, p)[1]
+    threshold += (change if margin < 0 else -change) * size
+    threshold = min(max(threshold, 0.0), 1.0)
+  return best
+
+
 # --- Auto-PGD --------------------------------------------------------------
 
 
@@ -243,6 +281,8 @@ def steepest(g, num_moved, p):
     return -g / norm(g, 2)
   if p == np.inf:
     return -np.sign(g)
+  if p != 1:
+    return plain.smallest_step(-g, norm(g, plain.dual(p)), -np.inf, np.inf, p)
   order = np.argsort(-np.abs(g))[: max(int(num_moved), 1)]
   order = [i for i in order if g[i] != 0]
   step = np.zeros_like(g)

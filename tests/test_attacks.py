@@ -19,10 +19,11 @@ from dmm_jax.boundary.attacks import descent
 from dmm_jax.boundary.attacks import fab
 from dmm_jax.boundary.attacks import fmn
 from dmm_jax.boundary.attacks import primal_dual
+from dmm_jax.boundary.attacks import sigma_zero
 from dmm_jax.boundary.attacks import superdeepfool
 from dmm_jax.boundary.point import Status
 
-NORMS = (1, 2, np.inf)
+NORMS = (1, 2, np.inf, 1.5)
 # Values of every option, unlike its default.
 OTHER = {
   ddn: dict(gamma=0.2, first_step=0.6, last_step=0.1),
@@ -34,6 +35,13 @@ OTHER = {
     first_step=0.7, last_step=0.1, first_change=0.6, last_change=0.2
   ),
   apgd: dict(rtol=0.17),
+  sigma_zero: dict(
+    first_step=0.6,
+    last_step=0.1,
+    sharpness=0.1,
+    threshold=0.2,
+    change=0.2,
+  ),
 }
 BUDGETS = {
   apgd: (1, 2, 3, 5, 8, 13, 21, 34),
@@ -42,12 +50,12 @@ BUDGETS = {
   fab: (3, 5, 6, 9, 12, 18),
   primal_dual: (1, 2, 3, 5, 9, 16, 30),
 }
-CASES = [(m, 0) for m in OTHER if m not in (apgd, ddn)]
-CASES += [(ddn, 2), *((apgd, p) for p in NORMS)]
+CASES = [(m, None) for m in OTHER if m not in (apgd, ddn, sigma_zero)]
+CASES += [(ddn, 2), *((apgd, p) for p in NORMS), (sigma_zero, 0), (fmn, 0)]
 name = lambda v: v.__name__.rpartition('.')[2] if inspect.ismodule(v) else None
 
 
-def examples():
+def examples(finite=False):
   """`(params, x, low, high)`: free, and in boxes that some inputs touch."""
   for seed in range(3):
     rng = np.random.default_rng(10 + seed)
@@ -59,6 +67,8 @@ def examples():
     elif seed == 2:
       low = x - [2.5, 0.1, np.inf]
       high = x + np.array([0.1, np.inf, 0.6])
+    if finite:
+      low, high = np.maximum(low, x - 2), np.minimum(high, x + 3)
     yield plain.draw(seed), x, low, high
 
 
@@ -70,7 +80,7 @@ def solver(method, p, static):
     )
     return method.search(problem, budget, **static, **options)
 
-  if p:
+  if p is not None:
     fn = lambda params, x, low, high, _, *rest: solve(
       params, x, low, high, p, *rest
     )
@@ -93,8 +103,8 @@ def test_every_evaluation_is_that_of_the_publication(method, p):
   static = {'num_steps': 6} if method is apgd else {}
   cases = [
     (*example, norm, budget, options)
-    for example in examples()
-    for norm in ((p,) if p else NORMS)
+    for example in examples(finite=p == 0)
+    for norm in (NORMS if p is None else (p,))
     for budget in BUDGETS.get(method, (1, 2, 3, 4, 6, 9, 14))
     for options in ({k: usual[k] for k in OTHER[method]}, OTHER[method])
   ]
@@ -305,9 +315,10 @@ def test_the_first_step_and_the_largest_radius():
     return steps, descent.linear_step(blocked, first), jnp.stack(radii)
 
   (step, size), (none, free), radii = measure(jnp.array(NORMS))
-  want = [[0, -2.5], [-1.2, -1.6], [-10 / 7] * 2]
+  want = [[0, -2.5], [-1.2, -1.6], [-10 / 7] * 2, [-90 / 91, -160 / 91]]
   np.testing.assert_allclose(step, want, rtol=1e-6)
-  np.testing.assert_allclose(size, [2.5, 2, 10 / 7], rtol=1e-6)
+  most = 10 / 91 ** (1 / 3)  # 3^3 + 4^3.
+  np.testing.assert_allclose(size, [2.5, 2, 10 / 7, most], rtol=1e-6)
   np.testing.assert_allclose(free, size, rtol=1e-6)
   assert not np.any(none)
   for p, row in zip(NORMS, radii, strict=True):

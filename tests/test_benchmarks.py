@@ -1,5 +1,6 @@
 """The benchmark beside peers: its scores, judge, cells, tables and figures."""
 
+import itertools
 import os
 import pathlib
 import types
@@ -104,6 +105,22 @@ def test_judge():
     np.testing.assert_allclose(found, distances, atol=1e-5)
 
 
+def test_judge_counts_changes():
+  logits = lambda xs: np.stack([xs[:, 0] - 0.5, np.zeros(len(xs))], 1)
+  xs, ys = np.full((5, 3), 1, np.float32), np.zeros(5, int)
+  points = np.array(
+    [
+      [0.4, 1.0, 1.0],
+      [0.4, 1 - 1e-9, 1.0],  # The same in float32.
+      [0.4, 1 - 1e-6, 0.0],
+      [0.4, 1.5, 1.0],  # Clipped.
+      [0.6, 1.0, 1.0],
+    ]
+  )
+  found = boundary_peers.judge(logits, xs, ys, points, 0.0)
+  np.testing.assert_array_equal(found, [1, 1, 3, 1, np.inf])
+
+
 def test_select():
   available = ['ours_fast', 'ours_portfolio', 'ours_ddn', 'a_ddn', 'a_fmn', 'b']
   chosen = lambda *names: boundary_peers.select(names, available)
@@ -179,8 +196,10 @@ def test_cells_are_run_once(tmp_path):
 def test_results_of_cells(tmp_path):
   bench = FakeBench()
   fill(bench, tmp_path)
-  rows = boundary_peers.write_results(tmp_path, [bench.network], [2.0, 1.0])
-  assert records.read_json(tmp_path / 'summary.json')['rows'] == rows
+  summary = boundary_peers.write_results(tmp_path, [bench.network], [2.0, 1.0])
+  assert records.read_json(tmp_path / 'summary.json') == summary
+  assert summary['counts'] == summary['beside_peers'] == []
+  rows = summary['rows']
   mine = {r['attack']: r for r in rows if r['norm'] == '2.0'}
   exact = mine['l2_only']
   assert exact['mean_ratio'] == pytest.approx(1)
@@ -208,6 +227,61 @@ def test_results_of_cells(tmp_path):
   # Figures come from the files alone.
   for path in _peers_report.draw(tmp_path):
     assert path.stat().st_size > 10_000
+
+
+def test_norms_without_best_known_distances(tmp_path):
+  bench, norms = FakeBench(), [0.0, 3.0]
+  boundary_peers.measure(bench, tmp_path, norms, ATTACKS, [10, 20])
+  summary = boundary_peers.write_results(tmp_path, [bench.network], norms)
+  # The best of the run stands in.
+  exact = [r for r in summary['rows'] if r['attack'] == 'ours_fast']
+  assert [r['mean_ratio'] for r in exact] == [1, 1]
+  counts = {(r['attack'], r['budget']): r for r in summary['counts']}
+  assert counts.keys() == {('ours_fast', 0), ('short', 10), ('short', 20)}
+  row = counts['short', 20]
+  assert (row['median'], row['mean']) == (1, 1)
+  assert row['success'] == pytest.approx(5 / 6)
+  beside = {(r['norm'], r['peer']): r for r in summary['beside_peers']}
+  assert beside.keys() == {
+    (p, a) for p in ('0.0', '3.0') for a in ('short', 'best_of_peers')
+  }
+  for row in beside.values():
+    assert row['nearer'] == pytest.approx(1 / 6)  # Where the peer fails.
+    assert row['equal'] == pytest.approx(5 / 6)
+    assert row['farther'] == row['above_1.005'] == 0
+    assert row['mean_ratio'] == row['max_ratio'] == 1
+  header, lines = _peers_report.plain_table(summary['beside_peers'])
+  assert all(len(line) == len(header) for line in lines)
+  for path in _peers_report.draw(tmp_path):
+    assert path.stat().st_size > 10_000
+
+
+def test_ours_beside_the_best_of_peers_by_hand():
+  cell = lambda attack, budget, *distance: dict(
+    network='n',
+    norm='1.5',
+    attack=attack,
+    budget=budget,
+    error='',
+    distance=distance,
+  )
+  rows = _peers_report.compare(
+    [
+      cell('ours_fast', 0, 1.0, 2.0, 3.0, np.inf),
+      cell('a', 1000, 2.0, 2.0, 3.0, 8.0),
+      cell('a', 100, 0.1, 0.1, 0.1, 0.1),  # A smaller budget.
+      cell('b', 1000, np.inf, 1.0, 4.0, np.inf),
+    ]
+  )
+  by_peer = {r['peer']: r for r in rows}
+  assert list(by_peer) == ['a', 'b', 'best_of_peers']
+  shares = lambda r: [r['nearer'], r['equal'], r['farther'], r['above_1.005']]
+  assert shares(by_peer['a']) == [0.25, 0.5, 0.25, 0.25]
+  assert by_peer['a']['mean_ratio'] == np.inf  # Where ours alone fails.
+  assert shares(by_peer['b']) == [0.5, 0.25, 0.25, 0.5]
+  assert by_peer['b']['mean_ratio'] == pytest.approx((2 + 0.75) / 2)
+  assert by_peer['b']['max_ratio'] == 2
+  assert shares(by_peer['best_of_peers']) == [0.25, 0.25, 0.5, 0.5]
 
 
 def test_styles_tell_attacks_apart_in_grey():
@@ -260,6 +334,34 @@ def test_peers_find_what_the_judge_accepts_and_are_charged_for_it():
     found = boundary_peers.judge(net.exact_logits, net.xs, net.ys, points, 2.0)
     assert np.isfinite(found).any(), attack
     assert gradients == cost <= 30 and forwards >= 3
+
+
+def test_sparse_peers_and_searches_in_other_norms():
+  module = peers()
+  module.torch.set_num_threads(1)
+  bench = boundary_peers.Bench(dense_network(), 256, module)
+  net = bench.network
+  solve = lambda attack, norm: bench.solve(attack, norm, 40)
+  judge = lambda points, norm: boundary_peers.judge(
+    net.exact_logits, net.xs, net.ys, points, norm
+  )
+  runs = lambda norm: [a for a in module.PEERS if bench.runs(a, norm)]
+  assert {'advlib_sigma_zero', 'advlib_vfga', 'foolbox_fmn'} <= set(runs(0.0))
+  for attack in ('advlib_sigma_zero', 'advlib_fmn'):
+    points, gradients, _ = solve(attack, 0.0)
+    counts = judge(points, 0.0)
+    found = np.isfinite(counts)
+    assert found.any() and np.all(counts[found] % 1 == 0), attack
+    assert counts[found].max() <= 4 and gradients == 40
+  assert runs(1.5) == runs(7.0) == ['torch_pgd', 'torch_pgd_t']
+  best = {}
+  for norm, attack in itertools.product((1.5, 3.0), runs(1.5)):
+    points, gradients, _ = solve(attack, norm)
+    best[norm, attack] = judge(points, norm)
+    assert gradients <= 40 and np.isfinite(best[norm, attack]).all()
+  # Near the surface, and l3 at most l1.5.
+  least = {p: np.minimum(*[best[p, a] for a in runs(p)]) for p in (1.5, 3.0)}
+  assert np.all(least[3.0] <= least[1.5] * 1.001)
 
 
 def test_ours_passes_the_judge():

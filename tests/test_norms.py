@@ -4,6 +4,8 @@ Oracles work with sizes, as neither norm nor ball knows signs: the size of an
 entry, and the room that the box leaves it.
 """
 
+import itertools
+
 import hypothesis
 from hypothesis import strategies
 import jax
@@ -101,12 +103,18 @@ def test_dual_exponents():
   'function', [norms.smallest_step, norms.project_ball, norms.prox]
 )
 def test_other_norms_are_refused(function):
-  for p in (0.99, 0, -1, np.nan):
+  for p in (0.99, -1, np.nan):
     with pytest.raises(ValueError, match=f'a number p >= 1 or inf.* got {p}'):
       function(jnp.ones(3), 1.0, norm=p)
   for p in ('2', None, True, 1j):
     with pytest.raises(TypeError, match=f'norm must be a number.* got {p!r}'):
       function(jnp.ones(3), 1.0, norm=p)
+
+
+def test_zero_is_a_norm_where_changes_are_counted():
+  norms.check(0, counts=True)
+  with pytest.raises(ValueError, match='p >= 1 or inf, got 0'):
+    norms.check(0)
 
 
 def test_the_number_of_entries_that_are_not_zero():
@@ -256,6 +264,45 @@ def test_a_box_of_numbers_is_one_for_all_coordinates(p):
     ends = function(there, 99.0 if function is norms.project_ball else 0.0,
                     -0.5, 1.5, norm=p)  # fmt: skip
     np.testing.assert_allclose(ends, [1.5, -0.5, 0.1], rtol=1e-6)
+
+
+@EVERY_CASE
+@hypothesis.given(ENTRIES, ROOMS, ROOMS, AMOUNTS)
+def test_the_fewest_changes_in_a_box(g, below, above, gap):
+  with jax.enable_x64(True):
+    low, high = jnp.asarray(-below), jnp.asarray(above)
+    got = np.asarray(norms.smallest_step(g, float(gap), low, high, norm=0))
+  room = room_of(g, -below, above)
+  assert np.all(got * g >= 0) and np.all(np.abs(got) <= room + 1e-12)
+  with np.errstate(invalid='ignore'):
+    gain = np.nan_to_num(np.abs(g) * room, posinf=1e9)
+  most = np.cumsum(np.sort(gain)[::-1])
+  close(g @ got, min(gap, most[-1]))
+  if gap < most[-1] - 1e-9:
+    fewest = np.searchsorted(most, gap - 1e-9) + 1 if gap else 0
+    assert np.sum(np.abs(got) > 1e-9) == fewest
+
+
+@EVERY_CASE
+@hypothesis.given(ENTRIES, ROOMS, ROOMS, strategies.integers(0, NUM + 1))
+def test_the_nearest_points_with_few_changes(v, below, above, num):
+  low, high = jnp.asarray(-below), jnp.asarray(above)
+  inside = np.clip(v, -below, above)
+  size = lambda u: np.sum((np.asarray(u) - v) ** 2)
+  got = norms.project_ball(jnp.asarray(v), num + 0.5, low, high, norm=0)
+  sets = itertools.combinations(range(NUM), min(num, NUM))
+  kept = [np.where(np.isin(np.arange(NUM), s), inside, 0) for s in sets]
+  assert np.sum(np.asarray(got) != 0) <= num
+  np.testing.assert_allclose(size(got), min(map(size, kept)), atol=1e-5)
+  # With a price for each change; the sets are all of any size.
+  price = 0.05 + 0.1 * num
+  got = norms.prox(jnp.asarray(v), price, low, high, norm=0)
+  cost = lambda u: size(u) / 2 + price * np.sum(np.asarray(u) != 0)
+  least = min(
+    cost(np.where(chosen, inside, 0))
+    for chosen in itertools.product((False, True), repeat=NUM)
+  )
+  np.testing.assert_allclose(cost(got), least, atol=1e-5)
 
 
 # --- Projections on balls --------------------------------------------------
