@@ -137,6 +137,8 @@ def test_small_networks_have_the_fewest_changes_by_brute_force():
     params, x = relu_network(seed)
     label = int(np.argmax(logits(params, x)))
     want = brute_force(params, x, label)
+    if not np.any(x @ params[0] + params[1] > 0):
+      continue  # Without a gradient there is no search.
     for method, more in excess.items():
       found = find(params, x, label, method)
       if found.status == Status.FOUND:
@@ -149,7 +151,7 @@ def test_small_networks_have_the_fewest_changes_by_brute_force():
     least += want > 1 and np.isfinite(want)
   assert least > 10
   # An input may be of use halfway, which only the descents can find.
-  assert np.mean(np.array(excess['portfolio']) <= 0) >= 0.97
+  assert np.all(np.array(excess['portfolio']) <= 0)
   assert np.mean(np.array(excess['fast']) <= 0) >= 0.85
   for name in ('sigma_zero', 'fmn'):
     assert np.mean(excess[name]) >= np.mean(excess['portfolio'])

@@ -25,7 +25,8 @@ LAST_WEIGHT = (
   0.1  # Of a new gradient among the earlier ones, in the last round.
 )
 LEAVING, ENTERING = 2, 4  # Inputs that an exchange considers.
-NEIGHBOURS = LEAVING * ENTERING
+TRIED = LEAVING * ENTERING
+NEIGHBOURS = TRIED + 3  # Two at random, and one for the ends.
 # Rounds for which an input that was exchanged stays where it is.
 KEEP_OUT, KEEP_IN = 6, 3
 
@@ -69,12 +70,12 @@ def search(
   Args:
     problem: what is searched; its box has two ends for every input.
     budget: gradients.
-    key: not used.
+    key: of the random exchanges.
 
   Returns:
     A `Segment` from the input to the best point.
   """
-  del key
+  key = jax.random.key(0) if key is None else key
   plan = split(budget, problem.network.num_classes)
   targets = problem_lib.likely_targets(
     problem.logits, problem.label, plan.expanded
@@ -97,7 +98,7 @@ def search(
       first, last, lambda k, s: _follow_path(pair, s, k / plan.total), state
     )
     exchanges = jnp.where(screening, 0, plan.exchanges)
-    state = _exchange(problem, state, exchanges)
+    state = _exchange(problem, state, exchanges, jax.random.fold_in(key, i))
     put = lambda column, new: column.at[row].set(new.astype(column.dtype))
     return jax.tree.map(put, table, state), order
 
@@ -130,9 +131,7 @@ def search(
     status.astype(jnp.int32),
     jnp.int32(plan.cost),
     jnp.int32(
-      1
-      + FORWARDS * on_paths
-      + (NEIGHBOURS + 1) * plan.candidates * plan.exchanges
+      1 + FORWARDS * on_paths + NEIGHBOURS * plan.candidates * plan.exchanges
     ),
   )
 
@@ -270,60 +269,67 @@ def follow(
   return paths.point(path, problem, num), found
 
 
-def _exchange(problem, state, rounds):
+def _exchange(problem, state, rounds, key):
   """Rounds of a tabu search among the neighbours of the best point."""
   x = problem.x
   shape = paths.by_group(problem, x).shape
+  numbers = jnp.arange(np.prod(shape, dtype=int))
   changed = lambda p: _any(problem, p != x).ravel()
   wide = lambda v: jnp.broadcast_to(v.reshape(shape), x.shape)
-  numbers = jnp.arange(np.prod(shape, dtype=int))
+  value = lambda p: problem_lib.margin_at(problem, p).value
+  reliable = rays.RELIABLE * problem.margin
+
+  def neighbours(i, point, linear, free, most):
+    """Points, and the inputs that leave and enter."""
+    ends, gain = paths.effects(problem, linear.gradients[0])
+    gain = paths.by_group(problem, gain).ravel()
+    beyond, chosen = linear.margin < -reliable, changed(point)
+    # What is missed least leaves, what does most enters.
+    missed = jnp.where(chosen & (free | beyond), gain, jnp.inf)
+    leave = jax.lax.top_k(-missed, min(TRIED, len(gain)))[1]
+    enter = jnp.where(~chosen & free, gain, -1.0)
+    enter = jax.lax.top_k(enter, min(ENTERING, len(gain)))[1]
+    k = jnp.arange(TRIED)
+    one_less = leave[k % len(leave)]
+    out = jnp.where(beyond, one_less, leave[k // ENTERING % len(leave)])
+    # Below the number that is aimed at nothing has to leave.
+    room = ~beyond & (jnp.sum(chosen) < most - 1)
+    out = jnp.where(room, -1, out)
+    into = jnp.where(beyond, -1, enter[k % len(enter)])
+    # Two at random, one of them against its gradient; and none, but every
+    # change goes where the gradient says.
+    pair = jax.random.randint(jax.random.fold_in(key, i), (2,), 0, len(gain))
+    out = jnp.append(out, jnp.stack([out[0], out[0], -1]))
+    into = jnp.append(into, jnp.append(jnp.where(beyond, -1, pair), -1))
+
+    def make(k, out, into):
+      p = jnp.where(wide(numbers == out), x, point)
+      against = problem.low + problem.high - ends
+      there = jnp.where(k == TRIED + 1, against, ends)
+      p = jnp.where(wide(numbers == into), there, p)
+      return jnp.where((k == TRIED + 2) & wide(changed(p)), ends, p)
+
+    return jax.vmap(make)(jnp.arange(NEIGHBOURS), out, into), out, into
 
   def one_round(i, s):
     state, point, until = s
     linear = problem_lib.linearize(problem, point, None)
-    beyond = linear.margin < -rays.RELIABLE * problem.margin
-    ends, gain = paths.effects(problem, linear.gradients[0])
-    gain = paths.by_group(problem, gain).ravel()
-    chosen, free = changed(point), until <= i
-    # What is missed least leaves; what does most enters.
-    missed = jnp.where(chosen, jnp.where(free, gain, jnp.inf), jnp.inf)
-    missed = jnp.where(beyond & chosen, gain, missed)
-    leave = jax.lax.top_k(-missed, min(NEIGHBOURS, len(gain)))[1]
-    enter = jnp.where(~chosen & free, gain, -1.0)
-    enter = jax.lax.top_k(enter, min(ENTERING, len(gain)))[1]
-    k = jnp.arange(NEIGHBOURS + 1)
-    out = jnp.where(
-      beyond, leave[k % len(leave)], leave[k // ENTERING % len(leave)]
-    )
-    into = jnp.where(beyond, -1, enter[k % len(enter)])
-    # The last neighbour: every change goes where the gradient says.
-    out = jnp.where((k == NEIGHBOURS) & ~beyond, -1, out)
-    into = jnp.where(k == NEIGHBOURS, -1, into)
-
-    def neighbour(out, into, turned):
-      p = jnp.where(wide(numbers == out), x, point)
-      p = jnp.where(wide(numbers == into), ends, p)
-      return jnp.where(turned & wide(changed(p)), ends, p)
-
-    points = jax.vmap(neighbour)(out, into, k == NEIGHBOURS)
-    margins = jax.vmap(lambda p: problem_lib.margin_at(problem, p).value)(
-      points
-    )
-    best = jnp.argmin(jnp.where(jnp.isnan(margins), jnp.inf, margins))
+    points, out, into = neighbours(i, point, linear, until <= i, state.changes)
+    margins = jax.vmap(value)(points)
+    stays = jax.vmap(lambda p: jnp.all(p == point))(points)
+    best = jnp.argmin(jnp.where(jnp.isnan(margins) | stays, jnp.inf, margins))
     new, count = points[best], paths.count(points[best] - x, problem.groups)
-    fewer = (margins[best] < -rays.RELIABLE * problem.margin) & (
-      count < state.changes
-    )
+    fewer = (margins[best] < -reliable) & (count < state.changes)
     state = state._replace(
       best=jnp.where(fewer, new, state.best),
       changes=jnp.where(fewer, count, state.changes),
     )
-    until = jnp.where(numbers == out[best], i + KEEP_OUT, until)
-    until = jnp.where(numbers == into[best], i + KEEP_IN, until)
+    until = jnp.where(numbers == out[best], i + min(KEEP_OUT, most), until)
+    until = jnp.where(numbers == into[best], i + min(KEEP_IN, most), until)
     return state, new, until
 
-  until = jnp.zeros(len(numbers), jnp.int32)
-  start = state._replace(point=state.best), state.best, until
+  most = len(numbers) // 4  # Of few inputs none may be kept for long.
+  start = state, state.best, jnp.zeros(len(numbers), jnp.int32)
   return jax.lax.fori_loop(0, rounds, one_round, start)[0]
 
 
