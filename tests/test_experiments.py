@@ -88,9 +88,11 @@ def test_methods_without_a_norm_are_found_before_training(tmp_path):
   for given, together, said in (
     (('ddn', (2.0, np.inf)), False, 'norm must be 2 for method ddn, got inf'),
     (('apgd', (1.0, 2.0)), True, 'one norm at a time'),
+    (('deepfool', (0.0,)), False, 'has no steps for norm 0'),
+    (('fast', (0.5,)), False, 'a number p >= 1, inf, or 0'),
     (('luck', (2.0,)), False, 'the method must be one of portfolio'),
   ):
-    with pytest.raises(flags.FlagError, match=f'--method={given[0]}: .*{said}'):
+    with pytest.raises(flags.FlagError, match=f'--method={given[0]}.*: .*{said}'):
       check(*given, together=together)
 
 
