@@ -1,5 +1,6 @@
 """Scores, tables and figures of `boundary_peers`, from its files."""
 
+import itertools
 import pathlib
 
 import numpy as np
@@ -48,7 +49,8 @@ def score(cell, reference, best):
     best: the least of these and all that this run found, `[n]`.
   """
   distance = np.asarray(cell['distance'])
-  ratio = distance / reference
+  ratio = np.full(len(distance), np.inf)
+  np.divide(distance, reference, out=ratio, where=np.isfinite(distance))
   keys = 'network, norm, attack, budget, error, seconds, first_seconds'
   return {k: cell[k] for k in keys.split(', ')} | {
     'n': len(distance),
@@ -118,6 +120,73 @@ def table(rows):
   return lines
 
 
+def count_changes(cells):
+  """Numbers of changed inputs, from few to many: rows of cells of norm 0.
+
+  The median is of all examples; the mean of those on which the attack succeeds.
+  """
+  rows = []
+  for cell in cells:
+    count = np.asarray(cell['distance'])
+    if cell['norm'] == '0.0' and not cell['error']:
+      found = count[np.isfinite(count)]
+      row = {k: cell[k] for k in ('network', 'attack', 'budget', 'gradients')}
+      row |= dict(
+        success=len(found) / len(count),
+        median=float(np.median(count)),
+        mean=float(np.mean(found)) if len(found) else np.inf,
+        seconds=cell['seconds'],
+      )
+      rows.append(row)
+  networks = list(dict.fromkeys(r['network'] for r in rows))
+  order = lambda r: (networks.index(r['network']), -r['success'], r['mean'])
+  return sorted(rows, key=order)
+
+
+def compare(cells):
+  """Each attack of ours beside each peer, and beside the best of all peers.
+
+  Every attack counts at its largest budget. `nearer`, `equal` and `farther` are
+  shares of all examples: in norm 0, of fewer, as many and more changes. Ratios
+  are ours by theirs, where the peer succeeds; infinite where ours does not.
+  """
+  groups = {}
+  cells = [cell for cell in cells if not cell['error']]
+  for cell in sorted(cells, key=lambda c: c['budget']):
+    key = cell['network'], cell['norm']
+    groups.setdefault(key, {})[cell['attack']] = np.asarray(cell['distance'])
+  rows = []
+  for (network, norm), found in groups.items():
+    ours = {a: d for a, d in sorted(found.items()) if a.startswith('ours')}
+    peers = {a: d for a, d in sorted(found.items()) if a not in ours}
+    if peers:
+      peers['best_of_peers'] = np.min(list(peers.values()), axis=0)
+    for name, peer in itertools.product(ours, peers):
+      row = dict(network=network, norm=norm, ours=name, peer=peer)
+      rows.append(row | _beside(ours[name], peers[peer]))
+  return rows
+
+
+def _beside(mine, theirs):
+  some = np.isfinite(theirs)
+  ratio = mine[some] / theirs[some]
+  value = lambda fn: float(fn(ratio)) if len(ratio) else np.nan
+  return {
+    'nearer': float(np.mean(mine < theirs)),
+    'equal': float(np.mean(mine == theirs)),
+    'farther': float(np.mean(mine > theirs)),
+    'mean_ratio': value(np.mean),
+    'max_ratio': value(np.max),
+    'above_1.005': value(lambda r: np.mean(r > 1.005)),
+  }
+
+
+def plain_table(rows):
+  """Header and lines of text of rows that share their keys."""
+  text = lambda v: f'{v:.5g}' if isinstance(v, float) else str(v)
+  return list(rows[0]), [[text(v) for v in row.values()] for row in rows]
+
+
 def looks(attacks):
   """A line for each attack: ours bold and black, peers distinct in grey."""
   styles = {}
@@ -174,7 +243,7 @@ def _panels(rows):
   for i, network in enumerate(networks):
     for j, norm in enumerate(norms):
       mine = [r for r in rows if (r['network'], r['norm']) == (network, norm)]
-      axes[i, j].set_title(f'{network}, ${canvas.NORMS[norm]}$', fontsize=9)
+      axes[i, j].set_title(f'{network}, {canvas.norm(norm)}', fontsize=9)
       panels.append((axes[i, j], mine))
   return figure, panels
 
@@ -186,7 +255,8 @@ def _against_gradients(rows, value, label, stem):
   for ax, mine in panels:
     for name in sorted({r['attack'] for r in mine}):
       line = sorted(
-        (r['gradients'], max(value(r), _FLOOR))
+        # NaN, where all are as far away, counts as the floor.
+        (max(r['gradients'], 1), max(_FLOOR, value(r)))
         for r in mine
         if r['attack'] == name
       )

@@ -10,21 +10,25 @@ own; the library never needs them:
 
   python -m benchmarks.boundary_peers --reference=DIR --out_dir=runs/peers
   python -m benchmarks.boundary_peers ... --attacks=ours --redo=ours
+  python -m benchmarks.boundary_peers ... --norms=0,1.5,3 --budgets=1000
   python -m benchmarks.boundary_peers ... --speed
 
 DIR holds networks as NAME.npz: weights (`convK_kernel` [3, 3, in, out],
 `fcK_kernel` [in, out], biases), `x`, `y`, `logits`, and best known distances
 `best_l1`, `best_l2`, `best_linf`. Every convolution is 3x3, SAME, ReLU, 2x2
-maximum; every dense layer but the last ReLU.
+maximum; every dense layer but the last ReLU. In other norms, where nothing is
+known, the best of all cells stands in, and ours is compared with each peer.
 
 The judge evaluates every point, clipped to [0, 1], in float64: it counts if the
 largest other logit is at least the true one less 1e-5; else the distance is
-infinite. One gradient is one example going backward once; a step of DeepFool at
-ten classes costs nine. A finished (network, norm, attack, budget) is kept in
+infinite. In norm 0 it counts changed inputs, in the dtype of the examples. One
+gradient is one example going backward once; a step of DeepFool at ten classes
+costs nine. A finished (network, norm, attack, budget) is kept in
 OUT_DIR/cells: a killed run goes on, `--redo` forgets one side.
 
 At 1000 gradients expect the best single peer 0.5 to 2 % (l1: to 8 %) above the
-best known distance: targeted FAB or APGD, ALMA, FMN, by network and norm. Peers
+best known distance: targeted FAB or APGD, ALMA, FMN, by network and norm; in
+norm 0 sigma-zero or Brendel & Bethge's 4 to 5 % above the best of peers. Peers
 take 20 minutes for 15 to 80 examples a network on 2 busy cores, ours mostly
 compiles. Seconds in the cells are of one call; compare times by `--speed`,
 which takes its targets from the summary of the same OUT_DIR and --num_examples,
@@ -75,8 +79,10 @@ METHODS = {
     'fmn',
     'apgd',
     'primal_dual',
+    'sigma_zero',
   )
 }
+_COUNTING = (*OURS, 'ours_sigma_zero', 'ours_fmn')  # Those for norm 0.
 _BEST = {1.0: 'best_l1', 2.0: 'best_l2', np.inf: 'best_linf'}
 _SPEED_COLUMNS = (
   'network, norm, target, attack, budget, mean_ratio, gradients, seconds, '
@@ -89,7 +95,9 @@ _REFERENCE = flags.DEFINE_string(
 )
 _OUT_DIR = flags.DEFINE_string('out_dir', 'runs/boundary_peers', 'Results.')
 _NETWORKS = flags.DEFINE_list('networks', list(NETWORKS), 'Networks.')
-_NORMS = flags.DEFINE_list('norms', ['2', 'inf', '1'], 'Norms: 1, 2, inf.')
+_NORMS = flags.DEFINE_list(
+  'norms', ['2', 'inf', '1'], 'Norms: any from 1 on; 0 counts changed inputs.'
+)
 _NUM_EXAMPLES = flags.DEFINE_list(
   'num_examples', ['50'], 'Examples: one number, or one for each network.'
 )
@@ -117,7 +125,7 @@ class Network:
     name: of its file.
     weights: its arrays by name.
     xs, ys: examples and their labels.
-    best: best known distances by norm, `[n]`.
+    best: best known distances by norm, `[n]`; of 1, 2 and inf.
   """
 
   def __init__(self, name, arrays, num_examples=None):
@@ -206,9 +214,11 @@ def judge(exact_logits, xs, ys, points, norm):
     exact_logits: inputs -> logits, in float64.
     xs, ys: examples and labels.
     points: claimed to be of another class.
-    norm: 1, 2 or inf.
+    norm: from 1 on, or 0 for the number of inputs that are not the same.
   """
   points = np.clip(np.asarray(points, float), 0, 1)
+  if norm == 0:  # What rounding takes away has not changed.
+    points = points.astype(xs.dtype).astype(float)
   logits = exact_logits(points)
   rows = np.arange(len(ys))
   own = logits[rows, ys]
@@ -308,8 +318,10 @@ class Bench:
 
   def runs(self, attack, norm):
     """Whether an attack minimises a norm."""
+    if attack.startswith('ours') and norm == 0:
+      return attack in _COUNTING
     if attack.startswith('ours'):
-      return attack != 'ours_ddn' or norm == 2
+      return attack != 'ours_sigma_zero' and (attack != 'ours_ddn' or norm == 2)
     return norm in self._peers.PEERS[attack].norms
 
   def own_budget(self, attack):
@@ -342,7 +354,7 @@ class Bench:
       net.ys[:examples],
       norm,
       budget,
-      float(np.max(net.best[norm])),
+      float(np.max(net.best[norm])) if norm in net.best else None,
       self._batch_size,
     )
 
@@ -383,13 +395,23 @@ def cells_of(out_dir, networks, norms):
   return cells
 
 
+def reference_distances(cells, networks, norms):
+  """Best known distances by network and norm; else the best of all cells."""
+  references = {}
+  for network, norm in itertools.product(networks, norms):
+    key = network.name, str(norm)
+    mine = [c['distance'] for c in cells if (c['network'], c['norm']) == key]
+    if norm in network.best:
+      references[key] = network.best[norm]
+    else:
+      references[key] = np.min(mine, axis=0, initial=np.inf)
+  return references
+
+
 def write_results(out_dir, networks, norms):
-  """Writes results.npz and summary.json from the cells; returns the rows."""
+  """Writes results.npz and summary.json from the cells; returns the latter."""
   cells = cells_of(out_dir, networks, norms)
-  references = {
-    (network.name, str(norm)): network.best[norm]
-    for network, norm in itertools.product(networks, norms)
-  }
+  references = reference_distances(cells, networks, norms)
   rows = _peers_report.summarize(cells, references)
   sizes = [len(cell['distance']) for cell in cells]
   columns = {
@@ -402,9 +424,12 @@ def write_results(out_dir, networks, norms):
     [references[cell['network'], cell['norm']] for cell in cells]
   )
   records.save_columns(out_dir / 'results.npz', columns)
+  unknown = [c for c in cells if float(c['norm']) not in _BEST]
   summary = dict(judge_tolerance=_TOLERANCE, cores=os.cpu_count(), rows=rows)
+  summary['counts'] = _peers_report.count_changes(cells)
+  summary['beside_peers'] = _peers_report.compare(unknown)
   records.write_json(out_dir / 'summary.json', summary)
-  return rows
+  return summary
 
 
 def contenders(rows):
@@ -576,8 +601,13 @@ def run():
     budgets = [int(b) for b in _BUDGETS.value]
     measure(bench, out_dir, norms, attacks, budgets)
     jax.clear_caches()
-  rows = write_results(out_dir, networks, norms)
+  summary = write_results(out_dir, networks, norms)
+  rows = summary['rows']
   common.print_table(_peers_report.HEADER, _peers_report.table(rows))
+  for key in ('counts', 'beside_peers'):
+    if summary[key]:
+      print()
+      common.print_table(*_peers_report.plain_table(summary[key]))
   for r in rows:
     if r['error']:
       where = f'{r["network"]} {r["norm"]} {r["attack"]} {r["budget"]}'

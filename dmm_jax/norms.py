@@ -6,8 +6,7 @@ chooses at run time: several norms then share one compiled program. Arrays of
 any shape count as one vector.
 
 For 1, 2 and inf there are rules without powers. Those of all other p work with
-logarithms, so that the powers 1 / (p - 1) near p = 1 neither overflow nor
-vanish.
+logarithms where the powers 1 / (p - 1), as p nears 1, would overflow or vanish.
 """
 
 import functools
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 PLAIN = (1, 2, np.inf)  # Have rules of their own.
+STEEP = 1.3  # Below, powers 1 / (p - 1) of small numbers vanish in float32.
 
 
 def check(norm: float, *, counts: bool = False) -> None:
@@ -133,24 +133,28 @@ def smallest_step(
 def _fill(size, room, gap, p):
   if _is(p, 0):
     return _fill_fewest(size, room, gap)
-  if isinstance(p, jax.Array) or p not in PLAIN:
-    return _fill_power(size, room, gap, p)
-  rules = {1: _fill_steepest, 2: _fill_l2, np.inf: _fill_level}
-  return rules[p](size, room, gap)
+  if _is(p, 1):
+    return _fill_steepest(size, room, gap)
+  if _is(p, np.inf):
+    return _fill_level(size, room, gap)
+  if isinstance(p, jax.Array) or p < STEEP:
+    return _fill_logarithms(size, room, gap, p)
+  return _fill_powers(size, room, gap, p)
 
 
 def _fill_level(size, room, gap):
   return jnp.minimum(_water_level(size, room, gap), room)
 
 
-def _fill_l2(size, room, gap):
-  # In units of the largest entry: squares of tiny gradients stay above zero.
+def _fill_powers(size, room, gap, p):
+  # In units of the largest entry: powers of tiny gradients stay above zero.
   largest = jnp.max(size, initial=0.0)
   unit = size / _divisor(largest)
-  reach = room / _divisor(unit)
-  level = _water_level(unit**2, reach, gap / _divisor(largest))
-  # An infinite level would make NaN of entries so small that `unit` is 0.
-  return jnp.where(level == np.inf, room, jnp.minimum(level * unit, room))
+  growth = unit if p == 2 else unit ** (1 / (p - 1))
+  reach = room / _divisor(growth)
+  level = _water_level(unit * growth, reach, gap / _divisor(largest))
+  # An infinite level would make NaN of entries so small that `growth` is 0.
+  return jnp.where(level == np.inf, room, jnp.minimum(level * growth, room))
 
 
 def _fill_fewest(size, room, gap):
@@ -163,7 +167,7 @@ def _fill_fewest(size, room, gap):
   return room * jnp.zeros_like(gain).at[order].set(share)
 
 
-def _fill_power(size, room, gap, p):
+def _fill_logarithms(size, room, gap, p):
   # Sizes in units of the largest, and their logarithms: a power 1 / (p - 1) of
   # them is below any number as p nears 1.
   largest = jnp.max(size, initial=0.0)

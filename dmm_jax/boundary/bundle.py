@@ -172,9 +172,11 @@ def _nearest(model, low, high, best, *, norm, distance):
     slope, curvature = _expand_power(best, norm)
     stiffness = jnp.where(plain, stiffness, curvature * (1 + tie))
     center = jnp.where(plain, center, stiffness * best - slope)
+  give = 1 / stiffness
+  squares = cuts**2 * jnp.broadcast_to(give, best.shape)[None]
 
   def primal(pull):
-    v = (center - pull) / stiffness
+    v = give * (center - pull)
     shrunk = jnp.sign(v) * jnp.maximum(jnp.abs(v) - threshold, 0.0)
     return jnp.clip(shrunk, low, high)
 
@@ -183,9 +185,9 @@ def _nearest(model, low, high, best, *, norm, distance):
     i = k % len(cuts)
     v = primal(pull)
     free = (v > low) & (v < high) & ((v != 0) | (threshold == 0))
-    give = jnp.sum(jnp.where(free, cuts[i] ** 2 / stiffness, 0.0))
-    give = jnp.maximum(give, 1e-3 / jnp.max(stiffness))
-    moved = weights[i] + (offsets[i] + cuts[i] @ v) / give
+    slope = jnp.sum(jnp.where(free, squares[i], 0.0))
+    slope = jnp.maximum(slope, 1e-3 * jnp.min(give))
+    moved = weights[i] + (offsets[i] + cuts[i] @ v) / slope
     moved = jnp.where(model.on[i], jnp.maximum(moved, 0.0), 0.0)
     pull = pull + (moved - weights[i]) * cuts[i]
     return weights.at[i].set(moved), pull
