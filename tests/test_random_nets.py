@@ -107,7 +107,11 @@ def test_released_medians_follow_the_square_roots():
   """The paper's claim: l2 is constant, l1 grows and linf falls as sqrt n."""
   n = 3 * np.arange(12, 61, 4) ** 2
   of = random_nets.RELEASED_RESNET20
-  assert {*of} == {*NORMS} and all([*of[p]] == n.tolist() for p in NORMS)
+  assert {*of} == {0, *NORMS} and all([*of[p]] == n.tolist() for p in NORMS)
+  # Of changed inputs, medians of every second size: they grow as l1 does.
+  counts = np.array([median for median, *_ in of[0].values()])
+  assert [*of[0]] == n[::2].tolist() and np.all(np.diff(counts) > 0)
+  assert np.all(np.diff(np.log(counts)) < np.diff(np.log(n[::2])))
   every = np.array([[of[p][v] for v in n] for p in NORMS])
   assert np.all(every[..., 1] < every[..., 0])
   assert np.all(every[..., 0] < every[..., 2])

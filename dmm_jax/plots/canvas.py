@@ -28,7 +28,10 @@ _CHANGE = colors.LinearSegmentedColormap.from_list(
 
 def norm(p: float) -> str:
   """Returns the name of a norm, in mathematics of matplotlib."""
-  return r'$\ell^\infty$' if np.isinf(float(p)) else rf'$\ell^{{{float(p):g}}}$'
+  if np.isinf(float(p)):
+    return r'$\ell^\infty$'
+  name = f'{float(p):g}'
+  return rf'$\ell^{name}$' if len(name) == 1 else rf'$\ell^{{{name}}}$'
 
 
 def save(figure: figure_lib.Figure, stem: pathlib.Path) -> pathlib.Path:
