@@ -222,7 +222,8 @@ def test_untrained_convolutional_networks_of_some_classes(tmp_path, capsys):
   [
     (dict(model='vgg'), r'--model=vgg is unknown; it is one of fully_conn'),
     (dict(method='luck'), r'--method=luck: .*portfolio'),
-    (dict(norms=(3.0,)), r'--norms=3.0 is unknown'),
+    (dict(norms=(0.5,)), r'in norm 0.5: norm must be a number p >= 1'),
+    (dict(norms=(0.0,), box=False), r'norm 0 needs --box'),
     (dict(classes=(3,)), r'--classes=3 has to name at least two of 0, 1'),
     (dict(classes=(3, 12)), r'--classes=3,12 has to name'),
     (dict(num_examples=0), r'--num_examples=0 is too small; at least 1'),

@@ -54,6 +54,7 @@ def wrong_values(script):
       choices = field.metadata['choices'] or ()
       least = field.metadata['numbers']
       fine = value in choices or (value == '' and kind is str)
+      fine |= field.metadata['infinite'] and value == math.inf
       if not fine and not (least == 0 and value == '0'):
         yield field.name, (value,) if many else value
 
@@ -89,10 +90,12 @@ def test_methods_without_a_norm_are_found_before_training(tmp_path):
     (('ddn', (2.0, np.inf)), False, 'norm must be 2 for method ddn, got inf'),
     (('apgd', (1.0, 2.0)), True, 'one norm at a time'),
     (('deepfool', (0.0,)), False, 'has no steps for norm 0'),
-    (('fast', (0.5,)), False, 'a number p >= 1, inf, or 0'),
+    (('fast', (0.5,)), False, 'a number p >= 1 or inf, or 0 for'),
     (('luck', (2.0,)), False, 'the method must be one of portfolio'),
   ):
-    with pytest.raises(flags.FlagError, match=f'--method={given[0]}.*: .*{said}'):
+    with pytest.raises(
+      flags.FlagError, match=f'--method={given[0]}.*: .*{said}'
+    ):
       check(*given, together=together)
 
 

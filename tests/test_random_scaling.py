@@ -166,7 +166,8 @@ def test_real_images_are_blended_with_noise():
   'given, message',
   [
     (dict(architectures=('vgg',)), r'--architectures=vgg.*fully_connected'),
-    (dict(norms=(3.0,)), r'--norms=3.0 is unknown; it is one of 1.0, 2.0, inf'),
+    (dict(norms=(0.5,)), r'in norm 0.5: norm must be a number p >= 1'),
+    (dict(norms=(0.0,), box=False), r'norm 0 needs --box'),
     (dict(num_networks=0), r'--num_networks=0 is too small; at least 1'),
     (dict(sizes=()), '--sizes is empty'),
     (dict(sizes=(8, 8)), '--sizes names a value twice'),
