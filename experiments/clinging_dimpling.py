@@ -1,51 +1,65 @@
-"""Does training cling first and dimple later? The boundary, step by step.
+"""Does training first bring the boundary to the data, and bend it only later?
 
-The dimpled manifold model says: at first the boundary moves until it lies along
-the data, whatever their labels (clinging); then shallow bulges put each example
-on its side (dimpling). Here networks are trained on sets whose manifold is
-known, or estimated, and at log-spaced steps of training the boundary is looked
-for around every example.
+Shamir, Melamed, BenShmuel (2021), https://arxiv.org/abs/2106.10151: at first
+the boundary moves until it lies along the image manifold (clinging); then
+shallow bulges put each example on its side (dimpling).
 
   python -m experiments.clinging_dimpling
-  python -m experiments.clinging_dimpling --datasets=mnist,cifar10 \
-    --data_dir=DIR --workdir=runs/clinging_images
+  python -m experiments.clinging_dimpling --preset=quick --film --surface
+  python -m experiments.clinging_dimpling --preset=mnist --data_dir=DIR
+  python -m experiments.clinging_dimpling --preset=cifar --data_dir=DIR
 
-The first takes 4 minutes on 2 CPU cores, --preset=quick one. A run killed at
-any moment goes on where it was, to the same bytes.
+The first takes 5 minutes on 2 CPU cores and --preset=quick 1. A run that was
+killed goes on where it was.
 
-Sets: line (five points in the plane, alternating labels), chessboard (25 points
-of a plane in R^10), sphere (random labels, S^7 in R^64), digits, and image sets
-of tensorflow-datasets; of images, tangents are local principal directions.
+Dense networks are trained by Adam at a constant rate. At log-spaced steps the
+l2 distance to the boundary of the class that a network predicts is measured, at
+images that each network draws for itself:
 
-Conditions: as it is, each other --init_scales (all weights at the start times
-so much), each other --weight_decays, and shuffled labels, which is the null:
-what happens there too is no matter of the data. --num_seeds networks of each
-train together.
+  train     training images
+  test      test images
+  permuted  the same training images, the pixels of each in a random order
+  noise     Gaussian noise, each as long as one of the training images
+  box       uniformly random pixels in [0, 1]
 
-At each step, over the measured training examples: the gap, the median distance
-to the boundary of the network's own prediction; the share on its own label's
-side; the median part of the boundary's unit normal within the tangent space,
-beside that of a random direction; and the gradient's length. A gap of margin /
-gradient shrinks where margins shrink or gradients grow: `by gradient` is the
-share of the gap's fall, in logarithms, that the latter makes.
+The last three are no data: what the boundary does there too, it does not do
+because of the image manifold. The gap is a network's median distance. Intervals
+are over networks, of mean logarithms of the gap over the same network's gap at
+step 0. Settings beside the main one: shuffled labels, all weights at the start
+times --init_scales, other widths. The law is the gap of infinitely wide random
+networks at the same images, in the geometric mean.
 
-Seen (20 networks each; of mnist and cifar10 10): two phases on the line and the
-chessboard as they are, on the chessboard with shuffled labels too, and on the
-sphere and cifar10 only from weights three times as large; no clinging on
-digits, mnist and cifar10 as they are.
+The least gap of one network is below its start by chance. Here the gap is read
+where the mean over the other networks is least: without a trend its mean ratio
+to the start is 1. Phases are three straight, connected pieces, fitted by least
+squares to a curve over log10(1 + step); where the first two pieces of the
+training accuracy meet, it begins to rise.
 
-Verdict on each network, by a rule fixed here. The gap falls if it comes to half
-of what it was at the start, or less; of the largest that was found, where none
-was found at the start. The time of clinging is the first step at
-which half of that fall, in logarithms, is over; the time of fitting the first
-at which half of the rise of the share of right examples is over. "two phases":
-the gap falls, and clings earlier than it fits; "together": it falls, not
-earlier; "no clinging": it does not fall; "not fitted": the share rises by less
-than 0.2. Verdict on a condition: the word whose share of networks has a 95 %
-Wilson interval above one half, else "undecided".
+Claims on each setting, and what would refute them:
+
+  clings           the least gap is below the start at training and test images;
+                   refuted by one above it
+  to data          it falls farther at training images than at each kind of
+                   non-data; refuted if it falls farther at one of these
+  before accuracy  more of the fall comes before training accuracy begins to
+                   rise than after it; refuted if less does, as where the
+                   boundary comes near because examples are fitted
+  two phases       the first piece of the gap at training images falls, and the
+                   last falls less or rises; refuted by a first piece that
+                   rises, or a last that falls more steeply
+  shallow dimples  the last gap is below the start at training and test images;
+                   refuted by one above it
+  retreat (ours)   the last gap is above the start at training and test images,
+                   and more so at training images than at each kind of non-data;
+                   refuted by one that is not
+
+None is tested where more than 5 % of the searches failed; `before accuracy`,
+`shallow dimples` and `retreat` not where training accuracy rose by less than
+half of what it could.
 """
 
 import dataclasses
+import functools
 import itertools
 import operator
 from typing import NamedTuple
@@ -54,254 +68,423 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tqdm
 
 from dmm_jax import boundary
 from dmm_jax import data
 from dmm_jax import manifold
-from dmm_jax import margins
 from dmm_jax import models
-from dmm_jax import norms
+from dmm_jax import nngp
 from dmm_jax import parallel
-from dmm_jax import plots
 from dmm_jax import programs
 from dmm_jax import records
 from dmm_jax import statistics
 from dmm_jax import synthetic
 from dmm_jax import train
-from experiments import common
+from experiments.figures import clinging_dimpling as figures
+from experiments.lib import claims
 from experiments.lib import flags
+from experiments.lib import runner
+from experiments.lib import tables as tables_lib
 
-NUM_NEIGHBORS = 3  # As many times as there are directions.
-
-
-class Setting(NamedTuple):
-  """How a set is trained on.
-
-  Attributes:
-    steps: of training, about; whole epochs.
-    batch_size: examples a step.
-    learning_rate: of Adam, constant.
-    k: directions of local principal components; 0 where tangents are known.
-  """
-
-  steps: int
-  batch_size: int
-  learning_rate: float
-  k: int = 0
-
-
-SYNTHETIC = {
-  'line': lambda key: synthetic.line(key),
-  'chessboard': lambda key: synthetic.chessboard(key, dim=10, rotate=True),
-  'sphere': lambda key: synthetic.sphere(key, num=200, k=8, dim=64, radius=8.0),
+PAPER = '2106.10151'
+DATA = ('train', 'test')
+KINDS = {
+  'train': 'training images',
+  'test': 'test images',
+  'permuted': 'permuted pixels',
+  'noise': 'noise',
+  'box': 'random points',
 }
-SETTINGS = {
-  'line': Setting(2000, 5, 1e-3),
-  'chessboard': Setting(2000, 25, 1e-3),
-  'sphere': Setting(2000, 200, 1e-3),
-  'digits': Setting(500, 128, 1e-3, k=8),
-}
-IMAGES = Setting(2000, 128, 1e-3, k=16)
+# Claims that need networks that have learnt their labels.
+OF_ACCURACY = ('before accuracy', 'shallow dimples', 'retreat')
+NOTHING = statistics.Estimate(np.nan, np.nan, np.nan, 0, 'networks')
+MOST_FAILED = 0.05  # Share of the searches, where a claim is tested.
+NUM_SCORED = 1000  # Images of each split, at most, that accuracies are of.
+NUM_DRAWN = 1000  # Infinitely wide networks.
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  preset: str = flags.flag(
-    'default', 'Values for the flags that are not given: default, quick, full.'
-  )
+  preset: str = flags.flag('default', 'Values of flags that are not given.')
   workdir: str = flags.flag('runs/clinging_dimpling', 'Run directory.')
-  seed: int = flags.flag(0, 'Of data and weights.', least=0)
-  datasets: tuple[str, ...] = flags.flag(
-    tuple(SETTINGS),
-    f'Of {", ".join(SETTINGS)}, and image sets of tensorflow-datasets.',
+  seed: int = flags.flag(0, 'Seed of weights, order and images.', least=0)
+  dataset: str = flags.flag(
+    'digits', 'digits (embedded), or an image set of tensorflow-datasets.'
   )
-  data_dir: str = flags.flag('', 'Of tensorflow-datasets.')
-  num_train: int = flags.flag(5000, 'Images to train on, at most.', least=50)
-  num_examples: int = flags.flag(
-    100, 'Training examples that are measured, at most.', least=2
+  data_dir: str = flags.flag(
+    '', 'Directory of tensorflow-datasets; empty takes its own default.'
   )
-  widths: str = flags.flag('100,100', 'Of the hidden layers.', numbers=1)
-  num_seeds: int = flags.flag(20, 'Networks of each condition.', least=1)
+  num_train: int = flags.flag(
+    5000, 'Number of training images, the first; 0 uses all.', least=0
+  )
+  num_images: int = flags.flag(
+    20, 'Images of each kind that a network is measured at.', least=1
+  )
+  widths: tuple[int, ...] = flags.flag(
+    (100, 250),
+    'Units of both hidden layers; the first is the main one.',
+    least=1,
+  )
   init_scales: tuple[float, ...] = flags.flag(
     (1.0, 0.3, 3.0),
-    'Of the weights at the start; the first is as it is.',
-    least=0,
+    'Factors of all weights at the start; the first is the main one.',
+    least=1e-3,
   )
-  weight_decays: tuple[float, ...] = flags.flag(
-    (0.0, 1e-2), 'Decoupled; the first is as it is.', least=0
+  shuffled: bool = flags.flag(True, 'Train on shuffled labels too.')
+  num_networks: int = flags.flag(32, 'Networks of each setting.', least=1)
+  train_batch: int = flags.flag(
+    8, 'Networks trained, measured and saved together.', least=1
   )
-  steps: int = flags.flag(0, "Of training; 0 for each set's own.", least=0)
-  max_gradients: int = flags.flag(40, 'Budget of one search.', least=2)
+  steps: int = flags.flag(
+    2500, 'Training steps, rounded up to whole epochs.', least=1
+  )
+  steps_per_decade: int = flags.flag(
+    5, 'Measurements for each factor of 10 in steps.', least=1, most=20
+  )
+  batch_size: int = flags.flag(128, 'Images of a training step.', least=1)
+  learning_rate: float = flags.flag(1e-3, 'Constant rate of Adam.', least=0)
+  method: str = flags.flag('fast', 'Search for the boundary.')
+  max_gradients: int = flags.flag(
+    200, 'Budget of one search, in gradients; fast takes 40.', least=2
+  )
+  film: bool = flags.flag(
+    False,
+    'Film the boundary of one network around five points of a line (GIF).',
+  )
+  surface: bool = flags.flag(
+    False,
+    'Draw the boundary of one network around a chessboard in 10 dimensions, as '
+    'a surface that can be turned (HTML).',
+  )
 
 
 PRESETS = {
-  'default': {},
   'quick': dict(
-    workdir='runs/clinging_quick',
-    datasets=('line', 'digits'),
-    num_seeds=6,
-    init_scales=(1.0, 3.0),
-    weight_decays=(0.0,),
-    steps=200,
-    num_examples=40,
+    workdir='runs/clinging_dimpling_quick',
+    widths=(100,),
+    init_scales=(1.0,),
+    num_networks=24,
+    train_batch=12,
+    steps=1500,
+    steps_per_decade=4,
   ),
-  'full': dict(
-    workdir='runs/clinging_full',
-    datasets=(*SETTINGS, 'mnist', 'cifar10'),
-    num_train=50000,
-    num_examples=500,
-    widths='256,256',
-    num_seeds=10,
-    init_scales=(1.0, 0.1, 0.3, 3.0, 10.0),
-    weight_decays=(0.0, 1e-3, 1e-2, 1e-1),
-    max_gradients=200,
+  'default': {},
+  'mnist': dict(
+    workdir='runs/clinging_dimpling_mnist',
+    dataset='mnist',
+    widths=(100,),
+    init_scales=(1.0, 3.0),
+    num_networks=16,
+  ),
+  'cifar': dict(
+    workdir='runs/clinging_dimpling_cifar',
+    dataset='cifar10',
+    widths=(100,),
+    init_scales=(1.0, 3.0),
+    num_networks=16,
   ),
 }
+COLUMNS = {
+  'setting': ('', 'width, factor of the weights at the start, labels'),
+  'network': ('', 'number of the network; its images are the same throughout'),
+  'step': ('', 'training steps taken'),
+  'kind': ('', f'what is measured at: {", ".join(KINDS)}'),
+  'image': ('', 'number of the image among those of its network and kind'),
+  'distance': ('input units', 'l2 distance to the boundary; inf: not found'),
+  'train_accuracy': ('', 'of the network, on the labels it is trained on'),
+  'test_accuracy': ('', 'of the network'),
+  'law': ('input units', 'gap of an infinitely wide network there; geometric '
+          'mean over networks'),
+  'margin': ('logits', 'class 1 over class 0 on a grid'),
+  'axis': ('input units', 'coordinates of the grid; the same for each'),
+  'points': ('input units', 'training points in the coordinates of the grid'),
+  'labels': ('', 'of the points'),
+  'gap': ('input units', 'median distance of the points to the boundary'),
+}  # fmt: skip
 
 
-class Condition(NamedTuple):
-  """What differs from the way it is."""
+def run(config: Config) -> runner.Result:
+  """Runs the experiment; returns its rows and its report."""
+  flags.check(config)
+  flags.check_method(config.method)
+  return runner.run(
+    'experiments.clinging_dimpling',
+    config,
+    question=flags.question(__doc__),
+    inputs=load(config),
+    measure=measure,
+    analyze=analyze,
+    draw=figures.draw,
+    columns=COLUMNS,
+    presets=PRESETS,
+  )
 
+
+class Inputs(NamedTuple):
+  """Training and test set: images `[n, ...]` and labels `[n]`."""
+
+  xs: np.ndarray
+  labels: np.ndarray
+  test_xs: np.ndarray
+  test_labels: np.ndarray
+
+
+def load(config):
+  """Returns `Inputs`."""
+  xs, labels = data.load(config.dataset, 'train', config.data_dir or None)
+  test = data.load(config.dataset, 'test', config.data_dir or None)
+  most = config.num_train or len(xs)
+  found = Inputs(np.asarray(xs[:most]), labels[:most], *map(np.asarray, test))
+  fewest = min(len(found.xs), len(found.test_xs))
+  if config.num_images > fewest:
+    raise flags.FlagError(
+      f'--num_images={config.num_images} is too many; there are {fewest}'
+    )
+  return found
+
+
+class Setting(NamedTuple):
+  """What the networks of a group have in common."""
+
+  width: int
   init_scale: float
-  weight_decay: float
   labels: str
 
   @property
-  def name(self):
-    return (
-      f'scale {self.init_scale:g}, decay {self.weight_decay:g}, {self.labels}'
-    )
+  def name(self) -> str:
+    """As tables have it."""
+    more = ', shuffled labels' if self.labels == 'shuffled' else ''
+    return f'width {self.width}, scale {self.init_scale:g}{more}'
 
 
-def conditions(config):
-  first, *scales = config.init_scales
-  plain, *decays = config.weight_decays
+def settings(config):
+  """The main setting, shuffled labels, other scales, other widths."""
+  width, scale = config.widths[0], config.init_scales[0]
   return [
-    Condition(first, plain, 'true'),
-    Condition(first, plain, 'shuffled'),
-    *(Condition(scale, plain, 'true') for scale in scales),
-    *(Condition(first, decay, 'true') for decay in decays),
+    Setting(width, scale, 'true'),
+    *([Setting(width, scale, 'shuffled')] if config.shuffled else []),
+    *(Setting(width, other, 'true') for other in config.init_scales[1:]),
+    *(Setting(other, scale, 'true') for other in config.widths[1:]),
   ]
-
-
-def run(config: Config) -> dict:
-  """Runs the experiment, and returns what it wrote to summary.json."""
-  flags.check(config)
-  samples = {name: load(config, name) for name in config.datasets}
-  return common.conduct(
-    config,
-    'experiments.clinging_dimpling',
-    collect=lambda config, run_dir: collect(config, run_dir, samples),
-    summarize=summarize,
-    draw=plots.clinging_dimpling,
-    report=report,
-  )
-
-
-# --- Data and networks -----------------------------------------------------
-
-
-def load(config, name) -> synthetic.Sample:
-  """A set to train on, with tangents at the first `num_examples` points."""
-  num = config.num_examples
-  if name in SYNTHETIC:
-    sample = SYNTHETIC[name](jax.random.key(config.seed))
-    return sample._replace(tangents=sample.tangents[:num])
-  xs, labels = data.load(name, 'train', config.data_dir or None)
-  xs, labels = np.asarray(xs[: config.num_train]), labels[: config.num_train]
-  k = setting(config, name).k
-  near = lambda x, xs: manifold.neighbor_basis(xs, x, k, NUM_NEIGHBORS * k)
-  bases = parallel.map_examples(near, (xs[:num],), shared=(xs,), vmap_size=1)
-  return synthetic.Sample(xs, labels, bases)
-
-
-def setting(config, name):
-  found = SETTINGS.get(name, IMAGES)
-  return found._replace(steps=config.steps or found.steps)
-
-
-def module_of(config, sample):
-  return models.MLP(
-    flags.as_numbers('widths', config.widths),
-    max(int(sample.labels.max()) + 1, 2),
-  )
-
-
-def train_config(config, name, decay, num):
-  chosen = setting(config, name)
-  size = min(chosen.batch_size, num)
-  return train.TrainConfig(
-    optimizer='adamw',
-    schedule='constant',
-    learning_rate=chosen.learning_rate,
-    weight_decay=decay,
-    batch_size=size,
-    num_epochs=-(-chosen.steps // (num // size)),
-  )
-
-
-def history(config, name, sample, decay, chosen):
-  """Trains all networks of the conditions that share a weight decay.
-
-  Yields `(step, parameters [networks, ...])`, networks of the first condition
-  first.
-  """
-  plan = train_config(config, name, decay, len(sample.xs))
-  module = module_of(config, sample)
-  optimizer = train.make_optimizer(plan, len(sample.xs))
-  # The same seeds in every condition: what differs is the condition alone.
-  keys = jax.random.split(jax.random.key(config.seed + 1), config.num_seeds)
-  begin = lambda key: train.init_state(key, module, sample.xs[0], optimizer)
-  states, targets = [], []
-  for condition in chosen:
-    state = jax.vmap(begin)(keys)
-    scaled = optax.tree.scale(condition.init_scale, state.params)
-    states.append(state._replace(params=scaled))
-    targets += [labels_of(condition, key, sample.labels) for key in keys]
-  stack = lambda *leaves: jnp.concatenate(leaves)
-  per_epoch = train.steps_per_epoch(plan, len(sample.xs))
-  pause_steps = tuple(train.log_spaced(plan.num_epochs * per_epoch))
-  for pause in train.fit(
-    jnp.concatenate([keys] * len(chosen)),
-    train.flax_forward(module),
-    jax.tree.map(stack, *states),
-    sample.xs,
-    np.stack(targets),
-    config=plan,
-    data_axes=(None, 0, None),
-    pause_steps=pause_steps,
-    each_epoch=False,
-  ):
-    yield pause.step, pause.state.params
-
-
-def labels_of(condition, key, labels):
-  if condition.labels == 'true':
-    return labels
-  return data.shuffle_labels(jax.random.fold_in(key, 7), labels)
 
 
 # --- Measuring -------------------------------------------------------------
 
 
-def measure_example(x, label, basis, params, *, module, max_gradients):
-  """Distance, margins and directions of one example."""
+def measure(config, inputs):
+  """Yields the units: networks that train together, the law, toy problems.
+
+  results: one row a (setting, network, step, kind, image); law: one row a
+  (network, kind); line and chessboard: one row a step.
+  """
+  for setting in settings(config):
+    for start in range(0, config.num_networks, config.train_batch):
+      stop = min(start + config.train_batch, config.num_networks)
+      where = f'width{setting.width}-scale{setting.init_scale:g}'
+      yield runner.Unit(
+        f'{where}-{setting.labels}-{start:03d}',
+        functools.partial(follow, config, inputs, setting, range(start, stop)),
+      )
+  yield runner.Unit('law', functools.partial(law, config, inputs), 'law')
+  for toy, asked in (('line', config.film), ('chessboard', config.surface)):
+    if asked:
+      yield runner.Unit(toy, functools.partial(film, config, toy), toy)
+
+
+def draw_images(config, inputs, number):
+  """Returns the images of a network, kind after kind `[5 n, ...]`."""
+  rng = np.random.default_rng((config.seed, number))
+  take = lambda xs: xs[rng.choice(len(xs), config.num_images, replace=False)]
+  xs, test_xs = take(inputs.xs), take(inputs.test_xs)
+  pixels = xs.reshape(len(xs), -1, xs.shape[-1])  # Colours stay together.
+  order = np.argsort(rng.uniform(size=pixels.shape[:2]), axis=1)
+  permuted = np.take_along_axis(pixels, order[..., None], 1).reshape(xs.shape)
+  noise = rng.standard_normal(xs.shape)
+  axes = tuple(range(1, xs.ndim))
+  size = lambda v: np.sqrt(np.sum(v**2, axis=axes, keepdims=True))
+  kinds = xs, test_xs, permuted, noise * size(xs) / size(noise)
+  return np.concatenate([*kinds, rng.uniform(size=xs.shape)]).astype(np.float32)
+
+
+def pause_steps(last, per_decade):
+  """Steps to measure at: 0, then log-spaced, and the last."""
+  num = int(per_decade * np.log10(last)) + 1
+  spaced = {round(10 ** (i / per_decade)) for i in range(num)}
+  return tuple(sorted({0, *spaced, last}))
+
+
+def trained(config, module, scale, numbers, xs, targets):
+  """Yields `(step, parameters [m, ...])` of networks trained together.
+
+  The same weights to begin with, but for the scale, and the same order in all
+  settings: what differs is the setting alone.
+  """
+  size = min(config.batch_size, len(xs))
+  plan = train.TrainConfig(
+    schedule='constant',
+    learning_rate=config.learning_rate,
+    batch_size=size,
+    num_epochs=-(-config.steps // (len(xs) // size)),
+  )
+  optimizer = train.make_optimizer(plan, len(xs))
+  seed = jax.random.key(config.seed)
+  keys = jax.vmap(lambda i: jax.random.fold_in(seed, i))(jnp.array(numbers))
+  weights, order = jax.vmap(jax.random.split, out_axes=1)(keys)
+  start = lambda key: train.init_state(key, module, xs[0], optimizer)
+  state = jax.vmap(start)(weights)
+  state = state._replace(params=optax.tree.scale(scale, state.params))
+  last = plan.num_epochs * (len(xs) // size)
+  for pause in train.fit(
+    order,
+    train.flax_forward(module),
+    state,
+    xs,
+    targets,
+    config=plan,
+    data_axes=(None, 0, None),
+    pause_steps=pause_steps(last, config.steps_per_decade),
+    each_epoch=False,
+  ):
+    yield pause.step, jax.device_get(pause.state.params)
+
+
+def targets_of(config, inputs, setting, number):
+  """The labels that a network is trained on."""
+  if setting.labels == 'true':
+    return inputs.labels
+  key = jax.random.fold_in(jax.random.key(config.seed + 1), number)
+  return data.shuffle_labels(key, inputs.labels)
+
+
+def follow(config, inputs, setting, numbers):
+  """Rows of some networks: trains them, measuring along the way."""
+  module = models.MLP(2 * (setting.width,), int(inputs.labels.max()) + 1)
+  images = [draw_images(config, inputs, number) for number in numbers]
+  targets = [targets_of(config, inputs, setting, n) for n in numbers]
+  scored = [labels[:NUM_SCORED] for labels in targets]
+  test = len(numbers) * [inputs.test_labels[:NUM_SCORED]]
+  rows = []
+  for step, params in trained(
+    config, module, setting.init_scale, numbers, inputs.xs, np.stack(targets)
+  ):
+    right = accuracies(module, params, inputs.xs[:NUM_SCORED], scored)
+    tested = accuracies(module, params, inputs.test_xs[:NUM_SCORED], test)
+    for i, number in enumerate(numbers):
+      own, num = jax.tree.map(operator.itemgetter(i), params), len(images[i])
+      far = parallel.map_examples(
+        search(config, module), (images[i],), shared=(own,), batch_size=num
+      )
+      each = num // len(KINDS)
+      rows.append(
+        {
+          'setting': np.full(num, setting.name),
+          'network': np.full(num, number, np.int32),
+          'step': np.full(num, step, np.int32),
+          'kind': np.repeat(np.array([*KINDS], 'U8'), each),
+          'image': np.tile(np.arange(each, dtype=np.int32), len(KINDS)),
+          'distance': far,
+          'train_accuracy': np.full(num, right[i], np.float32),
+          'test_accuracy': np.full(num, tested[i], np.float32),
+        }
+      )
+  return records.concatenate(rows)
+
+
+def search(config, module):
+  """`distance` as the flags say; equal ones compile once."""
+  return programs.bind(
+    distance,
+    module=module,
+    method=config.method,
+    max_gradients=config.max_gradients,
+  )
+
+
+def distance(x, params, *, module, method, max_gradients):
+  """The distance of one input from the boundary of the predicted class."""
   logits_fn = lambda v: module.apply({'params': params}, v)[0]
-  logits = logits_fn(x)
-  own = jnp.argmax(logits)
-  value, slope = jax.value_and_grad(
-    lambda v: margins.margin(logits_fn(v), own)
-  )(x)
-  found = boundary.nearest_point(logits_fn, x, own, max_gradients=max_gradients)
-  return {
-    'margin': margins.margin(logits, label),
-    'own_margin': value,
-    'gradient': norms.norm(slope, 2),
-    'distance': found.distance,
-    'fraction': manifold.tangent_fraction(found.normal, basis),
-    'gradient_fraction': manifold.tangent_fraction(slope, basis),
-  }
+  return boundary.nearest_point(
+    logits_fn,
+    x,
+    jnp.argmax(logits_fn(x)),
+    method=method,
+    max_gradients=max_gradients,
+    with_normal=False,
+  ).distance
+
+
+def accuracies(module, params, xs, labels):
+  """The accuracy of each of several networks, on labels of its own."""
+  predict = programs.bind(classes, module=module)
+  found = parallel.map_examples(predict, (xs,), shared=(params,))
+  return [np.mean(found[:, i] == own) for i, own in enumerate(labels)]
+
+
+def classes(x, params, *, module):
+  """The classes `[m]` that several networks predict."""
+  one = lambda own: jnp.argmax(module.apply({'params': own}, x)[0])
+  return jax.vmap(one)(params)
+
+
+def law(config, inputs):
+  """The gap of infinitely wide random networks at the images of each network.
+
+  Logits are Gaussian processes, one for each class. To first order the distance
+  is the lead of the largest over sqrt(2) of their standard deviation, times
+  ||x|| / sqrt(n): `nngp.distance_scale` of dense ReLU networks without biases.
+  """
+  kernel_fn = jax.jit(nngp.fully_connected(2)[2], static_argnames='get')
+  num_classes = int(inputs.labels.max()) + 1
+  rows = []
+  for number in range(config.num_networks):
+    rng = np.random.default_rng((config.seed, number, 1))
+    images = draw_images(config, inputs, number)
+    for kind, xs in zip(KINDS, np.split(images, len(KINDS)), strict=True):
+      flat = xs.reshape(len(xs), -1)
+      kernel = np.asarray(kernel_fn(flat, flat, get='nngp'), float)
+      sigma = np.sqrt(np.diag(kernel))
+      values, vectors = np.linalg.eigh(kernel / sigma[:, None] / sigma)
+      root = np.sqrt(np.maximum(values, 0))[:, None] * vectors.T
+      logits = rng.standard_normal((num_classes, NUM_DRAWN, len(xs))) @ root
+      second, first = np.partition(logits, (-2, -1), axis=0)[-2:]
+      scale = np.linalg.norm(flat, axis=1) / np.sqrt(flat.shape[1])
+      gaps = np.median((first - second) / np.sqrt(2) * scale, axis=1)
+      rows.append((number, kind, np.exp(np.mean(np.log(gaps)))))
+  columns = map(np.array, zip(*rows, strict=True))
+  return dict(zip(('network', 'kind', 'law'), columns, strict=True))
+
+
+def film(config, toy):
+  """Margins of a network on a grid around a toy problem, at each step."""
+  key = jax.random.key(config.seed)
+  if toy == 'line':
+    sample = synthetic.line(key)
+    axis = np.linspace(-0.2, 1.3, 151, dtype=np.float32)
+    grid, points = np.stack(np.meshgrid(axis, axis), -1), sample.xs
+  else:
+    sample = synthetic.chessboard(key, dim=10, rotate=True)
+    axis = np.linspace(-0.25, 1.25, 37, dtype=np.float32)
+    corner, frame = sample.xs[0], sample.tangents[0]
+    up = np.asarray(manifold.off(corner, frame))
+    across = np.stack(np.meshgrid(axis, axis, axis - 0.5, indexing='ij'), -1)
+    space = np.concatenate([frame, up[None] / np.linalg.norm(up)])
+    grid, points = corner + across @ space, (sample.xs - corner) @ frame.T
+  module = models.MLP(2 * (config.widths[0],), 2)
+  on_grid = programs.bind(class_margin, module=module)
+  flat, rows = grid.reshape(-1, grid.shape[-1]), []
+  scale, targets = config.init_scales[0], sample.labels[None]
+  for step, params in trained(config, module, scale, [0], sample.xs, targets):
+    own = (jax.tree.map(operator.itemgetter(0), params),)
+    margin = parallel.map_examples(
+      on_grid, (flat,), shared=own, batch_size=8192
+    )
+    far = parallel.map_examples(
+      search(config, module), (sample.xs,), shared=own
+    )
+    margin = margin.reshape(grid.shape[:-1])
+    rows.append((step, np.median(far), margin, axis, points, sample.labels))
+  names = 'step gap margin axis points labels'.split()
+  return dict(zip(names, map(np.array, zip(*rows, strict=True)), strict=True))
 
 
 def class_margin(x, params, *, module):
@@ -309,295 +492,351 @@ def class_margin(x, params, *, module):
   return jnp.diff(module.apply({'params': params}, x)[0])[0]
 
 
-def collect(config, run_dir, samples):
-  """Trains and measures set by set and decay by decay.
-
-  results.npz: one row a (set, condition, network, step, example).
-  line.npz: margins on a grid of the plane at each step, of the first network as
-  it is; chessboard.npz: likewise in three dimensions around its plane.
-  """
-  groups = [
-    (name, decay) for name in config.datasets for decay in config.weight_decays
-  ]
-
-  def compute(done):
-    for name, decay in groups[done:]:
-      yield measure_group(config, run_dir, name, samples[name], decay)
-
-  names = [f'{name}-{decay:g}' for name, decay in groups]
-  common.gather(run_dir, names, compute, 'set')
-
-
-def measure_group(config, run_dir, name, sample, decay):
-  """Rows of the conditions of one set that share a weight decay."""
-  chosen = [c for c in conditions(config) if c.weight_decay == decay]
-  module = module_of(config, sample)
-  measure = programs.bind(
-    measure_example, module=module, max_gradients=config.max_gradients
-  )
-  num = len(sample.tangents)
-  rows, frames = [], []
-  keys = jax.random.split(jax.random.key(config.seed + 1), config.num_seeds)
-  for step, params in tqdm.tqdm(
-    history(config, name, sample, decay, chosen), desc=name, leave=False
-  ):
-    params = jax.device_get(params)
-    for number in range(len(chosen) * config.num_seeds):
-      condition = chosen[number // config.num_seeds]
-      seed = number % config.num_seeds
-      own = jax.tree.map(operator.itemgetter(number), params)
-      labels = labels_of(condition, keys[seed], sample.labels)[:num]
-      found = parallel.map_examples(
-        measure, (sample.xs[:num], labels, sample.tangents), shared=(own,)
-      )
-      rows.append(
-        {
-          'dataset': np.full(num, name, 'U20'),
-          'condition': np.full(num, condition.name, 'U60'),
-          'seed': np.full(num, seed, np.int32),
-          'step': np.full(num, step, np.int32),
-          'index': np.arange(num, dtype=np.int32),
-          'k': np.full(num, sample.tangents.shape[1], np.int32),
-          'n': np.full(num, sample.xs[0].size, np.int32),
-          **found,
-        }
-      )
-      if number == 0 and condition == conditions(config)[0]:
-        frames.append((step, own))
-  if name in ('line', 'chessboard') and frames:
-    film(run_dir, name, module, sample, frames)
-  return records.concatenate(rows)
-
-
-def film(run_dir, name, module, sample, frames):
-  """Margins of class 1 over 0 on a grid, at each step; see `collect`."""
-  if name == 'line':
-    axis = np.linspace(-0.2, 1.3, 151, dtype=np.float32)
-    points = np.stack(np.meshgrid(axis, axis), -1)
-    coordinates = sample.xs
-  else:
-    axis = np.linspace(-0.25, 1.25, 37, dtype=np.float32)
-    corner, frame = sample.xs[0], sample.tangents[0]
-    up = manifold.off(corner, frame)
-    up = np.asarray(up / np.linalg.norm(up))
-    grid = np.stack(np.meshgrid(axis, axis, axis - 0.5, indexing='ij'), -1)
-    points = corner + grid @ np.concatenate([frame, up[None]])
-    coordinates = (sample.xs - corner) @ frame.T
-  values = [
-    parallel.map_examples(
-      programs.bind(class_margin, module=module),
-      (points.reshape(-1, points.shape[-1]),),
-      shared=(params,),
-      batch_size=8192,
-    ).reshape(points.shape[:-1])
-    for _, params in frames
-  ]
-  table = {
-    'step': np.array([step for step, _ in frames]),
-    'margin': np.stack(values).astype(np.float32),
-  }
-  # The same in every row: one a step.
-  for key, value in (
-    ('axis', axis),
-    ('points', coordinates),
-    ('labels', sample.labels),
-  ):
-    table[key] = np.stack(len(frames) * [value])
-  records.save_columns(run_dir / f'{name}.npz', table)
-
-
 # --- Judging ---------------------------------------------------------------
 
 
-def curves(table):
-  """`(steps, {name: [networks, steps]})` of one set in one condition."""
-  steps, seeds = np.unique(table['step']), np.unique(table['seed'])
-  order = np.lexsort((table['index'], table['step'], table['seed']))
-  shape = len(seeds), len(steps), -1
-  grid = lambda name: table[name][order].reshape(shape)
-  middle = lambda name: np.median(grid(name), axis=-1)
-  lines = {
-    'gap': middle('distance'),
-    'right': np.mean(grid('margin') > 0, axis=-1),
-    'gradient': middle('gradient'),
-    'own_margin': middle('own_margin'),
-  }
-  # Where no boundary was found there is no normal.
-  fraction = np.ma.masked_invalid(grid('fraction'))
-  lines['fraction'] = np.ma.median(fraction, axis=-1).filled(np.nan)
-  return steps, lines
+class Case(NamedTuple):
+  """The curves of a setting's m networks at T steps.
+
+  Attributes:
+    name: of the setting.
+    steps: `[T]`.
+    gaps: by kind, log of the gap over that at step 0, `[m, T]`.
+    beside: by kind, log of the gap over the law's, `[m, T]`.
+    right: training accuracies `[m, T]`.
+    tested: test accuracies `[m, T]`.
+    failed: share of the searches.
+  """
+
+  name: str
+  steps: np.ndarray
+  gaps: dict[str, np.ndarray]
+  beside: dict[str, np.ndarray]
+  right: np.ndarray
+  tested: np.ndarray
+  failed: float
+
+  @property
+  def x(self) -> np.ndarray:
+    """What curves are straight pieces over."""
+    return np.log10(1.0 + self.steps)
 
 
-class Phases(NamedTuple):
-  """What the rule of the module's docstring says of one network."""
-
-  word: str
-  clings: float
-  fits: float
-  fall: float
-  by_gradient: float
-
-
-def phases(steps, gap, right, gradient) -> Phases:
-  """Judges the curves of one network."""
-  rise = right[-1] - right[0]
-  fits = float(steps[np.argmax(right >= right[0] + rise / 2)])
-  found = np.isfinite(gap)
-  if not found.any():
-    word = 'not fitted' if rise < 0.2 else 'no clinging'
-    return Phases(word, np.nan, fits, np.nan, np.nan)
-  low = int(np.argmin(gap))
-  first = gap[0] if found[0] else np.max(gap[found])
-  fall = float(gap[low] / first)
-  clings = float(steps[np.argmax(gap <= np.sqrt(first * gap[low]))])
-  grown = np.log(gradient[low] / gradient[0])
-  grown = float(grown / -np.log(fall)) if 0 < fall < 1 else np.nan
-  if rise < 0.2:
-    word = 'not fitted'
-  elif not fall <= 0.5:
-    word = 'no clinging'
-  else:
-    word = 'two phases' if clings < fits else 'together'
-  return Phases(word, clings, fits, fall, grown)
+def analyze(config, tables):
+  """Falls, phases and retreats of each setting, with their claims."""
+  cases = [make_case(tables, setting.name) for setting in settings(config)]
+  judged = [judge(case) for case in cases]
+  shown = [gap_table(cases), phase_table(cases), verdict_table(cases, judged)]
+  if len(cases) > 1:
+    shown.append(contrast_table(cases))
+  every = [*itertools.chain(*judged)]
+  return runner.Report(answer(config, cases[0], judged[0]), every, shown)
 
 
-def summarize(config, run_dir):
-  """Every number with n, interval, null and verdict."""
-  table = records.load_columns(run_dir / 'results.npz')
-  rows = []
-  for name in config.datasets:
-    of_set = records.select(table, dataset=name)
-    for condition in conditions(config):
-      part = records.select(of_set, condition=condition.name)
-      steps, lines = curves(part)
-      each = [
-        phases(steps, *(lines[c][i] for c in ('gap', 'right', 'gradient')))
-        for i in range(len(lines['gap']))
-      ]
-      rows.append(
-        {
-          'dataset': name,
-          **condition._asdict(),
-          'condition': condition.name,
-          'n': len(each),
-          'examples': len(np.unique(part['index'])),
-          'steps': steps.tolist(),
-          'curves': {
-            key: {
-              'median': np.median(v, axis=0).tolist(),
-              'low': np.min(v, axis=0).tolist(),
-              'high': np.max(v, axis=0).tolist(),
-            }
-            for key, v in lines.items()
-          },
-          'fall': common.entry(
-            statistics.mean([p.fall for p in each], unit='networks')
-          ),
-          'by_gradient': by_gradient(each),
-          'clings': float(np.median([p.clings for p in each])),
-          'fits': float(np.median([p.fits for p in each])),
-          'right': common.entry(
-            statistics.mean(lines['right'][:, -1], unit='networks')
-          ),
-          'fraction': common.entry(
-            statistics.mean(lines['fraction'][:, -1], unit='networks')
-          ),
-          'random_fraction': random_fraction(part),
-          'words': [p.word for p in each],
-          'verdict': verdict([p.word for p in each]),
-        }
-      )
-  return {
-    'question': flags.question(__doc__),
-    'rows': rows,
-    'flips': flips(rows),
-  }
-
-
-def by_gradient(each):
-  """The mean over the networks whose gap falls."""
-  values = np.array([p.by_gradient for p in each])
-  values = values[np.isfinite(values)]
-  nothing = {'value': float('nan'), 'interval': [float('nan')] * 2}
-  entry = (
-    common.entry(statistics.mean(values, unit='networks'))
-    if len(values)
-    else nothing
+def make_case(tables, name):
+  rows = records.select(tables['results'], setting=name)
+  steps, networks = np.unique(rows['step']), np.unique(rows['network'])
+  order = np.lexsort([rows[k] for k in ('image', 'kind', 'step', 'network')])
+  grid = lambda column: rows[column][order].reshape(
+    len(networks), len(steps), len(KINDS), -1
   )
-  return entry | {'n': len(values)}
+  far = grid('distance')
+  gaps, beside = {}, {}
+  with np.errstate(divide='ignore'):
+    logs = np.log(np.median(far, axis=-1))
+    logs = np.where(np.isfinite(logs), logs, np.nan)
+    for place, kind in enumerate(sorted(KINDS)):
+      found = records.select(tables['law'], kind=kind)
+      of = np.log(found['law'][np.argsort(found['network'])])
+      gaps[kind] = logs[:, :, place] - logs[:, :1, place]
+      beside[kind] = logs[:, :, place] - of[:, None]
+  first = lambda column: grid(column)[:, :, 0, 0]
+  return Case(
+    name,
+    steps,
+    gaps,
+    beside,
+    first('train_accuracy'),
+    first('test_accuracy'),
+    float(np.mean(~np.isfinite(far))),
+  )
 
 
-def random_fraction(part):
-  """The median tangent fraction of a random direction."""
-  k, n = int(part['k'][0]), int(part['n'][0])
-  return float(manifold.fraction_null(k, n).median() ** 0.5)
+def mean(values):
+  return statistics.t_mean(values, unit='networks')
 
 
-def verdict(words):
-  """The word of most networks, if more than half for certain."""
-  word = max(sorted(set(words)), key=words.count)
-  low, _ = statistics.wilson(words.count(word) / len(words), len(words))
-  return word if low > 0.5 else 'undecided'
+def ratio(logs):
+  """The geometric mean over networks, with Student's interval of the logs."""
+  found = mean(logs)
+  value, low, high = np.exp(found[:3]).tolist()
+  return found._replace(value=value, low=low, high=high)
 
 
-def flips(rows):
-  """Where the verdict changes along the scale of the weights at the start."""
-  found = []
-  for name in dict.fromkeys(row['dataset'] for row in rows):
-    plain = rows[0]['weight_decay']
-    line = sorted(
-      (row['init_scale'], row['verdict'])
-      for row in rows
-      if row['dataset'] == name
-      and row['labels'] == 'true'
-      and row['weight_decay'] == plain
-    )
-    for (a, before), (b, after) in itertools.pairwise(line):
-      if before != after:
-        found.append(
-          dict(dataset=name, between=[a, b], before=before, after=after)
-        )
-  return found
+def others_mean(curves):
+  """For each network the mean curve of all others `[m, T]`."""
+  with np.errstate(invalid='ignore'):  # Of one network there is none.
+    return (curves.sum(0) - curves) / (len(curves) - 1)
 
 
-def report(summary):
-  """Prints the summary as a table."""
-  print('\ngap and normals along training; means over networks with 95 %\n')
-  common.print_table(
-    [
-      'set: condition',
-      'networks',
-      'gap falls to [95 %]',
-      'by gradient',
-      'clings at',
-      'fits at',
-      'right at the end',
-      'normal in tangents',
-      'random',
-      'verdict',
-    ],
-    [
+def closest(curves):
+  """Where the others' mean curve is least after the start, and the value there.
+
+  Returns:
+    Places `[m]` and the networks' own values at them `[m]`.
+  """
+  place = 1 + np.argmin(others_mean(curves)[:, 1:], axis=1)
+  return place, curves[np.arange(len(curves)), place]
+
+
+@functools.cache
+def three_pieces(x: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+  """Returns all pairs of bends `[c, 2]`, and orthonormal bases `[c, T, 4]`.
+
+  A basis spans the curves of three straight, connected pieces over `x` whose
+  bends are at these places.
+  """
+  pairs = itertools.combinations(range(1, len(x) - 1), 2)
+  bends = np.array(list(pairs), int).reshape(-1, 2)
+  return bends, np.linalg.qr(pieces(np.array(x), bends))[0]
+
+
+def pieces(x, bends):
+  """Columns that span three pieces with bends at places `[..., 2]`."""
+  over = np.maximum(0, x[:, None] - x[bends][..., None, :])
+  plain = np.stack([np.ones(len(x)), x], axis=1)
+  plain = np.broadcast_to(plain, (*over.shape[:-1], 2))
+  return np.concatenate([plain, over], axis=-1)
+
+
+def find_bends(x, curves):
+  """Places `[m, 2]` of the bends of the best three pieces of each curve."""
+  bends, bases = three_pieces(tuple(x))
+  # The basis that explains most leaves the least squares.
+  kept = np.einsum('ctb,mt->mcb', bases, np.nan_to_num(curves))
+  return bends[np.argmax(np.sum(kept**2, axis=-1), axis=1)]
+
+
+def first_slopes(x, curves):
+  """Slope of each curve's first piece, and by how much the last is larger.
+
+  The bends are those of the others' mean curve: chosen on the curve itself,
+  noise would look like a bend.
+  """
+  bends = find_bends(x, others_mean(curves))
+  found = [
+    np.linalg.lstsq(pieces(x, of), curve)[0]
+    for of, curve in zip(bends, curves, strict=True)
+  ]
+  _, slope, first, second = np.array(found).T
+  return slope, first + second
+
+
+def ahead(x, curves, right):
+  """By how much the fall before accuracy rises exceeds that after it `[m]`."""
+  place, low = closest(curves)
+  onset = np.minimum(find_bends(x, right)[:, 0], place)
+  return low - 2 * curves[np.arange(len(curves)), onset]
+
+
+def judge(case):
+  """The claims on one setting."""
+  gaps, low, end = case.gaps, {}, {}
+  for kind in KINDS:
+    low[kind], end[kind] = closest(gaps[kind])[1], gaps[kind][:, -1]
+  below, above = claims.below, claims.above
+  at_data = lambda of, check, what: [
+    check(f'{what} gap over start at {KINDS[k]}', ratio(of[k]), 1.0)
+    for k in DATA
+  ]
+  versus = lambda of, check: [
+    check(f'the same over that at {KINDS[k]}', ratio(of['train'] - of[k]), 1.0)
+    for k in KINDS
+    if k not in DATA
+  ]
+  trouble, unfit = why_not_tested(case)
+  slope, change, more = 3 * [NOTHING]
+  if not trouble:
+    slope, change = map(mean, first_slopes(case.x, gaps['train']))
+    more = mean(ahead(case.x, gaps['train'], case.right))
+  made = {
+    'clings': (
+      'First the boundary gets close to the image manifold',
+      at_data(low, below, 'least'),
+    ),
+    'to data': (
+      'It is the image manifold that the boundary gets close to',
+      versus(low, below),
+    ),
+    'before accuracy': (
+      'The boundary gets close before it puts examples on their sides',
       [
-        f'{row["dataset"]}: {row["condition"]}',
-        str(row['n']),
-        common.with_interval(row['fall'], '.2f'),
-        f'{row["by_gradient"]["value"]:.2f}',
-        f'{row["clings"]:.0f}',
-        f'{row["fits"]:.0f}',
-        common.with_interval(row['right'], '.2f'),
-        common.with_interval(row['fraction'], '.2f'),
-        f'{row["random_fraction"]:.2f}',
-        row['verdict'],
-      ]
-      for row in summary['rows']
-    ],
+        *at_data(low, below, 'least')[:1],
+        above('fall before accuracy rises, less the fall after', more, 0.0),
+      ],
+    ),
+    'two phases': (
+      'Training has two phases: the boundary comes close, then something else',
+      [
+        below('slope of the first piece', slope, 0.0),
+        above('slope of the last piece less that', change, 0.0),
+      ],
+    ),
+    'shallow dimples': (
+      'While it puts examples on their sides the boundary stays close',
+      at_data(end, below, 'last'),
+    ),
+    'retreat': (
+      'In the end the boundary has moved away from data, and from data farther '
+      'than from non-data (ours)',
+      [*at_data(end, above, 'last'), *versus(end, above)],
+    ),
+  }
+  judged = []
+  for name, (statement, conditions) in made.items():
+    why = unfit if name in OF_ACCURACY else trouble
+    statement, conditions = f'{statement} ({case.name}).', tuple(conditions)
+    name = f'{case.name}: {name}'
+    found = claims.Claim(PAPER, name, statement, () if why else conditions, why)
+    judged.append(found)
+  return judged
+
+
+def why_not_tested(case):
+  """Why nothing is tested, and why nothing that needs accuracy; or ''."""
+  trouble = ''
+  if len(case.right) < 2:
+    trouble = 'there is one network, which says nothing of others'
+  elif len(case.steps) < 5:
+    trouble = f'{len(case.steps)} steps are too few for three pieces'
+  elif case.failed > MOST_FAILED:
+    trouble = f'{case.failed:.0%} of the searches found no boundary'
+  first, last = case.right[:, 0].mean(), case.right[:, -1].mean()
+  if trouble or last >= (1 + first) / 2:
+    return trouble, trouble
+  return '', (
+    f'training accuracy is {last:.0%} at the end, less than half way from '
+    f'{first:.0%} at the start to all'
   )
-  for flip in summary['flips']:
-    low, high = flip['between']
-    print(
-      f'{flip["dataset"]}: "{flip["before"]}" turns to "{flip["after"]}" '
-      f'between init scales {low:g} and {high:g}'
+
+
+# --- Tables ----------------------------------------------------------------
+
+
+def column(name, meaning='', unit='', spec='.2f'):
+  return tables_lib.Column(name, unit, meaning, spec)
+
+
+def gap_table(cases):
+  rows = []
+  for case in cases:
+    for kind, text in KINDS.items():
+      gaps, beside = case.gaps[kind], case.beside[kind]
+      step = int(case.steps[1 + np.argmin(gaps.mean(0)[1:])])
+      ends = ratio(gaps[:, -1]), ratio(beside[:, -1])
+      least = ratio(closest(gaps)[1])
+      rows.append([case.name, text, ratio(beside[:, 0]), least, step, *ends])
+  return tables_lib.Table(
+    'The gap: median distance of a network from the boundary',
+    [
+      column('setting'),
+      column('at'),
+      column(
+        'start/law', 'gap at step 0 over that of infinitely wide networks'
+      ),
+      column('least/start', 'least gap over that at step 0'),
+      column('step', 'where the mean over networks is least'),
+      column('last/start', 'last gap over that at step 0'),
+      column('last/law', 'last gap over that of infinitely wide networks'),
+    ],
+    rows,
+  )
+
+
+def phase_table(cases):
+  rows = []
+  for case in cases:
+    gaps, x, found = case.gaps['train'], case.x, 5 * [None]
+    if not why_not_tested(case)[0]:
+      bends = [find_bends(x, v)[:, 0] for v in (gaps, case.right)]
+      found = [ratio(np.log1p(case.steps[of])) for of in bends]
+      found += [mean(v) for v in first_slopes(x, gaps)]
+      found.append(mean(ahead(x, gaps, case.right)))
+    ends = mean(case.right[:, -1]), mean(case.tested[:, -1])
+    rows.append([case.name, *found, *ends])
+  logs = 'logarithm of the gap'
+  return tables_lib.Table(
+    'Phases at training images: three straight pieces over log10(1 + step)',
+    [
+      column('setting'),
+      column('gap bends', 'end of the first piece', '1 + steps', '.3g'),
+      column('accuracy rises', 'likewise, of accuracy', '1 + steps', '.3g'),
+      column('slope', 'of the first piece', f'{logs} per decade'),
+      column(
+        'change', 'slope of the last piece less that', f'{logs} per decade'
+      ),
+      column('ahead', 'fall before accuracy rises, less that after', logs),
+      column('train', 'training accuracy at the end', '', '.1%'),
+      column('test', 'test accuracy at the end', '', '.1%'),
+    ],
+    rows,
+  )
+
+
+def verdict_table(cases, judged):
+  names = [claim.name.split(': ')[1] for claim in judged[0]]
+  rows = [
+    [case.name, *(claim.verdict for claim in of)]
+    for case, of in zip(cases, judged, strict=True)
+  ]
+  header = [column('setting'), *map(column, names)]
+  return tables_lib.Table('Verdicts by setting', header, rows)
+
+
+def contrast_table(cases):
+  (main, *others), rows = cases, []
+  for case in others:
+    row = [case.name]
+    for kind in DATA:
+      own, plain = case.gaps[kind], main.gaps[kind]
+      row.append(ratio(closest(own)[1] - closest(plain)[1]))
+      row.append(ratio(own[:, -1] - plain[:, -1]))
+    rows.append(row)
+  return tables_lib.Table(
+    f'What settings change: gap over start, over that of {main.name}',
+    [
+      column('setting'),
+      *(
+        column(f'{what}, {kind}', f'{what} gap at {KINDS[kind]}')
+        for kind in DATA
+        for what in ('least', 'last')
+      ),
+    ],
+    rows,
+  )
+
+
+def answer(config, case, judged):
+  """One sentence, with the verdicts on the main setting."""
+  gaps = case.gaps
+  least, last = (
+    [tables_lib.cell(ratio(v), '.2f') for v in found]
+    for found in (
+      [closest(gaps[k])[1] for k in ('train', 'permuted')],
+      [gaps[k][:, -1] for k in ('train', 'permuted')],
     )
+  )
+  words = {}
+  for claim in judged:
+    words.setdefault(claim.verdict, []).append(claim.name.split(': ')[1])
+  return (
+    'The median distance from training images to the boundary first falls to '
+    f'{least[0]} of what it is before training ({least[1]} where their pixels '
+    f'are permuted), and ends at {last[0]} of it ({last[1]}), in '
+    f'{len(case.right)} networks on {config.dataset}, {case.name}; '
+    + '; '.join(f'{word}: {", ".join(of)}' for word, of in words.items())
+    + '.'
+  )
 
 
 if __name__ == '__main__':

@@ -1,480 +1,945 @@
 """Do perturbations avoid the data's manifold, more than a random subspace?
 
-Finds for every example the nearest boundary point without restriction, within
-the manifold's tangent space and orthogonal to it, and the same for subspaces of
-as many dimensions that know nothing of the manifold.
+Shamir, Melamed, BenShmuel (2021), https://arxiv.org/abs/2106.10151:
+"adversarial perturbations are roughly perpendicular to the low dimensional
+manifold which contains all the training examples", and on the manifold they are
+larger than off it.
 
   python -m experiments.manifold_split
-  python -m experiments.manifold_split --preset=mnist --data_dir=DIR \
-    --checkpoint=runs/mnist_cnn --autoencoder=runs/mnist_autoencoder_small
+  python -m experiments.manifold_split --preset=mnist --data_dir=DIR
 
-The first takes 3 minutes on 2 CPU cores, --preset=quick one. It trains a small
-classifier and an auto-encoder on digits; --checkpoint and --autoencoder name
-runs of train_classifier and train_autoencoder instead. A run killed at any
-moment goes on where it was, to the same bytes.
+The first takes 4 minutes on 2 CPU cores, --preset=quick 1. A run that was
+killed goes on where it was.
 
-Subspaces (`kind`), each of k dimensions:
-  decoder    tangent space of the auto-encoder's decoder at the image's code
-  principal  principal directions of the training set
-  neighbors  principal directions of the 3 k nearest training images
-and the nulls
+Several classifiers and several auto-encoders are trained, and crossed: each
+classifier is measured beside each auto-encoder, whose decoder's derivative at
+an image's code spans the manifold's tangent space there, k of d dimensions.
+Each classifier has test images of its own. From every image that it gets right
+the nearest boundary point is searched without restriction (the perturbation),
+within the tangent space (on) and orthogonal to it (off); and the same for
+subspaces of k dimensions that do not know the image's own tangents, the nulls:
+
   random     uniformly random, another one for each image
-  frequency  cosines of lowest frequency: the spectrum of images, no more
-  untrained  as decoder, of an auto-encoder that was not trained
-  other      as decoder, at another image
-  permuted   as decoder, of permuted pixels
+  frequency  cosines of lowest frequency: smooth, as images are
+  other      the tangent space at another image
+  principal  principal directions of the training images
+  permuted   the tangent space, with its pixels permuted
 
-That a distance is larger within k of n dimensions says nothing by itself: a
-random subspace lengthens it by sqrt(n / k). Enrichment A is what is left: how
-much more of the boundary normal's squared length falls on a dimension of the
-subspace than on one outside, 1 for a random one. It comes from the mean over
-images of the squared part f^2 of the normal within the subspace, as f^2 / k
-(n - k) / (1 - f^2); once with f^2 as the distances have it, off^2 / (on^2 +
-off^2), and once with that of the normals at the free boundary points. Where
-the boundary is flat the two agree, and 1 / free^2 = 1 / on^2 + 1 / off^2
-(`flatness`: the median of the free distance over that; 1 where flat).
+Two shares of squared length say how much of a perturbation lies in a subspace:
+that of the perturbation itself (by direction), and off^2 / (on^2 + off^2),
+which is the same where the boundary is flat (by distance). Both are k / d on
+average for a random subspace at a flat boundary: any small subspace is "roughly
+perpendicular". The enrichment A is the odds of a share over those of k / d.
 
-Seen, from images as they are (on/free, A by distance, A by normal; random
-subspaces: 5.2, 1.9, 1.0 and 4.8, 1.0, 1.0):
-  mnist, small CNN, k = 16, n = 497    decoder 3.3, 5.0, 3.6; another image's
-                                       2.9, 6.5, 3.2; principal 2.7, 7.4, 5.1
-  cifar10, small CNN, k = 128, n = 152 decoder 4.4, 1.3, 1.2; cosines of lowest
-                                       frequency 4.2, 1.4, 1.3
-  the same, n = 204                    decoder 4.37 [4.27, 4.47], 1.32 [1.28,
-                                       1.36], 1.22 [1.18, 1.26]
-All intervals of A are within 6 % of it. Nothing is avoided there, and little of
-it is the image's own tangent space.
+Claims, and what refutes each:
 
-Misclassified images are counted and left out; a failed search counts as
-infinitely far. Ratios are medians of paired ratios, with 95 % bootstrap
-intervals over images. Verdict on each subspace, by a rule fixed here:
-"favoured" ("avoided") if both intervals of A lie above (below) those of the
-random subspace of the same k, which curvature may take away from 1; "not told
-apart from random" if neither does; else "the two measures differ".
+  roughly perpendicular (weak)  the share by direction is above 1/2: an angle of
+      less than 45 degrees
+  longer on the manifold (weak)  perturbations on the manifold are shorter than
+      off it: in the tangent plane, or on the curved manifold, which is searched
+      through the decoder from the image as decoded
+  less than in NULL (strong)  the odds of the share, by direction or by
+      distance, are larger in the tangent space than in the null
+
+The unit is the network. Of each classifier beside each auto-encoder the mean
+share over images is taken, on the logit scale; intervals are Student's, by the
+jackknife over classifiers (with their images) and over auto-encoders. Nothing
+is tested where an auto-encoder reconstructs held-out images worse than PCA with
+as many numbers, where classifiers are less than half way from chance to
+perfect, or where more than 5 % of the free searches fail.
+
+--manifold=neighbors or principal takes principal directions of the nearest or
+of all training images for the tangent space, without auto-encoders.
 """
 
 import dataclasses
 import functools
+from typing import Any
 from typing import NamedTuple
 
 import jax
+from jax import flatten_util
+import jax.numpy as jnp
 import numpy as np
-import tqdm
+from scipy import special
 
 from dmm_jax import boundary
 from dmm_jax import data
 from dmm_jax import manifold
+from dmm_jax import models
 from dmm_jax import parallel
-from dmm_jax import plots
 from dmm_jax import programs
 from dmm_jax import records
 from dmm_jax import statistics
-from experiments import common
-from experiments import subspaces
-from experiments import training
+from dmm_jax import train
+from experiments import networks
+from experiments.figures import manifold_split as figures
+from experiments.lib import claims
 from experiments.lib import flags
+from experiments.lib import runner
+from experiments.lib import tables
 
-KINDS, SIDES, FIELDS = subspaces.KINDS, subspaces.SIDES, subspaces.FIELDS
+PAPER = '2106.10151'
+HERE = ('here',)
+MANIFOLDS = ('decoder', 'neighbors', 'principal')
+OWN = 'manifold'  # The kind of subspace that is asked about.
+NULLS = {
+  'random': 'random subspaces',
+  'frequency': 'cosines of lowest frequency',
+  'other': "another image's tangent space",
+  'principal': 'principal directions',
+  'permuted': 'the tangent space with permuted pixels',
+}
+# By the manifold, why it has not these nulls.
+ABSENT = {'principal': ('other', 'principal')}
+# How much of a step lies in a subspace: (1, 0) all, (0, 1) on, (1, -1) off.
+SIDES = {'free': (1.0, 0.0), 'on': (0.0, 1.0), 'off': (1.0, -1.0)}
+MOST_FAILED = 0.05
+HELD_OUT = 1000  # Images of the check of auto-encoders, at most.
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  preset: str = flags.flag(
-    'default',
-    'Values for the flags that are not given: default, quick, mnist, cifar, '
-    'full (for a GPU).',
-  )
+  preset: str = flags.flag('default', 'Values of flags that are not given.')
   workdir: str = flags.flag('runs/manifold_split', 'Run directory.')
-  seed: int = flags.flag(0, 'Of weights and random subspaces.', least=0)
+  seed: int = flags.flag(0, 'Seed of weights, images and subspaces.', least=0)
   dataset: str = flags.flag(
     'digits', 'digits (embedded), or an image set of tensorflow-datasets.'
   )
-  data_dir: str = flags.flag('', 'Of tensorflow-datasets.')
+  data_dir: str = flags.flag(
+    '', 'Directory of tensorflow-datasets; empty takes its own default.'
+  )
   num_examples: int = flags.flag(
-    300, 'The first so many of the test set; all, if there are fewer.', least=2
+    100, 'Test images drawn for each classifier, at most all.', least=2
   )
-  checkpoint: str = flags.flag(
-    '', 'Run of train_classifier; empty for an MLP that is trained here.'
+  num_classifiers: int = flags.flag(8, 'Classifiers to train.', least=1)
+  model: str = flags.flag(
+    'mlp', 'Architecture of classifiers: mlp, cnn.', choices=('mlp', 'cnn')
   )
-  autoencoder: str = flags.flag(
-    '', 'Run of train_autoencoder; empty for one that is trained here.'
+  epochs: int = flags.flag(20, 'Passes that train classifiers.', least=1)
+  checkpoints: tuple[str, ...] = flags.flag(
+    HERE, 'Runs of train_classifier to measure; "here" trains classifiers here.'
   )
-  latent: int = flags.flag(8, 'Latents of the one trained here.', least=1)
-  epochs: int = flags.flag(40, 'Of what is trained here.', least=1)
-  kinds: tuple[str, ...] = flags.flag(
-    KINDS, 'Subspaces; see above.', choices=KINDS
+  manifold: str = flags.flag(
+    'decoder',
+    'Tangent space: that of a decoder, or principal directions of the nearest '
+    'training images (neighbors) or of all (principal).',
+    choices=MANIFOLDS,
   )
-  ks: tuple[int, ...] = flags.flag(
-    (4, 16),
-    'Further dimensions, besides as many as there are latents; of a decoder, '
-    'its leading directions.',
-    least=1,
+  num_autoencoders: int = flags.flag(4, 'Auto-encoders to train.', least=1)
+  latent: int = flags.flag(
+    8, 'Dimensions k; those of --autoencoders are their own.', least=1
   )
-  bases: tuple[str, ...] = flags.flag(
-    ('image', 'decoded'),
-    'From where: the image, or what the auto-encoder makes of it, which lies '
-    'on the learned manifold.',
-    choices=('image', 'decoded'),
+  widths: tuple[int, ...] = flags.flag(
+    (16, 32), "Channels of the auto-encoders' layers, different ones.", least=1
   )
-  box: bool = flags.flag(False, 'Keep perturbed pixels in [0, 1].')
-  method: str = flags.flag('portfolio', 'Search, as of boundary_distances.')
-  max_gradients: int = flags.flag(300, 'Budget of one search.', least=2)
-  batch_size: int = flags.flag(128, 'Examples a step.', least=1)
-  num_pictures: int = flags.flag(6, 'Examples that are drawn.', least=1)
+  autoencoder_epochs: int = flags.flag(
+    40, 'Passes that train auto-encoders.', least=1
+  )
+  autoencoders: tuple[str, ...] = flags.flag(
+    HERE, 'Runs of train_autoencoder; "here" trains auto-encoders here.'
+  )
+  box: bool = flags.flag(
+    False,
+    'Keep perturbed pixels in [0, 1]: where many are 0, hardly any step within '
+    'a subspace does.',
+  )
+  method: str = flags.flag(
+    'fast', 'Search: portfolio (nearest), fast, or another by its name.'
+  )
+  max_gradients: int = flags.flag(200, 'Gradients of a search.', least=2)
+  batch_size: int = flags.flag(300, 'Searches at once.', least=1)
 
 
 PRESETS = {
   'default': {},
   'quick': dict(
     workdir='runs/manifold_split_quick',
-    num_examples=100,
-    kinds=('decoder', 'principal', 'random', 'frequency'),
-    ks=(8,),
-    bases=('image',),
+    num_examples=50,
+    num_classifiers=6,
+    num_autoencoders=3,
     epochs=10,
-    max_gradients=100,
+    autoencoder_epochs=20,
   ),
   'mnist': dict(
     workdir='runs/manifold_split_mnist',
     dataset='mnist',
-    num_examples=500,
-    ks=(16,),
-    bases=('image',),
-    max_gradients=100,
+    num_examples=60,
+    num_classifiers=6,
+    num_autoencoders=3,
+    epochs=3,
+    latent=16,
+    widths=(16, 32, 64),
+    autoencoder_epochs=2,
   ),
   'cifar': dict(
     workdir='runs/manifold_split_cifar',
     dataset='cifar10',
-    num_examples=200,
-    kinds=('decoder', 'principal', 'random', 'frequency', 'other'),
-    ks=(128,),
-    bases=('image',),
-    max_gradients=60,
+    num_examples=40,
+    num_classifiers=6,
+    model='cnn',
+    epochs=6,
+    manifold='principal',
+    latent=128,
+    batch_size=60,
   ),
   'full': dict(
     workdir='runs/manifold_split_full',
     dataset='mnist',
-    num_examples=10000,
-    ks=(16, 32),
+    model='cnn',
+    num_examples=1000,
+    num_classifiers=20,
+    num_autoencoders=10,
+    latent=16,
+    widths=(32, 64, 128),
+    method='portfolio',
     max_gradients=1000,
   ),
 }
+COLUMNS = {
+  'classifier': ('', 'number of the classifier'),
+  'autoencoder': ('', 'number of the auto-encoder; -1: none is involved'),
+  'parameters': ('', 'variables of the network, as ravel_pytree orders them'),
+  'accuracy': ('', 'share of all test images that it classifies correctly'),
+  'chance': ('', 'share of the largest class among the test images'),
+  'error': ('input units^2', 'mean squared error of its reconstruction'),
+  'principal_error': ('input units^2', 'the same of PCA with as many numbers'),
+  'start': ('', 'the image, or what the auto-encoder makes of it (decoded)'),
+  'kind': ('', f'subspace: {OWN} or a null'),
+  'k': ('', 'dimensions of the subspace'),
+  'd': ('', 'dimensions of an image'),
+  'index': ('', 'row of the image in the test set'),
+  'label': ('', 'class of the image'),
+  'free': ('input units', 'distance; 0: misclassified, inf: nothing found'),
+  'on': ('input units', 'distance within the subspace'),
+  'off': ('input units', 'distance orthogonal to the subspace'),
+  'share': ('', 'of squared length of the free perturbation, in the subspace'),
+  'curved': ('input units', 'distance on the curved manifold; NaN: no search'),
+  'x': ('input units', 'where the searches start'),
+  'free_point': ('input units', 'nearest boundary point'),
+  'on_point': ('input units', 'the same within the subspace'),
+  'off_point': ('input units', 'the same orthogonal to the subspace'),
+}
+NUM_POINTS = 6
 
 
-def run(config: Config) -> dict:
-  """Runs the experiment, and returns what it wrote to summary.json."""
+def run(config: Config) -> runner.Result:
+  """Runs the experiment; returns its rows and its report."""
   flags.check(config)
   flags.check_method(config.method)
-  sets: dict[str, tuple] = {
-    split: data.load(config.dataset, split, config.data_dir or None)
-    for split in ('train', 'test')
-  }
-  size = sets['test'][0][0].size
-  for k in config.ks:
-    if k >= size:
-      raise flags.FlagError(
-        f'--ks={k} has to be less than the {size} numbers of an image'
-      )
-  # Before the directory is made: a wrong name leaves none behind.
-  training.check_given(sets['train'], [config.checkpoint], config.autoencoder)
-  return common.conduct(
-    config,
+  return runner.run(
     'experiments.manifold_split',
-    collect=lambda config, run_dir: collect(config, run_dir, sets),
-    summarize=summarize,
-    draw=plots.manifold_split,
-    report=report,
+    config,
+    question=flags.question(__doc__),
+    inputs=load(config),
+    measure=measure,
+    analyze=analyze,
+    draw=figures.draw,
+    columns=COLUMNS,
+    presets=PRESETS,
   )
 
 
-# --- Networks --------------------------------------------------------------
+# --- Data and networks -------------------------------------------------------
 
 
-class Nets(NamedTuple):
-  """Modules, and the variables of each."""
+class Group(NamedTuple):
+  """Networks of one architecture; `given` are read, or empty to train `num`."""
 
-  classifier: tuple
-  autoencoder: tuple
-
-
-def load_networks(config, run_dir, sets) -> Nets:
-  """Reads both networks, or trains them; written, so that a run can go on."""
-  keys = jax.random.split(jax.random.key(config.seed), 2)
-  xs, labels = sets['train']
-  return Nets(
-    training.classifier(
-      run_dir, keys[0], config.checkpoint, xs, labels, config.epochs
-    ),
-    training.autoencoder(
-      run_dir, keys[1], config.autoencoder, xs, config.latent, config.epochs
-    ),
-  )
+  module: Any
+  given: list
+  num: int
 
 
-# --- Subspaces -------------------------------------------------------------
+class Inputs(NamedTuple):
+  """What is measured: networks, and `(xs, labels)` of two splits."""
 
-
-class Unit(NamedTuple):
-  """One search of all examples."""
-
-  base: str
-  kind: str
+  classifiers: Group
+  autoencoders: Group
+  train_set: tuple
+  test_set: tuple
   k: int
-  side: str
-
-  @property
-  def name(self):
-    return '-'.join(map(str, self))
 
 
-def units(config, latent):
-  """All searches, of each base the free one first."""
-  found = []
-  for base in config.bases:
-    found.append(Unit(base, 'free', 0, 'free'))
-    for kind in config.kinds:
-      for k in sorted({latent, *config.ks}):
-        if kind not in subspaces.DECODED or k <= latent:
-          found += [Unit(base, kind, k, side) for side in SIDES]
-  return found
-
-
-# --- Measuring -------------------------------------------------------------
-
-
-def collect(config, run_dir, sets):
-  """Searches unit by unit.
-
-  results.npz: one row a (unit, example); points.npz: where the searches from
-  the first images that are right ended.
-  """
-  nets = load_networks(config, run_dir, sets)
-  train_xs = sets['train'][0]
-  xs, labels = (column[: config.num_examples] for column in sets['test'])
-  codes, decoded = subspaces.through(nets.autoencoder, xs)
-  starts = {'image': xs, 'decoded': decoded}
-  options = dict(
-    bounds=(0.0, 1.0) if config.box else None,
-    method=config.method,
-    max_gradients=config.max_gradients,
-    batch_size=config.batch_size,
+def load(config):
+  """Returns `Inputs`, having checked all that flags may have wrong."""
+  sets = [
+    data.load(config.dataset, split, config.data_dir or None)
+    for split in ('train', 'test')
+  ]
+  shape, num_classes = sets[0][0].shape[1:], int(sets[0][1].max()) + 1
+  kind = models.MLP if config.model == 'mlp' else models.CNN
+  classifiers = group(
+    'checkpoints',
+    config.checkpoints,
+    kind(num_classes=num_classes),
+    config.num_classifiers,
+    functools.partial(networks.read_for, shape=shape, num_classes=num_classes),
   )
-  plan = units(config, codes.shape[1])
-
-  @functools.lru_cache(maxsize=1)  # The same for on and for off.
-  def frames(base, kind, k):
-    key = jax.random.fold_in(jax.random.key(config.seed), k)
-    return subspaces.bases(
-      kind, k, key, nets.autoencoder, codes, starts[base], train_xs
+  own = config.autoencoders if config.manifold == 'decoder' else HERE
+  autoencoders = group(
+    'autoencoders',
+    own,
+    models.ConvAutoEncoder(shape, config.latent, config.widths),
+    config.num_autoencoders if config.manifold == 'decoder' else 0,
+    functools.partial(networks.read_for, shape=shape, kind='autoencoder'),
+  )
+  k, size = autoencoders.module.latent, int(np.prod(shape))
+  num = 3 * k if config.manifold == 'neighbors' else k
+  if k >= size or num >= len(sets[0][0]):
+    raise flags.FlagError(
+      f'--latent={k} has to be less than the {size} numbers of an image, and '
+      f'than the {len(sets[0][0])} training images (of neighbors a third)'
     )
-
-  def compute(done):
-    for unit in plan[done:]:
-      start = starts[unit.base]
-      bases, fields, more = None, [*FIELDS, 'point'], {}
-      if unit.kind == 'free':
-        fields.append('normal')
-      else:
-        known = records.load_chunk(run_dir, free_of(unit).name)
-        step = known['point'] - start
-        bases = frames(unit.base, unit.kind, unit.k)
-        more = parallel.map_examples(
-          programs.bind(subspaces.fractions),
-          (known['normal'], step, bases),
-          batch_size=config.batch_size,
-        )
-      found = subspaces.measure(
-        nets.classifier, start, labels, unit.side, bases, **options
-      )
-      yield {name: getattr(found, name) for name in fields} | more
-
-  found = records.resume(run_dir, [unit.name for unit in plan], compute)
-  rows, points = [], []
-  with tqdm.tqdm(zip(plan, found, strict=True), total=len(plan)) as bar:
-    for unit, part in bar:
-      bar.set_description(f'{unit.base} {unit.kind} {unit.side} {unit.k}')
-      rows.append(to_rows(unit, part, labels))
-      if unit == free_of(unit):  # The first of its base.
-        wrong = part['status'] == boundary.Status.MISCLASSIFIED
-        shown = np.argsort(wrong, kind='stable')[: config.num_pictures]
-      points.append(
-        {name: v[shown] for name, v in rows[-1].items()}
-        | {'x': starts[unit.base][shown], 'point': part['point'][shown]}
-      )
-  records.save_columns(run_dir / 'points.npz', records.concatenate(points))
-  records.save_columns(run_dir / 'results.npz', records.concatenate(rows))
+  return Inputs(classifiers, autoencoders, *sets, k)
 
 
-def free_of(unit):
-  return Unit(unit.base, 'free', 0, 'free')
+def group(flag, paths, module, num, read):
+  """Returns a `Group`: networks of run directories, or to be trained here."""
+  if paths == HERE:
+    return Group(module, [], num)
+  found = [read(path) for path in paths]
+  if any(one.module != found[0].module for one in found):
+    names = ','.join(paths)
+    raise flags.FlagError(f'--{flag}={names} has networks that differ in shape')
+  given = [networks.variables(one.state) for one in found]
+  return Group(found[0].module, given, len(given))
 
 
-def to_rows(unit, part, labels):
-  """Columns of one unit."""
-  n = len(labels)
-  nothing = np.full(n, np.nan, np.float32)
-  return {
-    'base': np.full(n, unit.base, 'U8'),
-    'kind': np.full(n, unit.kind, 'U10'),
-    'k': np.full(n, unit.k, np.int32),
-    'side': np.full(n, unit.side, 'U4'),
-    'index': np.arange(n, dtype=np.int32),
-    'label': labels,
-    **{name: part[name] for name in FIELDS},
-    'normal_fraction': part.get('normal_fraction', nothing),
-    'step_fraction': part.get('step_fraction', nothing),
-  }
-
-
-# --- Judging ---------------------------------------------------------------
-
-
-def summarize(config, run_dir):
-  """Every number with n, interval, null and verdict."""
-  table = records.load_columns(run_dir / 'results.npz')
-  d = records.load_columns(run_dir / 'points.npz')['x'][0].size
-  rows, starts = [], []
-  for base in config.bases:
-    part = records.select(table, base=base)
-    free = records.select(part, kind='free')
-    right = free['status'] != boundary.Status.MISCLASSIFIED
-    starts.append(
-      {
-        'base': base,
-        'n': len(right),
-        'misclassified': common.entry(
-          statistics.proportion(~right, unit='images')
-        ),
-        'distance': common.entry(
-          statistics.median(free['distance'][right], unit='images')
-        ),
-      }
+def make_network(config, inputs, name, number):
+  """A row of a table of networks: one that was given, or one trained here."""
+  xs, labels = inputs.train_set
+  made, targets, loss, epochs = {
+    'classifier': (inputs.classifiers, labels, 'cross_entropy', config.epochs),
+    'autoencoder': (
+      inputs.autoencoders, xs, 'reconstruction', config.autoencoder_epochs
+    ),
+  }[name]  # fmt: skip
+  if made.given:
+    variables = made.given[number]
+  else:
+    plan = train.TrainConfig(
+      loss, num_epochs=epochs, learning_rate=3e-3, batch_size=64
     )
-    pairs = sorted({*zip(part['kind'], part['k'], strict=True)} - {('free', 0)})
-    found = {}
-    for kind, k in pairs:
-      of = records.select(part, kind=kind, k=k)
-      sides = [records.select(of, side=side) for side in SIDES]
-      three = [select_rows(columns, right) for columns in (free, *sides)]
-      found[kind, k] = compare(*three, int(k), d)
-    for kind, k in sorted(found, key=lambda p: (KINDS.index(p[0]), p[1])):
-      said = verdict(found[kind, k], found.get(('random', k)))
-      if kind == 'random':
-        said = 'the null'
-      entry = dict(base=base, kind=str(kind), k=int(k))
-      rows.append(entry | found[kind, k] | dict(verdict=said))
-  return {
-    'question': flags.question(__doc__),
-    'dataset': config.dataset,
-    'inputs': d,
-    'starts': starts,
-    'rows': rows,
+    # The lengths of the two names differ, and so do their random streams.
+    key = jax.random.fold_in(jax.random.key(config.seed), len(name))
+    of_weights, of_order = jax.random.split(jax.random.fold_in(key, number))
+    optimizer = train.make_optimizer(plan, len(xs))
+    state = train.init_state(of_weights, made.module, xs[0], optimizer)
+    forward = train.flax_forward(made.module)
+    for pause in train.fit(of_order, forward, state, xs, targets, config=plan):
+      state = pause.state
+    variables = networks.variables(state)
+  row = {
+    name: np.array([number]),
+    'parameters': flatten_util.ravel_pytree(variables)[0][None],
   }
+  if name == 'classifier':
+    xs, labels = inputs.test_set
+    predict = lambda x: jnp.argmax(made.module.apply(variables, x)[0])
+    found = parallel.map_examples(predict, (xs,))
+    row['accuracy'] = np.array([np.mean(found == labels)])
+    row['chance'] = np.array([np.bincount(labels).max() / len(labels)])
+  return row
 
 
-def select_rows(columns, keep):
+# --- Measuring ---------------------------------------------------------------
+
+
+class Cell(NamedTuple):
+  """A classifier beside an auto-encoder; or -1 and None: beside none."""
+
+  classifier: int
+  variables: Any
+  autoencoder: int
+  coder: Any
+
+
+def measure(config, inputs):
+  """Yields the units: networks, the check of auto-encoders, then the searches.
+
+  classifiers, autoencoders: one row a network; errors: one a (network, held-out
+  image); results: one a (classifier, auto-encoder, start, subspace, image);
+  points: those of the first images, with their boundary points.
+  """
+  made = {'autoencoder': [], 'classifier': []}
+  for name in made:
+    of = getattr(inputs, f'{name}s')
+    for number in range(of.num):
+      row = functools.partial(make_network, config, inputs, name, number)
+      unit = runner.Unit(f'{name}-{number:03d}', row, f'{name}s')
+      flat = (yield unit).result()['parameters'][0]
+      made[name].append(unravel(of.module, inputs.train_set[0][0], flat))
+  coders = dict(enumerate(made['autoencoder']))
+  checked = [(-1, None)] if config.manifold == 'neighbors' else coders.items()
+  for number, coder in checked:
+    rows = functools.partial(errors, inputs, number, coder)
+    yield runner.Unit(f'errors-{number:03d}', rows, 'errors')
+  for number, variables in enumerate(made['classifier']):
+    for place, coder in [(-1, None), *coders.items()]:
+      cell = Cell(number, variables, place, coder)
+      rows = functools.partial(search, config, inputs, cell)
+      if number == 0 and place == max(coders, default=-1):
+        rows = functools.cache(rows)  # Two units of one search.
+        yield runner.Unit('points', functools.partial(first, rows), 'points')
+      name = f'searches-{number:03d}-{place:03d}'
+      yield runner.Unit(name, functools.partial(without_points, rows))
+
+
+def unravel(module, x, flat):
+  """Returns the variables whose numbers stand in one row."""
+  like = jax.eval_shape(module.init, {'params': jax.random.key(0)}, x)
+  like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
+  return flatten_util.ravel_pytree(like)[1](flat)
+
+
+def first(rows):
+  """The rows of the first images that are classified correctly."""
+  columns = rows()
+  right = np.unique(columns['index'][columns['free'] > 0])[:NUM_POINTS]
+  keep = np.isin(columns['index'], right)
   return {name: column[keep] for name, column in columns.items()}
 
 
-def compare(free, on, off, k, d):
-  """What the searches of one subspace say, the same images in each."""
-  a, b, c = (rows['distance'] for rows in (free, on, off))
-  implied = manifold.implied_fraction(b, c) ** 2
-  seen = ~np.isnan(implied)
-  mean_a = lambda square: manifold.fraction_enrichment(
-    np.sqrt(square.mean((-2, -1))), k, d
-  )
-  by_distance = common.entry(
-    statistics.estimate(mean_a, implied[seen][:, None], unit='images')
-  )
-  usable = np.isfinite(on['normal_fraction'])
-  square = on['normal_fraction'][usable] ** 2
-  by_normal = common.entry(
-    statistics.estimate(mean_a, square[:, None], unit='images')
-  )
+def without_points(rows):
+  return {k: v for k, v in rows().items() if k != 'x' and 'point' not in k}
+
+
+def errors(inputs, number, coder):
+  """Errors of reconstructing held-out images: the manifold's, and PCA's."""
+  known, xs = inputs.train_set[0], inputs.test_set[0][:HELD_OUT]
+  flat = xs.reshape(len(xs), -1)
+  centre = known.reshape(len(known), -1).mean(0)
+  basis = manifold.principal_basis(known, inputs.k)
+  rest = flat - centre
+  linear = np.mean((rest - rest @ basis.T @ basis) ** 2, axis=1)
+  if coder is not None:
+    _, decoded = through(inputs, coder, xs)
+    found = np.mean((decoded.reshape(flat.shape) - flat) ** 2, axis=1)
+  else:
+    local = lambda x, known: local_error(x, known, inputs.k)
+    found = parallel.map_examples(local, (xs,), shared=(known,), batch_size=32)
   return {
-    'n': len(a),
-    'on_over_free': common.entry(statistics.median(b / a, unit='images')),
-    'off_over_free': common.entry(statistics.median(c / a, unit='images')),
-    'random_on_over_free': manifold.random_ratio(k, d),
-    'random_off_over_free': manifold.random_ratio(d - k, d),
-    'enrichment_by_distance': by_distance,
-    'enrichment_by_normal': by_normal,
-    'fraction': common.entry(
-      statistics.median(on['normal_fraction'][usable], unit='images')
-    ),
-    'random_fraction': float(manifold.fraction_null(k, d).median() ** 0.5),
-    'flatness': common.entry(
-      statistics.median(a / manifold.unconstrained(b, c), unit='images')
-    ),
-    'on_not_found': common.entry(
-      statistics.proportion(np.isinf(b), unit='images')
-    ),
-    'off_not_found': common.entry(
-      statistics.proportion(np.isinf(c), unit='images')
-    ),
+    'autoencoder': np.full(len(xs), number),
+    'error': found,
+    'principal_error': linear,
   }
 
 
-MEASURES = 'enrichment_by_distance', 'enrichment_by_normal'
+def local_error(x, known, k):
+  """Error of an image's nearest point on the plane of its neighbours."""
+  basis = manifold.neighbor_basis(known, x, k, 3 * k)
+  gaps = jnp.sum((known - x[None]) ** 2, axis=range(1, known.ndim))
+  centre = jnp.mean(known[jax.lax.top_k(-gaps, 3 * k)[1]], axis=0)
+  return jnp.mean(manifold.off(x - centre, basis) ** 2)
 
 
-def verdict(found, null):
-  """The rule of the module's docstring, in words; against 1 without a null."""
-  sides = []
-  for name in MEASURES:
-    low, high = found[name]['interval']
-    least, most = null[name]['interval'] if null else (1.0, 1.0)
-    sides.append((low > most) - (high < least))
-  if sides[0] != sides[1]:
-    return 'the two measures differ'
-  return {1: 'favoured', -1: 'avoided', 0: 'not told apart from random'}[
-    sides[0]
+def through(inputs, coder, xs):
+  """Returns the codes of images, and the images that are made of them."""
+  module = inputs.autoencoders.module
+
+  def one(x):
+    z = module.apply(coder, x, method='encode')
+    return z, module.apply(coder, z, method='decode')
+
+  return parallel.map_examples(one, (xs,))
+
+
+def subspaces(config, inputs, cell, xs, codes, key):
+  """Returns subspaces of images by kind, `[n, k, d]` each.
+
+  Beside an auto-encoder those that its decoder makes; else the others.
+  """
+  n, k, size = len(xs), inputs.k, xs[0].size
+  known = inputs.train_set[0]
+  every = lambda basis: np.broadcast_to(basis, (n, k, size))
+  found = {}
+  if cell.coder is None:
+    draw = lambda i: manifold.random_basis(jax.random.fold_in(key, i), k, size)
+    found = {
+      'random': parallel.map_examples(draw, (np.arange(n),)),
+      'frequency': every(manifold.frequency_basis(xs.shape[1:], k)),
+      'principal': every(manifold.principal_basis(known, k)),
+    }
+    if config.manifold == 'decoder':
+      return found
+    own = found['principal']
+    if config.manifold == 'neighbors':
+      near = lambda x, known: manifold.neighbor_basis(known, x, k, 3 * k)
+      own = parallel.map_examples(near, (xs,), shared=(known,), batch_size=32)
+  else:
+    decode = functools.partial(
+      inputs.autoencoders.module.apply, cell.coder, method='decode'
+    )
+    tangent = lambda z: manifold.tangent_basis(decode, z)
+    # k derivatives of each image at once take memory.
+    few = max(2, 2048 // k)
+    own = parallel.map_examples(tangent, (codes,), batch_size=few)
+  pixels = np.asarray(jax.random.permutation(key, size))
+  found |= {OWN: own, 'other': np.roll(own, 1, 0), 'permuted': own[..., pixels]}
+  absent = ABSENT.get(config.manifold, ())
+  return {kind: v for kind, v in found.items() if kind not in absent}
+
+
+def search(config, inputs, cell):
+  """Rows of one cell: distances on and off each subspace, and the points."""
+  key = jax.random.fold_in(jax.random.key(config.seed), cell.classifier)
+  of_images, of_bases = jax.random.split(key)
+  xs, labels = inputs.test_set
+  # The same images beside every auto-encoder.
+  rows = np.asarray(jax.random.permutation(of_images, len(xs)))
+  rows = np.sort(rows[: config.num_examples])
+  starts, codes = {'image': xs[rows]}, None
+  if cell.coder is not None:
+    codes, starts['decoded'] = through(inputs, cell.coder, xs[rows])
+  key = jax.random.fold_in(of_bases, cell.autoencoder + 1)
+  bases = subspaces(config, inputs, cell, starts['image'], codes, key)
+  plan = [('image', kind) for kind in bases]
+  plan += [('decoded', OWN)] if 'decoded' in starts else []
+  unused = next(iter(bases.values()))
+  tasks = [(xs, unused, 'free') for xs in starts.values()]
+  for start, kind in plan:
+    tasks += [(starts[start], bases[kind], side) for side in ('on', 'off')]
+  found = nearest(config, inputs, cell, labels[rows], tasks)
+  free = dict(zip(starts, found, strict=False))
+  same = lambda value: np.full(len(rows), value)
+  parts = []
+  for start, kind in plan:
+    on, off = found[len(starts) + 2 * len(parts) :][:2]
+    curved = same(np.nan)
+    if start == 'decoded':
+      curved = search_curved(config, inputs, cell, codes, labels[rows])
+    columns = {
+      'classifier': same(cell.classifier),
+      'autoencoder': same(cell.autoencoder),
+      'start': same(start),
+      'kind': same(kind),
+      'k': same(inputs.k),
+      'd': same(xs[0].size),
+      'index': rows,
+      'label': labels[rows],
+      'share': share_within(free[start].point - starts[start], bases[kind]),
+      'curved': curved,
+      'x': starts[start],
+    }
+    for name, one in (('free', free[start]), ('on', on), ('off', off)):
+      columns |= {name: one.distance, f'{name}_point': one.point}
+    parts.append(columns)
+  return records.concatenate(parts)
+
+
+def nearest(config, inputs, cell, labels, tasks):
+  """Boundary points of tasks `(xs, bases, side)`; one program serves all."""
+  num, module = len(labels), inputs.classifiers.module
+  stacked = lambda place: np.concatenate([task[place] for task in tasks])
+  weights = np.array([SIDES[side] for *_, side in tasks], np.float32)
+  found = boundary.measure(
+    lambda variables, x: module.apply(variables, x)[0],
+    stacked(0),
+    np.tile(labels, len(tasks)),
+    params=cell.variables,
+    bounds=(0.0, 1.0) if config.box else None,
+    project=restrict,
+    project_rows=(stacked(1), np.repeat(weights, num, axis=0)),
+    method=config.method,
+    max_gradients=config.max_gradients,
+    batch_size=min(config.batch_size, 3 * num),
+  )
+  of_task = lambda i: jax.tree.map(lambda v: v[i * num : (i + 1) * num], found)
+  return [of_task(i) for i in range(len(tasks))]
+
+
+def restrict(v, basis, weights):
+  """The part of a vector that one of `SIDES` leaves."""
+  return weights[0] * v + weights[1] * manifold.on(v, basis)
+
+
+def share_within(step, bases):
+  """Share of squared length within subspaces `[n]`; NaN of no step."""
+  flat = step.reshape(len(step), -1)
+  inside = np.einsum('nkd,nd->nk', bases, flat)
+  with np.errstate(invalid='ignore'):
+    return (inside**2).sum(1) / (flat**2).sum(1)
+
+
+def search_curved(config, inputs, cell, codes, labels):
+  """Distances on the curved manifold from decoded images."""
+  one = programs.bind(
+    on_manifold,
+    module=inputs.classifiers.module,
+    coder_module=inputs.autoencoders.module,
+    method=config.method,
+    max_gradients=config.max_gradients,
+  )
+  return parallel.map_examples(
+    one, (codes, labels), shared=(cell.variables, cell.coder)
+  )
+
+
+def on_manifold(z, label, variables, coder, *, module, coder_module, **options):
+  return manifold.nearest_on_manifold(
+    lambda x: module.apply(variables, x)[0],
+    lambda z: coder_module.apply(coder, z, method='decode'),
+    z,
+    label,
+    **options,
+  ).distance
+
+
+# --- Judging -----------------------------------------------------------------
+
+NOTHING = statistics.Estimate(np.nan, np.nan, np.nan, 0, 'networks')
+
+
+def analyze(config, found):
+  """Holds the tangent space's part of perturbations against the nulls'."""
+  results = found['results']
+  kinds = [kind for kind in (OWN, *NULLS) if kind in results['kind']]
+  instruments, reason = check_instruments(found)
+  parts = {
+    kind: [share(results, 'image', kind, measure) for measure in MEASURES]
+    for kind in kinds
+  }
+  contrasts = {
+    kind: [odds_ratio(results, kind, measure) for measure in MEASURES]
+    for kind in kinds[1:]
+  }
+  on_curved = share(results, 'decoded', OWN, by_curved_distance)
+  judged = [
+    perpendicular(results, parts, reason),
+    longer(config, parts, on_curved, reason),
+    *[avoided(config, kind, contrasts.get(kind), reason) for kind in NULLS],
   ]
+  made = [
+    part_table(results, parts),
+    tables.Table(
+      'The tangent space beside each null',
+      CONTRAST_COLUMNS,
+      [[NULLS[kind], *pair] for kind, pair in contrasts.items()],
+    ),
+    *curved_tables(results),
+    instruments,
+  ]
+  return runner.Report(answer(config, found, parts, reason), judged, made)
 
 
-def report(summary):
-  """Prints the summary as tables."""
-  print(
-    f'\n{summary["dataset"]}, {summary["inputs"]} inputs: l2 distances to the '
-    'boundary from each start\n'
+def dimensions(results):
+  """Returns k and d."""
+  return int(results['k'][0]), int(results['d'][0])
+
+
+def cells(results, start, kind, statistic):
+  """A statistic of each classifier beside each auto-encoder `[c, a]`."""
+  rows = records.select(results, start=start, kind=kind)
+  # Of images that are classified correctly; where no boundary was found the
+  # check of instruments counts.
+  keep = (rows['free'] > 0) & np.isfinite(rows['free'])
+  rows = {name: column[keep] for name, column in rows.items()}
+  places = [np.unique(results['classifier']), np.unique(rows['autoencoder'])]
+  found = np.full([len(place) for place in places], np.nan)
+  for at in np.ndindex(found.shape):
+    where = (rows['classifier'] == places[0][at[0]]) & (
+      rows['autoencoder'] == places[1][at[1]]
+    )
+    if where.any():
+      found[at] = statistic({n: column[where] for n, column in rows.items()})
+  return found
+
+
+def by_direction(rows):
+  """Log odds of the mean share of perturbations within the subspace."""
+  return special.logit(np.mean(rows['share']))
+
+
+def by_distance(rows, on='on'):
+  """Log odds of the mean share that distances on and off imply."""
+  implied = manifold.implied_fraction(rows[on], rows['off']) ** 2
+  with np.errstate(divide='ignore'):
+    return special.logit(np.mean(implied))
+
+
+def by_curved_distance(rows):
+  return by_distance(rows, on='curved')
+
+
+MEASURES = by_direction, by_distance
+NAMES = 'by direction', 'by distance'
+
+
+def over_networks(values):
+  """Estimates the mean over networks of cells `[c, a]`.
+
+  Student's, by the jackknife over classifiers and over auto-encoders; of one
+  column over classifiers. NaN where one cell is not finite.
+  """
+  if not np.isfinite(values).all() or not values.size:
+    return NOTHING
+  if values.shape[1] == 1:
+    return statistics.t_mean(values[:, 0], unit='classifiers')
+  return statistics.pair_mean(values, same=False, unit='networks of each kind')
+
+
+def transform(found, fn):
+  """Maps an estimate and its ends by an increasing function."""
+  value, low, high = (float(fn(v)) for v in found[:3])
+  return found._replace(value=value, low=low, high=high)
+
+
+def share(results, start, kind, measure):
+  return transform(
+    over_networks(cells(results, start, kind, measure)), special.expit
   )
-  common.print_table(
-    ['start', 'n', 'misclassified', 'median distance [95 %]'],
+
+
+def ratio(results, start, kind, column, over='free'):
+  """Median ratio of two distances."""
+  statistic = lambda rows: np.log(np.median(rows[column] / rows[over]))
+  return transform(
+    over_networks(cells(results, start, kind, statistic)), np.exp
+  )
+
+
+def enrichment(results, found):
+  """A, of a share."""
+  k, d = dimensions(results)
+  of = lambda v: manifold.fraction_enrichment(np.sqrt(v), k, d)
+  return transform(found, of)
+
+
+def odds_ratio(results, kind, measure):
+  """Odds of the tangent space's share over the odds of a null's, paired."""
+  own, null = (cells(results, 'image', v, measure) for v in (OWN, kind))
+  return transform(over_networks(own - null), np.exp)
+
+
+def lost(results, start, kind, column):
+  """Share of the searches, from images that are right, that found nothing."""
+  rows = records.select(results, start=start, kind=kind)
+  return float(np.mean(np.isinf(rows[column][rows['free'] > 0])))
+
+
+def perpendicular(results, parts, reason):
+  k, d = dimensions(results)
+  what = 'share of squared length within the tangent space'
+  what += f' (random subspace: {k / d:.3g})'
+  return claims.Claim(
+    PAPER,
+    'roughly perpendicular',
+    'Adversarial perturbations are roughly perpendicular to the low '
+    'dimensional manifold which contains all the training examples (weak form: '
+    'more of their squared length is off it than on it, as of any small '
+    'subspace).',
+    (claims.below(what, parts[OWN][0], 0.5),),
+    reason,
+  )
+
+
+def longer(config, parts, on_curved, reason):
+  """The claim that perturbations on the manifold are longer."""
+
+  def norms(found):  # On over off, which falls as the share rises.
+    value, high, low = (float(np.sqrt(1 / v - 1)) for v in found[:3])
+    return found._replace(value=value, low=low, high=high)
+
+  null = norms(parts['random'][1]).value
+  what = f'norm on over off, in the tangent plane (random subspace: {null:.3g})'
+  conditions = [claims.above(what, norms(parts[OWN][1]), 1.0)]
+  if config.manifold == 'decoder':
+    what = 'norm on over off, on the curved manifold'
+    conditions.append(claims.above(what, norms(on_curved), 1.0))
+  return claims.Claim(
+    PAPER,
+    'longer on the manifold',
+    'On-manifold adversarial perturbations have a larger norm than '
+    'off-manifold ones (weak form: as in any small subspace).',
+    tuple(conditions),
+    reason,
+  )
+
+
+def avoided(config, kind, contrast, reason):
+  """The claim that the tangent space is avoided more than a null."""
+  if not reason and contrast is None:
+    reason = f'with --manifold={config.manifold} the two are the same'
+  conditions = [
+    claims.below(f'ratio of odds {name}', found, 1.0)
+    for name, found in zip(NAMES, contrast or (), strict=False)
+  ]
+  return claims.Claim(
+    PAPER,
+    f'less than in {NULLS[kind]}',
+    'Adversarial perturbations are perpendicular to the manifold (strong form: '
+    f'less of them lies in its tangent space than in {NULLS[kind]} of as many '
+    'dimensions).',
+    tuple(conditions),
+    reason,
+  )
+
+
+class Check(NamedTuple):
+  """An instrument, and whether it is good enough; `why`: if it is not."""
+
+  name: str
+  value: Any
+  rule: str
+  holds: bool
+  why: str
+
+
+def check_instruments(found):
+  """Returns a table of the instruments, and why nothing is tested, or ''."""
+  checks = [check_classifiers(found['classifiers'])]
+  for number, error in reconstruction(found).items():
+    name = f'auto-encoder {number}' if number >= 0 else 'neighbours'
+    why = f'the squared error of {name} at held-out images is {error.value:.2f}'
+    why += ' times that of PCA with as many numbers'
+    holds = error.value <= 1
+    checks.append(
+      Check(f'error over that of PCA, {name}', error, 'at most 1', holds, why)
+    )
+  free = found['results']['free']
+  failed = float(np.mean(np.isinf(free[free > 0])))
+  checks.append(
+    Check(
+      'failed free searches',
+      failed,
+      f'at most {MOST_FAILED:g}',
+      failed <= MOST_FAILED,
+      f'{failed:.0%} of the free searches found nothing',
+    )
+  )
+  reasons = [check.why for check in checks if not check.holds]
+  for name in ('classifiers', 'autoencoders'):
+    if name in found and len(found[name]['parameters']) < 2:
+      reasons.append(f'of {name} there is one, which says nothing of others')
+  rows = [check[:3] for check in checks]
+  table = tables.Table('Instruments', INSTRUMENT_COLUMNS, rows)
+  return table, next(iter(reasons), '')
+
+
+def check_classifiers(of):
+  right = statistics.proportion(of['accuracy'], unit='classifiers')
+  least = float(1 + of['chance'][0]) / 2
+  return Check(
+    'accuracy of classifiers',
+    right,
+    f'at least {least:.3g}',
+    right.value >= least,
+    f'classifiers are right in {right.value:.0%} of test images, less than '
+    'half way from chance to all',
+  )
+
+
+def reconstruction(found):
+  """Errors over those of PCA on held-out images, by auto-encoder."""
+  rows = found.get('errors', {'autoencoder': np.zeros(0)})
+  estimates = {}
+  for number in np.unique(rows['autoencoder']):
+    one = records.select(rows, autoencoder=number)
+    estimates[int(number)] = statistics.ratio_of_sums(
+      one['error'], one['principal_error'], unit='images'
+    )
+  return estimates
+
+
+def part_table(results, parts):
+  """Shares, enrichments and distances of every subspace."""
+  k, d = dimensions(results)
+  rows = [
     [
-      [
-        row['base'],
-        str(row['n']),
-        common.with_interval(row['misclassified'], '.1%'),
-        common.with_interval(row['distance'], '.4g'),
-      ]
-      for row in summary['starts']
-    ],
-  )
-  print(
-    '\nwithin subspaces of k dimensions (on) and orthogonal to them (off)\n'
-  )
+      NULLS.get(kind, 'the tangent space'),
+      direction,
+      enrichment(results, direction),
+      enrichment(results, distance),
+      ratio(results, 'image', kind, 'on'),
+      ratio(results, 'image', kind, 'off'),
+      lost(results, 'image', kind, 'on'),
+    ]
+    for kind, (direction, distance) in parts.items()
+  ]
+  title = f'Nearest perturbations, and subspaces of k = {k} of {d} dimensions'
+  return tables.Table(title, PART_COLUMNS, rows)
+
+
+def curved_tables(results):
+  """The tangent plane and the curved search side by side, from decoded images.
+
+  None where there is no curved manifold.
+  """
+  if 'decoded' not in results['start']:
+    return []
   rows = []
-  for row in summary['rows']:
-    a, b = row['enrichment_by_distance'], row['enrichment_by_normal']
+  for name, column, measure in (
+    ('tangent plane', 'on', by_distance),
+    ('curved manifold', 'curved', by_curved_distance),
+  ):
+    of = functools.partial(ratio, results, 'decoded', OWN, column)
     rows.append(
       [
-        f'{row["base"]} {row["kind"]}',
-        str(row['k']),
-        str(row['n']),
-        common.with_interval(row['on_over_free'], '.2f'),
-        f'{row["random_on_over_free"]:.2f}',
-        common.with_interval(row['off_over_free'], '.3f'),
-        f'{row["on_not_found"]["value"]:.1%}',
-        common.with_interval(a, '.2f'),
-        common.with_interval(b, '.2f'),
-        f'{row["flatness"]["value"]:.2f}',
-        row['verdict'],
+        name,
+        of(),
+        of('off'),
+        of('on') if column == 'curved' else None,
+        enrichment(results, share(results, 'decoded', OWN, measure)),
+        lost(results, 'decoded', OWN, column),
       ]
     )
-  header = 'start subspace,k,n,on/free [95 %],random,off/free [95 %],on lost,'
-  header += 'A by distance [95 %],A by normal [95 %],flatness,subspace is'
-  common.print_table(header.split(','), rows)
+  title = 'Tangent plane and curved search, from images as decoded'
+  return [tables.Table(title, CURVED_COLUMNS, rows)]
+
+
+def answer(config, found, parts, reason):
+  """One sentence."""
+  if reason:
+    return f'Nothing is tested: {reason}.'
+  k, d = dimensions(found['results'])
+  own = parts[OWN][0]
+  counts = f'{len(found["classifiers"]["parameters"])} classifiers'
+  if 'autoencoders' in found:
+    num = len(found['autoencoders']['parameters'])
+    counts += f' beside {num} auto-encoders'
+  times = tables.cell(enrichment(found['results'], own), '.2f')
+  return (
+    f'The {k} of {d} dimensions of the tangent space hold '
+    f'{tables.cell(own, ".1%")} of the squared length of the nearest '
+    f'perturbations, those of a random subspace {k / d:.1%}: {times} times as '
+    f'much for each dimension as outside ({counts}, {config.dataset}).'
+  )
+
+
+PART_COLUMNS = [
+  tables.Column('subspace', '', ''),
+  tables.Column('share', '', 'of squared length within it', '.1%'),
+  tables.Column(
+    'A', '', 'odds of the share over the odds of k / d; random: 1', '.2f'
+  ),
+  tables.Column(
+    'A by distance', '', 'the same with off^2 / (on^2 + off^2)', '.2f'
+  ),
+  tables.Column('on / free', '', 'median ratio of distances', '.2f'),
+  tables.Column('off / free', '', '', '.3f'),
+  tables.Column('lost', '', 'share of searches on it without result', '.1%'),
+]
+CONTRAST_COLUMNS = [
+  tables.Column('null', '', ''),
+  tables.Column(
+    'by direction', '', "odds of the tangent space's share over the null's"
+  ),
+  tables.Column('by distance', '', 'the same with off^2 / (on^2 + off^2)'),
+]
+CURVED_COLUMNS = [
+  tables.Column('search', '', ''),
+  tables.Column('over free', '', 'median ratio of distances', '.2f'),
+  tables.Column('over off', '', 'to that orthogonal to the plane', '.2f'),
+  tables.Column('over plane', '', 'to that in the tangent plane', '.3f'),
+  tables.Column('A by distance', '', 'as above', '.2f'),
+  tables.Column('lost', '', 'share of searches without result', '.1%'),
+]
+INSTRUMENT_COLUMNS = [
+  tables.Column('instrument', '', ''),
+  tables.Column('value', '', ''),
+  tables.Column('required', '', ''),
+]
 
 
 if __name__ == '__main__':

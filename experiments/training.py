@@ -3,10 +3,8 @@
 from collections.abc import Callable
 import dataclasses
 import sys
-from typing import Any
 
 import jax
-from jax import flatten_util
 import numpy as np
 import tqdm
 
@@ -139,100 +137,6 @@ def run(
   curves = [row for row in rows if len(row) == len(rows[-1])]
   columns = {name: np.array([row[name] for row in curves]) for name in rows[-1]}
   return state, columns
-
-
-def check_given(data, classifiers, autoencoder) -> None:
-  """Raises the errors of `networks.read_for`, for the names that are given.
-
-  Args:
-    data: `(xs, labels)`.
-    classifiers, autoencoder: run directories; '' for one that is trained here.
-  """
-  xs, labels = data
-  for name in filter(None, classifiers):
-    networks.read_for(name, xs.shape[1:], int(labels.max()) + 1)
-  if autoencoder:
-    networks.read_for(autoencoder, xs.shape[1:], kind='autoencoder')
-
-
-def classifier(
-  run_dir, key, directory, xs, labels, epochs, adversary=None
-) -> tuple:
-  """The classifier of a training run, or a small MLP that is trained here.
-
-  Args:
-    run_dir: of this run; keeps what is trained here.
-    key: of weights and order.
-    directory: of a run of `train_classifier`, or ''.
-    xs, labels: to train on, and what a network of another run has to fit.
-    epochs, adversary: how to train.
-
-  Returns:
-    `(module, variables)`, as `module.apply` takes them.
-  """
-  num_classes = int(labels.max()) + 1
-  if directory:
-    found = networks.read_for(directory, xs.shape[1:], num_classes)
-    return found.module, networks.variables(found.state)
-  about = networks.describe('classifier', 'mlp', num_classes=num_classes)
-  plan = train.TrainConfig(
-    num_epochs=epochs, learning_rate=3e-3, adversary=adversary
-  )
-  return fit_once(run_dir, key, about, xs, labels, plan)
-
-
-def autoencoder(run_dir, key, directory, xs, latent, epochs) -> tuple:
-  """Likewise an auto-encoder, small and convolutional if it is trained here."""
-  if directory:
-    found = networks.read_for(directory, xs.shape[1:], kind='autoencoder')
-    return found.module, networks.variables(found.state)
-  about = networks.describe(
-    'autoencoder',
-    'convolutional',
-    latent=latent,
-    widths=(16, 32),
-    shape=xs.shape[1:],
-  )
-  plan = train.TrainConfig(
-    num_epochs=epochs, learning_rate=3e-3, loss='reconstruction'
-  )
-  return fit_once(run_dir, key, about, xs, xs, plan)
-
-
-def fit_once(run_dir, key, description, xs, targets, plan) -> tuple:
-  """Trains a network in a minute, or reads what it came to before.
-
-  It is kept in the run directory, so that a run that goes on has the same one;
-  it has no checkpoints.
-
-  Args:
-    run_dir, key: as for `classifier`.
-    description: of the network; see `networks`.
-    xs, targets, plan: as for `run`.
-
-  Returns:
-    `(module, variables)`.
-  """
-  kind = description['kind']
-  module = networks.build(description)
-  optimizer = train.make_optimizer(plan, len(xs))
-  weights, order = jax.random.split(key)
-  state = train.init_state(weights, module, xs[0], optimizer)
-  flat, unravel = flatten_util.ravel_pytree((state.params, state.stats))
-  path = run_dir / f'{kind}.npz'
-  if not records.agree(path.exists()):
-    forward = train.flax_forward(module)
-    history = train.fit(order, forward, state, xs, targets, config=plan)
-    with tqdm.tqdm(
-      history, desc=f'training {kind}', total=plan.num_epochs, unit='epoch'
-    ) as bar:
-      for pause in bar:
-        bar.set_postfix(loss=f'{pause.loss:.4g}')
-    flat, _ = flatten_util.ravel_pytree((pause.state.params, pause.state.stats))
-    records.save_columns(path, {'parameters': np.asarray(flat)})
-  parameters: Any = records.load_columns(path)['parameters']
-  params, stats = unravel(parameters)
-  return module, networks.variables(train.State(params, stats, ()))
 
 
 def _resume(run_dir, state, pauses):

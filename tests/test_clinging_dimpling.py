@@ -1,25 +1,51 @@
-"""Clinging and dimpling, at toy size."""
+"""Clinging and dimpling: toy runs, and worlds whose answer is known."""
 
-import json
+import functools
+import itertools
 
 import jax
 import numpy as np
 import pytest
 import resume
 
+from dmm_jax import boundary
+from dmm_jax import models
+from dmm_jax import nngp
 from dmm_jax import records
+from dmm_jax import statistics
 from experiments import clinging_dimpling as clinging
+from experiments.lib import claims
 from experiments.lib import flags
+from experiments.lib import tables
 
 TOY = dict(
-  datasets=('line', 'chessboard'),
-  widths='16',
-  num_seeds=2,
+  num_train=150,
+  num_images=4,
+  widths=(8,),
   init_scales=(1.0, 2.0),
-  weight_decays=(0.0, 0.1),
-  num_examples=8,
-  steps=5,
+  num_networks=3,
+  train_batch=2,
+  steps=20,
+  steps_per_decade=3,
+  batch_size=70,
+  learning_rate=0.01,
+  method='projection',
+  max_gradients=20,
+  film=True,
+  surface=True,
 )
+STEPS = [0, 1, 2, 5, 10, 20]  # Ten epochs of two steps.
+NAMES = [
+  'width 8, scale 1',
+  'width 8, scale 1, shuffled labels',
+  'width 8, scale 2',
+]
+KINDS = [*clinging.KINDS]
+
+
+@pytest.fixture(autouse=True)
+def empty_figures(monkeypatch):
+  resume.draw_quickly(monkeypatch)
 
 
 def toy(workdir, **more):
@@ -33,149 +59,548 @@ def finished(tmp_path_factory):
   )
 
 
-def test_every_step_of_every_network_is_measured(finished):
-  run_dir, summary, _ = finished
-  rows = records.load_columns(run_dir / 'results.npz')
-  assert len(np.unique(rows['condition'])) == 4
-  assert set(rows['step']) == {0, 1, 2, 3, 5}
-  line = records.select(rows, dataset='line')
-  assert len(line['index']) == 4 * 2 * 5 * 5
-  assert np.all(line['distance'] > 0) and not np.isnan(line['distance']).any()
-  # Margins of one's own class are never negative.
-  assert np.all(rows['own_margin'] >= np.abs(rows['margin']) - 1e-6)
-  for row in summary['rows']:
-    assert len(row['words']) == 2 and row['verdict'] == 'undecided'
-  first, *_ = summary['rows']
-  of = records.select(line, condition=first['condition'], seed=0, step=5)
-  assert (
-    np.mean(of['margin'] > 0)
-    == clinging.curves(line_of(first, line))[1]['right'][0, -1]
+# --- Runs ------------------------------------------------------------------
+
+
+def test_rows_are_images_of_networks_at_steps(finished):
+  rows = finished[1].table
+  keys = ('setting', 'network', 'step', 'kind', 'image')
+  found = {
+    tuple(row) for row in zip(*(rows[k].tolist() for k in keys), strict=True)
+  }
+  wanted = itertools.product(NAMES, range(3), STEPS, KINDS, range(4))
+  assert found == {*wanted} and len(rows['step']) == len(found)
+  assert np.all(rows['distance'] > 0)
+  for name in ('train_accuracy', 'test_accuracy'):
+    values = rows[name].reshape(-1, 20)  # One of a network and step.
+    assert np.ptp(values, axis=1).max() == 0
+  plain = records.select(rows, setting=NAMES[0])
+  first, last = (
+    records.select(plain, step=step)['train_accuracy'].mean()
+    for step in (0, 20)
   )
+  assert first < last - 0.1
 
 
-def line_of(row, table):
-  return records.select(table, condition=row['condition'])
-
-
-def test_networks_are_those_of_their_condition(finished):
-  rows = records.load_columns(finished[0] / 'results.npz')
-  line = records.select(rows, dataset='line', step=0)
-  plain = records.select(line, condition='scale 1, decay 0, true')
-  decayed = records.select(line, condition='scale 1, decay 0.1, true')
-  shuffled = records.select(line, condition='scale 1, decay 0, shuffled')
-  scaled = records.select(line, condition='scale 2, decay 0, true')
-  for other in (decayed, shuffled):
-    np.testing.assert_allclose(other['gradient'], plain['gradient'], rtol=1e-5)
-  # Two layers, without biases at the start.
-  np.testing.assert_allclose(
-    scaled['gradient'], 4 * plain['gradient'], rtol=1e-4
+def test_settings_begin_with_the_same_boundary(finished):
+  """A factor of all weights moves no boundary of a network without biases."""
+  rows = records.select(finished[1].table, step=0)
+  plain, shuffled, scaled = (
+    records.select(rows, setting=name)['distance'] for name in NAMES
   )
-
-
-def test_figures_are_drawn(finished):
-  names = 'curves.png conditions.png line.png line.gif chessboard.html'
-  for name in names.split():
-    assert (finished[0] / 'figures' / name).is_file()
-
-
-def test_a_broken_run_ends_with_the_same_bytes(finished, tmp_path):
-  resume.assert_goes_on(
-    clinging.run,
-    toy,
-    finished,
-    tmp_path,
-    lost='chessboard-0.1',
-    kept=('line.npz', 'chessboard.npz'),
-    same=('results.npz', 'summary.json'),
-  )
-
-
-STEPS = np.array([0, 1, 10, 100, 1000])
+  np.testing.assert_allclose(shuffled, plain, rtol=1e-5)
+  np.testing.assert_allclose(scaled, plain, rtol=1e-3)
+  rows = records.select(finished[1].table, step=20)
+  ends = [records.select(rows, setting=n)['distance'] for n in NAMES]
+  for a, b in itertools.combinations(ends, 2):
+    assert np.median(np.abs(a / b - 1)) > 0.05
 
 
 @pytest.mark.parametrize(
-  'gap, right, word, clings, fits',
-  [
-    ([1, 0.9, 0.1, 0.1, 0.2], [0.5, 0.5, 0.5, 0.6, 1], 'two phases', 10, 1000),
-    ([1, 0.9, 0.9, 0.1, 0.1], [0.5, 0.5, 0.9, 1.0, 1], 'together', 100, 10),
-    ([1, 0.9, 0.8, 0.7, 0.9], [0.5, 0.5, 0.9, 1.0, 1], 'no clinging', 10, 10),
-    ([1, 0.9, 0.1, 0.1, 0.1], [0.5, 0.5, 0.5, 0.6, 0.6], 'not fitted', 10, 100),
-    (
-      [np.inf, 1, 0.1, 0.1, 0.1],
-      [0.5, 0.5, 0.5, 0.6, 1],
-      'two phases',
-      10,
-      1000,
-    ),
-    ([np.inf] * 5, [0.5, 0.5, 0.5, 0.6, 1], 'no clinging', np.nan, 1000),
-  ],
+  'lost', [['width8-scale1-shuffled-002', 'law'], ['line'], ['*']]
 )
-def test_phases_follow_the_rule(gap, right, word, clings, fits):
-  found = clinging.phases(
-    STEPS, np.array(gap, float), np.array(right), np.ones(5)
+def test_a_broken_run_ends_with_the_same_bytes(finished, tmp_path, lost):
+  measured = resume.assert_same_bytes(
+    clinging.run, toy, finished, tmp_path, lost=lost
   )
-  assert (found.word, found.fits) == (word, fits)
-  np.testing.assert_equal(found.clings, float(clings))
-  # Gradients did not grow: the fall is all the margins'.
-  assert found.by_gradient == 0 or np.isnan(found.by_gradient)
+  chunks = {path.stem for path in finished[2].iterdir()}
+  assert len(chunks) == 3 * 2 + 3
+  assert measured == (chunks if lost == ['*'] else {*lost})
 
 
-def test_what_gradients_make_of_the_fall():
-  gap, gradient = (
-    np.array([1, 0.5, 0.25, 0.25, 0.25]),
-    np.array([1, 1, 2, 2, 9]),
-  )
-  right = np.linspace(0, 1, 5)
-  found = clinging.phases(STEPS, gap, right, gradient)
-  np.testing.assert_allclose(found.by_gradient, 0.5)
-
-
-def test_verdict_follows_the_rule():
-  assert clinging.verdict(5 * ['together']) == 'together'
-  assert clinging.verdict(4 * ['together'] + ['two phases']) == 'undecided'
-
-
-def test_flips_are_found():
-  row = dict(dataset='a', weight_decay=0.0, labels='true')
-  rows = [
-    row | dict(init_scale=1.0, verdict='x'),
-    row | dict(init_scale=1.0, verdict='z', labels='shuffled'),
-    row | dict(init_scale=0.3, verdict='y'),
-    row | dict(init_scale=3.0, verdict='x'),
+def test_columns_are_described_and_films_are_written(finished, capsys):
+  run_dir, result, _ = finished
+  described = records.read_json(run_dir / 'columns.json')
+  assert described.keys() == {'results', 'law', 'line', 'chessboard'}
+  for name in ('line_film.gif', 'chessboard.html'):
+    assert (run_dir / 'figures' / name).stat().st_size > 1000
+  captions = records.read_json(run_dir / 'figures/captions.json')
+  assert [*captions] == 'retreat settings line line_film chessboard'.split()
+  assert len(result.report.claims) == 3 * 6
+  assert [t.title.split(':')[0] for t in result.report.tables] == [
+    'The gap',
+    'Phases at training images',
+    'Verdicts by setting',
+    'What settings change',
   ]
-  (flip,) = clinging.flips(rows)
-  assert flip == dict(dataset='a', between=[0.3, 1.0], before='y', after='x')
 
 
 @pytest.mark.parametrize(
   'given, message',
   [
-    (dict(datasets=('line', 'line')), r'--datasets names a value twice'),
-    (dict(widths='a'), 'not numbers such as'),
-    (dict(num_seeds=0), r'--num_seeds=0 is too small'),
+    (dict(dataset='digit'), "no set 'digit'; near to it: digits"),
+    (dict(widths=(8, 8)), r'--widths names a value twice'),
+    (dict(init_scales=(0.0,)), r'--init_scales=0.0 is too small'),
+    (dict(num_images=151), r'--num_images=151 is too many; there are 150'),
+    (dict(num_networks=0), r'--num_networks=0 is too small'),
+    (dict(method='luck'), r'--method=luck: .*portfolio'),
   ],
 )
 def test_bad_flags_are_named_and_nothing_is_written(tmp_path, given, message):
-  with pytest.raises(flags.FlagError, match=message):
+  with pytest.raises(flags.EXPECTED, match=message):
     clinging.run(toy(tmp_path / 'run', **given))
   assert not (tmp_path / 'run').exists()
 
 
-def test_sets_have_tangents_for_what_is_measured():
-  config = toy('unused', num_examples=5)
-  for name in (*clinging.SYNTHETIC, 'digits'):
-    sample = clinging.load(config, name)
-    assert len(sample.tangents) == 5 and len(sample.xs) >= 5
-    gram = sample.tangents @ sample.tangents.swapaxes(1, 2)
-    eye = np.broadcast_to(np.eye(gram.shape[1]), gram.shape)
-    np.testing.assert_allclose(gram, eye, atol=1e-4)
-    key = jax.random.key(0)
-    condition = clinging.conditions(config)[1]
-    labels = clinging.labels_of(condition, key, sample.labels)
-    np.testing.assert_array_equal(np.sort(labels), np.sort(sample.labels))
+# --- Measuring -------------------------------------------------------------
 
 
-def test_a_summary_is_what_was_written(finished):
-  run_dir, summary, _ = finished
-  written = (run_dir / 'summary.json').read_text()
-  assert json.dumps(summary, indent=2) + '\n' == written
+def made_up_inputs(shape=(5, 4, 3), num=12):
+  rng = np.random.default_rng(0)
+  xs = rng.uniform(size=(2, num, *shape)).astype(np.float32)
+  labels = np.arange(num, dtype=np.int32) % 3
+  return clinging.Inputs(xs[0], labels, xs[1], labels[::-1])
+
+
+def test_images_of_five_kinds_are_matched():
+  inputs, config = made_up_inputs(), toy('')
+  images = clinging.draw_images(config, inputs, 1)
+  assert images.shape == (20, 5, 4, 3) and images.dtype == np.float32
+  found = dict(zip(KINDS, np.split(images, 5), strict=True))
+  for kind, xs in (('train', inputs.xs), ('test', inputs.test_xs)):
+    rows = [np.flatnonzero((xs == x).all((1, 2, 3))) for x in found[kind]]
+    assert len({*np.concatenate(rows)}) == 4
+  # Pixels change their places, and keep their colours.
+  for image, moved in zip(found['train'], found['permuted'], strict=True):
+    pixels, others = image.reshape(-1, 3), moved.reshape(-1, 3)
+    assert sorted(pixels.tolist()) == sorted(others.tolist())
+    assert np.any(pixels != others, axis=1).sum() > 10
+  size = lambda xs: np.linalg.norm(xs.reshape(len(xs), -1), axis=1)
+  np.testing.assert_allclose(size(found['noise']), size(found['train']), 1e-5)
+  assert abs(found['noise'].mean()) < 0.1 and found['noise'].min() < -0.5
+  assert 0 <= found['box'].min() and found['box'].max() <= 1
+  np.testing.assert_array_equal(images, clinging.draw_images(config, inputs, 1))
+  for other in (
+    clinging.draw_images(config, inputs, 2),
+    clinging.draw_images(toy('', seed=1), inputs, 1),
+  ):
+    assert not np.any(np.isclose(other[8:], images[8:]).all((1, 2, 3)))
+
+
+def test_settings_differ_from_the_main_one_in_one_thing():
+  config = toy('', widths=(8, 6, 4))
+  names = [setting.name for setting in clinging.settings(config)]
+  assert names == [*NAMES, 'width 6, scale 1', 'width 4, scale 1']
+  few = toy('', init_scales=(0.5,), shuffled=False)
+  assert clinging.settings(few) == [(8, 0.5, 'true')]
+
+
+def test_steps_are_log_spaced():
+  assert clinging.pause_steps(100, 2) == (0, 1, 3, 10, 32, 100)
+  assert clinging.pause_steps(7, 3) == (0, 1, 2, 5, 7)
+  assert clinging.pause_steps(1, 5) == (0, 1)
+
+
+def test_shuffled_labels_are_those_of_a_network():
+  inputs, config = made_up_inputs(), toy('')
+  of = lambda labels, number: clinging.targets_of(
+    config, inputs, clinging.Setting(8, 1.0, labels), number
+  )
+  np.testing.assert_array_equal(of('true', 1), inputs.labels)
+  first, second = of('shuffled', 1), of('shuffled', 2)
+  assert sorted(first) == sorted(inputs.labels)
+  assert np.any(first != inputs.labels) and np.any(first != second)
+  np.testing.assert_array_equal(first, of('shuffled', 1))
+
+
+def test_distances_and_accuracies_are_those_of_each_network():
+  inputs, module = made_up_inputs((4,), 30), models.MLP((6,), 3)
+  keys = jax.random.split(jax.random.key(0), 2)
+  params = jax.vmap(lambda k: module.init(k, inputs.xs[0])['params'])(keys)
+  own = [jax.tree.map(lambda v, i=i: v[i], params) for i in range(2)]
+  logits = [
+    np.array([module.apply({'params': p}, x)[0] for x in inputs.xs])
+    for p in own
+  ]
+  labels = [inputs.labels, inputs.test_labels]
+  found = clinging.accuracies(module, params, inputs.xs, labels)
+  wanted = [
+    np.mean(v.argmax(1) == w) for v, w in zip(logits, labels, strict=True)
+  ]
+  assert found == wanted
+  x = inputs.xs[3]
+  far = clinging.distance(
+    x, own[1], module=module, method='fast', max_gradients=40
+  )
+  known = boundary.nearest_point(
+    lambda v: module.apply({'params': own[1]}, v)[0],
+    x,
+    logits[1][3].argmax(),
+    method='fast',
+    max_gradients=40,
+  )
+  np.testing.assert_allclose(far, known.distance, rtol=1e-5)
+  margin = clinging.class_margin(
+    x,
+    own[1] | {'head': {k: v[..., :2] for k, v in own[1]['head'].items()}},
+    module=models.MLP((6,), 2),
+  )
+  np.testing.assert_allclose(margin, logits[1][3, 1] - logits[1][3, 0], 1e-5)
+
+
+def test_the_law_is_that_of_infinitely_wide_networks(monkeypatch):
+  monkeypatch.setattr(clinging, 'NUM_DRAWN', 40_000)
+  inputs = made_up_inputs((3, 3, 1))
+  inputs = inputs._replace(labels=np.arange(12, dtype=np.int32) % 10)
+  config = toy('', num_images=1, num_networks=2)
+  found = clinging.law(config, inputs)
+  assert found['network'].tolist() == 5 * [0] + 5 * [1]
+  assert found['kind'].tolist() == 2 * KINDS
+  *_, kernel_fn = nngp.fully_connected(2)
+  x = clinging.draw_images(config, inputs, 1)[3]
+  scale = nngp.distance_scale(kernel_fn, x, 2)
+  np.testing.assert_allclose(scale, np.linalg.norm(x) / 3, rtol=1e-4)
+  quantiles = [
+    nngp.distance_quantile(scale, (i + 0.5) / 500, 10) for i in range(500)
+  ]
+  mean = np.exp(np.mean(np.log(quantiles)))
+  np.testing.assert_allclose(found['law'][8], mean, rtol=0.02)
+
+
+def test_the_law_is_of_a_median_over_images_that_depend_on_each_other(
+  monkeypatch,
+):
+  monkeypatch.setattr(clinging, 'NUM_DRAWN', 20_000)
+  inputs = made_up_inputs((3, 3, 1))
+  config = toy('', num_images=4, num_networks=1)
+  one = np.random.default_rng(1).uniform(size=(3, 3, 1))
+  same = lambda *_: np.broadcast_to(one, (20, 3, 3, 1)).astype(np.float32)
+  monkeypatch.setattr(clinging, 'draw_images', same)
+  together = clinging.law(config, inputs)['law']
+  monkeypatch.setattr(clinging, 'draw_images', lambda *_: same()[:5])
+  alone = clinging.law(config, inputs)['law']
+  np.testing.assert_allclose(together, alone, rtol=0.03)
+
+
+def test_films_hold_the_boundary_around_the_toy_problems(finished):
+  line, board = (finished[1].tables[k] for k in ('line', 'chessboard'))
+  for film, size in ((line, (151, 151)), (board, (37, 37, 37))):
+    # One batch an epoch: the flags ask for 20 steps.
+    assert film['step'].tolist() == STEPS
+    assert film['margin'].shape == (6, *size)
+    assert np.all(np.ptp(film['points'], axis=0) == 0)
+    assert np.all(film['gap'] > 0)
+  places = [[0.05 + 0.25 * i, 0.5] for i in range(5)]
+  np.testing.assert_allclose(line['points'][0], places, rtol=1e-6)
+  assert line['labels'][0].tolist() == [0, 1, 0, 1, 0]
+  # The points lie in the plane of the board, 0.25 apart.
+  points = board['points'][0]
+  wanted = [(0.25 * i, 0.25 * j) for i in range(5) for j in range(5)]
+  np.testing.assert_allclose(points, wanted, atol=1e-6)
+  # A point's distance to the boundary is at most that along the grid.
+  axis, margin = line['axis'][0], line['margin'][-1]
+  for film in (line, board):
+    flat = film['margin'].reshape(6, -1)
+    assert np.all(flat.std(1) > 0)
+  grid = np.stack(np.meshgrid(axis, axis), -1)
+  least = []
+  for place in places:
+    at = np.argmin(np.linalg.norm(grid - place, axis=-1))
+    beyond = np.sign(margin) != np.sign(margin.flat[at])
+    away = np.linalg.norm(grid - place, axis=-1)[beyond]
+    least.append(away.min() if away.size else np.inf)
+  gap = np.median(least)
+  if np.isfinite(gap):
+    assert abs(gap - line['gap'][-1]) < 0.02
+
+
+# --- Estimators ------------------------------------------------------------
+
+
+def test_three_pieces_are_the_best_of_all():
+  rng = np.random.default_rng(0)
+  x = np.sort(rng.uniform(0, 3, 8))
+  curves = rng.normal(size=(5, 8))
+  found = clinging.find_bends(x, curves)
+  for curve, bends in zip(curves, found, strict=True):
+    rests = {}
+    for i, j in itertools.combinations(range(1, 7), 2):
+      design = np.stack(
+        [x**0, x, np.maximum(x - x[i], 0), np.maximum(x - x[j], 0)], 1
+      )
+      rests[i, j] = np.linalg.lstsq(design, curve)[1].sum()
+    assert tuple(bends) == min(rests, key=rests.get)
+
+
+def test_bends_and_slopes_that_were_planted():
+  x = np.log10(1.0 + np.array(clinging.pause_steps(1000, 4)))
+  curve = np.interp(x, [x[0], x[4], x[9], x[-1]], [0, -1, 2, 2])
+  curves = curve + np.zeros((3, 1))
+  assert clinging.find_bends(x, curves).tolist() == 3 * [[4, 9]]
+  slope, change = clinging.first_slopes(x, curves)
+  np.testing.assert_allclose(slope, -1 / x[4], rtol=1e-6)
+  np.testing.assert_allclose(change, 1 / x[4], rtol=1e-6)
+
+
+def test_bends_are_found_in_noise():
+  """Of a fall by 1 and a rise by 2, in networks that scatter by 0.1."""
+  rng = np.random.default_rng(0)
+  x = np.log10(1.0 + np.array(clinging.pause_steps(1000, 4)))
+  curve = np.interp(x, [x[0], x[4], x[9], x[-1]], [0, -1, 1, 1])
+  curves = curve + rng.normal(0, 0.1, (1000, len(x)))
+  first, second = clinging.find_bends(x, curves).T
+  assert np.mean(np.abs(first - 4) <= 1) > 0.95
+  assert np.mean(np.abs(second - 9) <= 1) > 0.9
+
+
+def test_the_least_gap_is_where_the_others_have_it():
+  curves = np.random.default_rng(0).normal(size=(4, 6))
+  place, value = clinging.closest(curves)
+  for i in range(4):
+    others = np.delete(curves, i, axis=0).mean(0)
+    assert place[i] == 1 + others[1:].argmin()
+    assert value[i] == curves[i, place[i]]
+
+
+@pytest.mark.parametrize(
+  'rise, wanted',
+  [
+    (2, -0.2 - (1 - 0.2)),  # Accuracy bends where 0.2 of 1 is over.
+    (4, 0.6 - 0.4),
+    (6, 1.0),
+    (8, 1.0),
+  ],
+)
+def test_the_fall_before_accuracy_rises_less_that_after(rise, wanted):
+  x = np.arange(12.0)
+  gap = np.interp(x, [0, 2, 4, 6, 10, 11], [0, -0.2, -0.6, -1, 1, 1])
+  right = np.interp(x, [0, rise, rise + 2, 11], [0.1, 0.1, 0.9, 1.0])
+  copies = lambda v: np.tile(v, (3, 1))
+  found = clinging.ahead(x, copies(gap), copies(right))
+  wanted = 0.2 - 0.8 if rise == 2 else wanted
+  np.testing.assert_allclose(found, wanted, atol=1e-9)
+
+
+# --- Worlds ----------------------------------------------------------------
+
+X = np.log10(1.0 + np.array(clinging.pause_steps(1000, 3)))
+LAST = X[-1]
+ACCURACY = ([0, 1, 2, LAST], [0.1, 0.12, 0.95, 0.99])
+FALL = ([0, 0.8, 1.2, LAST], [0, -1, -1, -1])
+RETREAT = ([0, 0.8, 1.8, LAST], [0, -1, 1, 1])
+FLAT = ([0, LAST], [0, 0])
+
+
+def world(rng, curves, accuracy=ACCURACY, *, networks=8, images=3, luck=0.5):
+  """Tables of one setting whose mean log gaps are known.
+
+  Args:
+    rng: numpy generator.
+    curves: by kind, corners of the mean of log gap; those left out are flat.
+    accuracy: corners of the training accuracy.
+    networks, images: how many.
+    luck: standard deviation of a network's log gap at the start. It is lost
+      along training, and new luck is drawn; half of it is that of all kinds.
+  """
+  steps = clinging.pause_steps(1000, 3)
+  shape = networks, len(steps), len(KINDS)
+  means = [np.interp(X, *curves.get(kind, FLAT)) for kind in KINDS]
+
+  def lucky(*shape):
+    """Random walks that stay as wide as they begin."""
+    walk = [rng.normal(size=shape)]
+    for _ in steps[1:]:
+      walk.append(0.8 * walk[-1] + 0.6 * rng.normal(size=shape))
+    return luck / np.sqrt(2) * np.moveaxis(walk, 0, 1)
+
+  logs = np.stack(means, -1) + lucky(networks, 1) + lucky(networks, len(KINDS))
+  far = np.exp(logs[..., None] + rng.normal(0, 0.3, (*shape, images)))
+  right = np.interp(X, *accuracy) + rng.normal(0, 0.01, shape[:2])
+  full = np.broadcast_shapes(far.shape)
+  column = lambda v, axis: np.broadcast_to(
+    np.reshape(v, [-1 if i == axis else 1 for i in range(4)]), full
+  ).ravel()
+  each = np.broadcast_to(right[..., None, None], full).ravel()
+  results = {
+    'setting': np.full(far.size, 'width 100, scale 1'),
+    'network': column(np.arange(networks), 0),
+    'step': column(steps, 1),
+    'kind': column(KINDS, 2),
+    'image': column(np.arange(images), 3),
+    'distance': far.ravel(),
+    'train_accuracy': each,
+    'test_accuracy': each - 0.1,
+  }
+  law = {
+    'network': np.repeat(np.arange(networks), len(KINDS)),
+    'kind': np.tile(KINDS, networks),
+    'law': np.full(networks * len(KINDS), 0.5),
+  }
+  return {'results': results, 'law': law}
+
+
+CONFIG = clinging.Config(widths=(100,), init_scales=(1.0,), shuffled=False)
+
+
+def verdicts(made):
+  report = clinging.analyze(CONFIG, made)
+  return {c.name.split(': ')[1]: c.verdict for c in report.claims}
+
+
+def supported(curves, *, runs, **more):
+  """Shares of supported claims over runs of a world, by name."""
+  rng = np.random.default_rng(0)
+  with pytest.MonkeyPatch.context() as patch:
+    # Of Student's quantiles there is one; scipy takes its time for it.
+    patch.setattr(statistics, '_t', functools.cache(statistics._t))
+    found = [verdicts(world(rng, curves, **more)) for _ in range(runs)]
+  return {
+    name: np.mean([v[name] == claims.SUPPORTED for v in found])
+    for name in found[0]
+  }
+
+
+def data_alone(corners):
+  return {'train': corners, 'test': corners}
+
+
+def everywhere(corners):
+  return dict.fromkeys(KINDS, corners)
+
+
+S, N = claims.SUPPORTED, claims.NOT_SUPPORTED
+
+
+@pytest.mark.parametrize(
+  'curves, accuracy, wanted',
+  [
+    (data_alone(FALL), ACCURACY, 'SSSSSN'),  # The paper's.
+    (data_alone(RETREAT), ACCURACY, 'SSSSNS'),
+    (everywhere(RETREAT), ACCURACY, 'S?SSN?'),
+    (
+      {'train': FALL, 'test': FALL, 'box': ([0, 0.8, LAST], [0, -3, -3])},
+      ACCURACY,
+      'SNSSSN',
+    ),
+    # The boundary comes near as examples are fitted, and then stays.
+    (
+      data_alone(([0, 1, 2, LAST], [0, 0, -1.5, -1.5])),
+      ([0, 1, 2, LAST], [0.1, 0.1, 0.9, 0.9]),
+      'SSN?SN',
+    ),
+    # One trend from the first step to the last.
+    (data_alone(([0, LAST], [0, -3])), ACCURACY, 'SS??SN'),
+    (data_alone(([0, LAST], [0, 3])), ACCURACY, 'N??NNS'),
+  ],
+)
+def test_worlds_with_a_clear_answer(curves, accuracy, wanted):
+  made = world(
+    np.random.default_rng(0), curves, accuracy, networks=24, luck=0.2
+  )
+  found = verdicts(made)
+  for verdict, said in zip(found.values(), wanted, strict=True):
+    assert said == '?' or verdict == {'S': S, 'N': N}[said], found
+
+
+def test_null_worlds_are_seldom_called_supported():
+  """Nothing moves: 2.5 % of one condition, and less of several."""
+  found = supported({}, runs=400)
+  assert max(found.values()) <= 0.04, found
+  found = supported({}, runs=200, networks=24, images=1)
+  assert max(found.values()) <= 0.05, found
+
+
+@pytest.mark.parametrize('corners', [FALL, RETREAT])
+def test_what_happens_at_non_data_too_is_not_of_data(corners):
+  found = supported(everywhere(corners), runs=200, luck=0.2)
+  assert found['to data'] <= 0.03, found
+  if corners is RETREAT:
+    assert found['shallow dimples'] == 0 and found['retreat'] <= 0.03, found
+  assert min(found['clings'], found['two phases']) > 0.9, found
+
+
+def test_a_fall_with_accuracy_is_not_before_it():
+  """Gap and accuracy have one curve, in both halves and steep or slow."""
+  for end in (1.2, 2.0, 2.8):
+    corners = [0, 0.5, end, LAST]
+    accuracy = corners, [0.1, 0.1, 0.95, 0.95]
+    curves = data_alone((corners, [0, 0, -1.5, -1.5]))
+    found = supported(curves, runs=150, accuracy=accuracy)
+    assert found['before accuracy'] <= 0.03, (end, found)
+    assert found['clings'] > 0.9
+
+
+def test_as_much_before_as_after_is_called_before_in_1_of_40():
+  at = X[4]  # Bends are found where there was a measurement.
+  curves = data_alone(([0, at - 0.5, at + 0.5, LAST], [0, 0, -1.5, -1.5]))
+  accuracy = [0, at, at + 1, LAST], [0.1, 0.1, 0.95, 0.95]
+  found = supported(curves, runs=300, accuracy=accuracy, luck=0.3)
+  assert found['before accuracy'] <= 0.05, found
+
+
+@pytest.mark.parametrize('end', [-2.0, -0.5, 2.0])
+def test_one_trend_is_seldom_called_two_phases(end):
+  found = supported(everywhere(([0, LAST], [0, end])), runs=300)
+  assert found['two phases'] <= 0.05, found
+
+
+def test_intervals_are_over_networks():
+  made = world(np.random.default_rng(0), data_alone(RETREAT))
+  report = clinging.analyze(CONFIG, made)
+  rows = tables.to_dicts(report.tables[0])
+  far = made['results']['distance'].reshape(8, len(X), 5, 3)
+  logs = np.log(np.median(far, -1))
+  for place, row in enumerate(rows):
+    gaps = logs[:, :, place]
+    for name, values in (
+      ('last/start', gaps[:, -1] - gaps[:, 0]),
+      ('start/law', gaps[:, 0] - np.log(0.5)),
+      ('last/law', gaps[:, -1] - np.log(0.5)),
+    ):
+      wanted = statistics.t_mean(values, unit='networks')
+      np.testing.assert_allclose(row[name][:3], np.exp(wanted[:3]))
+      assert row[name][3:] == (8, 'networks')
+    change = (gaps - gaps[:, :1]).mean(0)
+    assert row['step'] == clinging.pause_steps(1000, 3)[1 + change[1:].argmin()]
+  said = tables.cell(rows[0]['last/start'], '.2f')
+  assert f'ends at {said} of it' in report.answer
+  assert 'in 8 networks on digits, width 100, scale 1; ' in report.answer
+  phases = tables.to_dicts(report.tables[1])[0]
+  assert phases['train'].value == pytest.approx(0.99, abs=0.01)
+  assert phases['test'].value == pytest.approx(0.89, abs=0.01)
+  assert phases['gap bends'].value == pytest.approx(10**0.8, rel=0.5)
+  assert phases['accuracy rises'].value == pytest.approx(10, rel=0.2)
+  # Rows in another order are the same table.
+  order = np.random.default_rng(1).permutation(far.size)
+  made['results'] = {k: v[order] for k, v in made['results'].items()}
+  assert clinging.analyze(CONFIG, made) == report
+
+
+def test_settings_are_compared_network_by_network():
+  rng = np.random.default_rng(0)
+  made = world(rng, data_alone(RETREAT))
+  other = {k: v.copy() for k, v in made['results'].items()}
+  other['setting'] = np.full(len(other['step']), 'width 200, scale 1')
+  other['distance'][other['step'] == 1000] *= 2.0
+  made['results'] = records.concatenate([made['results'], other])
+  config = clinging.Config(
+    widths=(100, 200), init_scales=(1.0,), shuffled=False
+  )
+  (row,) = tables.to_dicts(clinging.analyze(config, made).tables[3])
+  for kind in ('train', 'test'):
+    np.testing.assert_allclose(row[f'last, {kind}'][:3], 2)
+    np.testing.assert_allclose(row[f'least, {kind}'][:3], 1)
+
+
+@pytest.mark.filterwarnings('error')
+@pytest.mark.parametrize(
+  'more, few, why',
+  [
+    (dict(networks=1), 0, 'there is one network'),
+    (dict(failed=0.06), 0, '6% of the searches found no boundary'),
+    (
+      dict(accuracy=([0, LAST], [0.1, 0.5])),
+      3,
+      'accuracy is 50% at the end, less than half way from 10% at the start',
+    ),
+  ],
+)
+def test_what_cannot_be_tested_says_why(more, few, why):
+  failed = more.pop('failed', 0)
+  made = world(np.random.default_rng(0), data_alone(FALL), **more)
+  lost = round(failed * len(made['results']['distance']))
+  made['results']['distance'][:lost] = np.inf
+  judged = clinging.analyze(CONFIG, made).claims
+  tested = [c for c in judged if c.verdict != claims.NOT_TESTED]
+  assert len(tested) == few
+  assert all(why in c.reason for c in judged if c not in tested)

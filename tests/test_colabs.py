@@ -32,12 +32,13 @@ TOYS = {
     'NUM_IMAGES = 60': 'NUM_IMAGES = 20',
   },
   'dimples': {
-    'FLAGS = {}': "FLAGS = {'steps': 20, 'num_seeds': 1, 'widths': '8', "
-    "'num_examples': 5}"
+    'FLAGS = {}': "FLAGS = {'steps': 20, 'num_networks': 2, 'widths': (8,), "
+    "'num_images': 4}"
   },
   'on_off_manifold': {
-    'FLAGS = {}': "FLAGS = {'epochs': 1, 'latent': 4, 'ks': (4,), "
-    "'num_examples': 10, 'max_gradients': 20, 'kinds': ('decoder', 'random')}"
+    'FLAGS = {}': "FLAGS = {'num_classifiers': 2, 'num_autoencoders': 2, "
+    "'epochs': 1, 'autoencoder_epochs': 1, 'latent': 4, 'widths': (4,), "
+    "'num_examples': 10, 'method': 'ray'}"
   },
   'halfway_transfer': {
     'FLAGS = {}': "FLAGS = {'num_steps': 5, 'num_images': 20, 'num_pairs': 30, "

@@ -35,7 +35,7 @@ def report(summary):
     [r['network'], str(r['n']), common.with_interval(r['size'], '.3g')]
     for r in summary['rows']
   ]
-  common.print_table(['network', 'n', 'on/free'], rows)
+  common.print_table(['network', 'n', 'one crossing'], rows)
   common.print_table(['one'], [['x']])
 
 
@@ -46,7 +46,7 @@ def conduct(workdir, collected=lambda: None):
 
   return common.conduct(
     Config(workdir=str(workdir)),
-    'experiments.manifold_split',
+    'experiments.halfway',
     collect=collect,
     summarize=lambda *_: {'question': 'How far?', 'rows': ROWS},
     draw=lambda run_dir: [run_dir / 'figures/a.png'],
@@ -65,7 +65,7 @@ def test_a_run_ends_with_a_report_of_what_it_printed(tmp_path, capsys):
   assert run.report.claims == []
   assert run.report.answer == 'plain: far; a & b: near; other: near'
   assert run.raw['question'] == 'How far?'
-  command = 'python -m experiments.manifold_split --preset=quick'
+  command = 'python -m experiments.halfway --preset=quick'
   assert run.raw['command'] == command
   verdicts, sizes, other = run.report.tables
   assert verdicts.title == 'Verdicts'
@@ -80,7 +80,7 @@ def test_a_run_ends_with_a_report_of_what_it_printed(tmp_path, capsys):
   assert meanings == [
     'the network measured',
     'examples measured',
-    'distance within the subspace over the free one',
+    'share of ways that are crossed exactly once',
   ]
   assert other.rows == [['x']] and other.columns[0].meaning == ''
   # Again: what is there is not collected, and nothing is told twice.

@@ -15,11 +15,10 @@ LAYERS = (
     'records',
     'statistics',
     'data',
-    'checkpoints',
     'pooled_kernel',
     '_neural_tangents',
   ),
-  ('_xla_cpu',),
+  ('_xla_cpu', 'checkpoints'),
   ('parallel', 'decompositions', 'synthetic'),
   ('normals', 'som'),
   ('boundary', 'models', 'nngp', 'train'),
@@ -42,9 +41,9 @@ SHARED = (
   'gallery',
   'layer_codes',
   'networks',
+  'pairs',
   'populations',
   'segments',
-  'subspaces',
   'training',
 )
 

@@ -5,11 +5,8 @@ import types
 import numpy as np
 import pytest
 
-from dmm_jax import boundary
-from dmm_jax import records
 from experiments import common
 from experiments import halfway
-from experiments import manifold_split
 from experiments import segments
 from experiments import transfer
 
@@ -287,69 +284,6 @@ def test_transfer_is_held_against_noise_and_parts_against_each_other():
 
 
 # --- On and off a manifold -------------------------------------------------
-
-
-def test_subspaces_are_held_against_the_random_ones(tmp_path):
-  """Curvature may take the null away from 1; other subspaces are no null."""
-  rng = np.random.default_rng(0)
-  num, k, d = 40, 3, 12
-  names = 'base kind k side distance status normal_fraction index'
-  rows, richer = (
-    [],
-    {'decoder': 2.0, 'random': 2.0, 'other': 6.0, 'untrained': 1.0},
-  )
-  for index in range(num):
-    wrong = index == 4
-    status = boundary.Status.MISCLASSIFIED if wrong else boundary.Status.FOUND
-    rows.append(
-      ('image', 'free', 0, 'free', 0.0 if wrong else 1.0, status, np.nan, index)
-    )
-  for kind, enrichment in richer.items():
-    for index in range(num):
-      share = enrichment * rng.uniform(0.9, 1.1)
-      # A = f^2 / k (d - k) / (1 - f^2).
-      square = share * k / (d - k) / (1 + share * k / (d - k))
-      on, off = square**-0.5, (1 - square) ** -0.5
-      if index == 4:
-        on = off = 0.0
-      for side, distance in (('on', on), ('off', off)):
-        rows.append(('image', kind, k, side, distance, 0, square**0.5, index))
-  columns = zip(*rows, strict=True)
-  table = dict(zip(names.split(), map(np.array, columns), strict=True))
-  records.save_columns(tmp_path / 'results.npz', table)
-  records.save_columns(tmp_path / 'points.npz', {'x': np.zeros((1, 2, 6))})
-  config = types.SimpleNamespace(bases=('image',), dataset='digits')
-  summary = manifold_split.summarize(config, tmp_path)
-  said = {row['kind']: row['verdict'] for row in summary['rows']}
-  assert said == {
-    'decoder': 'not told apart from random',
-    'random': 'the null',
-    'untrained': 'avoided',
-    'other': 'favoured',
-  }
-  (start,) = summary['starts']
-  assert start['misclassified']['value'] == 1 / num and start['n'] == num
-  for row in summary['rows']:
-    assert (row['k'], row['n']) == (k, num - 1)
-    for name in manifold_split.MEASURES:
-      wanted = richer[row['kind']]
-      assert row[name]['value'] == pytest.approx(wanted, rel=0.05)
-
-
-def test_both_measures_of_a_subspace_count():
-  pair = lambda a, b: {
-    name: {'interval': interval}
-    for name, interval in zip(manifold_split.MEASURES, (a, b), strict=True)
-  }
-  verdict, null = manifold_split.verdict, pair((0.9, 1.2), (0.8, 1.1))
-  assert verdict(pair((1.3, 2.0), (1.2, 3.0)), null) == 'favoured'
-  assert verdict(pair((1.1, 2.0), (1.2, 3.0)), None) == 'favoured'
-  assert verdict(pair((0.1, 0.5), (0.2, 0.7)), null) == 'avoided'
-  same = 'not told apart from random'
-  assert verdict(pair((1.1, 1.5), (0.2, 1.9)), null) == same
-  mixed = 'the two measures differ'
-  assert verdict(pair((1.3, 1.5), (0.2, 1.9)), null) == mixed
-  assert verdict(pair((np.nan, np.nan), (0.2, 0.7)), null) == mixed
 
 
 def test_kinds_of_segments_are_those_that_rules_name():

@@ -96,8 +96,8 @@ def test_another_set_is_refused(tmp_path):
   train_classifier.run(classifier(net, labels='parity', epochs=1))
   for script, flag in (
     (boundary_distances, dict(checkpoint=net)),
-    (manifold_split, dict(checkpoint=net)),
-    (dimple_depth, dict(checkpoints=(net,))),
+    (manifold_split, dict(checkpoints=(net,))),
+    (dimple_depth, dict(plain=net, robust=net)),
   ):
     config = script.Config(workdir=str(tmp_path / 'measured'), **flag)
     with pytest.raises(flags.FlagError, match=r'on digits.*2 classes'):

@@ -83,7 +83,9 @@ class Result(NamedTuple):
 
 # A unit goes out, and its columns come back as a future.
 Units = Iterator[Unit]
-Figures = dict[str, tuple[figure_lib.Figure, str]]
+# A figure, or what writes a file itself: `(path without its suffix) -> path`.
+Drawing = figure_lib.Figure | Callable[[pathlib.Path], pathlib.Path]
+Figures = dict[str, tuple[Drawing, str]]
 
 
 def run(
@@ -110,7 +112,8 @@ def run(
     measure: `(config, inputs) -> generator of Unit`. What it is sent back for
       each is a future: `columns = (yield unit).result()`.
     analyze: `(config, tables) -> Report`.
-    draw: `(report, tables) -> {name: (figure, caption)}`.
+    draw: `(report, tables) -> {name: (figure, caption)}`; a function in place
+      of a figure writes a file, such as a film, and returns its path.
     columns: `(unit, meaning)` of each column of each table, by name.
     presets: of the config's flags.
     inputs: data and networks, loaded before the directory is made.
@@ -309,7 +312,10 @@ def _draw(figures: Figures, run_dir) -> list[pathlib.Path]:
   """Saves figures and their captions; returns the paths."""
   folder = run_dir / 'figures'
   paths = [
-    plots.save(figure, folder / name) for name, (figure, _) in figures.items()
+    figure(folder / name)
+    if callable(figure)
+    else plots.save(figure, folder / name)
+    for name, (figure, _) in figures.items()
   ]
   captions = {name: caption for name, (_, caption) in figures.items()}
   records.write_json(folder / 'captions.json', captions)
