@@ -304,8 +304,11 @@ def train_new(config, inputs, source, images, labels):
   else:
     states = jax.vmap(begin)(keys[:, 0])
     (last,) = fit(keys[:, 1], forward, states, images, labels)
+    # On the host first: rows of arrays that lie on several devices are gathered
+    # by one program each, and CPUs end where many of these wait.
+    every = jax.device_get(last.state)
     ends = [
-      jax.tree.map(operator.itemgetter(i), last.state) for i in range(len(keys))
+      jax.tree.map(operator.itemgetter(i), every) for i in range(len(keys))
     ]
   rows = [grades(forward, end, inputs, images, labels) for end in ends]
   return {name: np.array([row[name] for row in rows]) for name in rows[0]}
