@@ -193,8 +193,10 @@ def _fit(plan, part, module, xs, targets, config):
     config=config,
     each_epoch=False,
   )
-  one = lambda v: flatten_util.ravel_pytree({'params': v})[0]
-  return np.asarray(jax.vmap(one)(last.state.params))
+  # On the host: devices that hold networks of their own need not wait there.
+  params = jax.device_get(last.state.params)
+  one = lambda i: {'params': jax.tree.map(lambda v: v[i], params)}
+  return flatten([one(i) for i in range(plan.num)])
 
 
 # --- Instruments -----------------------------------------------------------

@@ -589,3 +589,26 @@ def test_the_margin_of_a_smoothed_network_is_that_of_its_mean():
   wanted = margins.margin(jnp.asarray(logits), 1)
   mean = jnp.mean(jax.vmap(lambda u: logits_fn(x + 0.7 * u))(points), 0)
   np.testing.assert_allclose(margins.margin(mean, 1), wanted, rtol=1e-4)
+
+
+def test_given_networks_are_taken_in_pairs_and_the_next_one_is_the_null():
+  inputs = dimple_depth.load(toy(''))
+  inputs = inputs._replace(test_set=tuple(c[:40] for c in inputs.test_set))
+  make = lambda seed: inputs.module.init(jax.random.key(seed), inputs.xs[0])
+  given = {'plain': [make(i) for i in range(3)]}
+  given['given'] = [make(i) for i in range(3, 6)]
+  inputs = inputs._replace(given=given)
+  config = toy('', plain='a,b,c', robust='d,e,f')
+  assert dimple_depth.kinds(config) == ('plain', 'plain again', 'given')
+  assert dimple_depth.make_plan(config, inputs).num == 3
+  rows = {
+    kind: dimple_depth.make_networks(config, inputs, kind)
+    for kind in dimple_depth.kinds(config)
+  }
+  flat = {kind: row['parameters'] for kind, row in rows.items()}
+  np.testing.assert_array_equal(flat['plain'], pairs.flatten(given['plain']))
+  np.testing.assert_array_equal(flat['given'], pairs.flatten(given['given']))
+  again = flat['plain'][[1, 2, 0]]
+  np.testing.assert_array_equal(flat['plain again'], again)
+  right = rows['plain']['accuracy'][[1, 2, 0]]
+  np.testing.assert_array_equal(rows['plain again']['accuracy'], right)
