@@ -15,6 +15,15 @@ from dmm_jax.boundary import sparse
 from dmm_jax.boundary.point import Status
 
 BOX = (0.0, 1.0)
+# (gradients, classes) -> (linearised, screened, rounds of each, candidates,
+# rounds and exchanges of each).
+SPLITS = {
+  (12, 4): (3, 3, 1, 1, 1, 5),
+  (40, 10): (4, 3, 3, 1, 6, 21),
+  (300, 10): (9, 9, 8, 2, 27, 82),
+  (1000, 3): (2, 2, 10, 2, 60, 429),
+  (1000, 10): (9, 9, 10, 3, 60, 240),
+}
 
 
 def linear(seed, num_classes=4, shape=(3, 4, 2)):
@@ -306,3 +315,45 @@ def test_what_does_not_go_with_counting_is_named(error, text, options):
 def test_methods_that_count_are_methods():
   assert set(inputs.GROUPING) < set(inputs.COUNTING) < set(boundary.METHODS)
   assert paths.check_groups((-1, 0, 2), (3, 4, 2)) == (0, 2)
+
+
+def test_how_a_budget_is_split():
+  """Classes linearised, screened, rounds of each; then of the nearest ones."""
+  for given, want in SPLITS.items():
+    assert tuple(sparse.split(*given)) == want, given
+
+
+def test_gradients_are_averaged_with_falling_weight():
+  rng = np.random.default_rng(4)
+  first, curve = rng.normal(size=6), rng.normal(size=6)
+  x, p, slope = rng.uniform(size=6), rng.uniform(size=6), rng.normal(size=6)
+  margin = lambda v: 2 + first @ v + curve @ (v * v)
+  problem = problems.create(
+    lambda v: jnp.stack([margin(v), 0.0]),
+    jnp.asarray(x, jnp.float32),
+    0,
+    norm=0,
+    low=0.0,
+    high=1.0,
+  )
+  state = sparse.State(
+    point=jnp.asarray(p, jnp.float32),
+    slope=jnp.asarray(slope, jnp.float32),
+    offset=jnp.float32(0.7),
+    best=problem.x,
+    changes=jnp.float32(jnp.inf),
+  )
+  gradient = first + 2 * curve * p
+  offset = margin(p) - gradient @ (p - x)
+  for progress, weight in ((0.0, 1.0), (0.5, 0.55), (1.0, 0.1)):
+    new = sparse._follow_path(problem, state, jnp.float32(progress))
+    want = (1 - weight) * slope + weight * gradient
+    np.testing.assert_allclose(new.slope, want, rtol=1e-4, atol=1e-5)
+    want = (1 - weight) * 0.7 + weight * offset
+    np.testing.assert_allclose(new.offset, want, rtol=1e-4, atol=1e-4)
+    # A point on the path down the average.
+    path = paths.steepest(problem, new.slope)
+    num = np.sum(np.asarray(new.point != problem.x))
+    np.testing.assert_array_equal(
+      new.point, paths.point(path, problem, int(num))
+    )
