@@ -49,7 +49,7 @@ class State(NamedTuple):
 
 
 def search(
-  problem: problem_lib.Problem, budget: int, key: jax.Array | None = None
+  problem: problem_lib.Problem, budget: int, key: jax.Array
 ) -> point_lib.Segment:
   """Finds a point beyond the boundary that differs in few inputs.
 
@@ -75,7 +75,6 @@ def search(
   Returns:
     A `Segment` from the input to the best point.
   """
-  key = jax.random.key(0) if key is None else key
   plan = split(budget, problem.network.num_classes)
   targets = problem_lib.likely_targets(
     problem.logits, problem.label, plan.expanded
