@@ -357,3 +357,17 @@ def test_gradients_are_averaged_with_falling_weight():
     np.testing.assert_array_equal(
       new.point, paths.point(path, problem, int(num))
     )
+
+
+def test_rounds_on_paths_begin_at_zero_and_end_before_one(monkeypatch):
+  seen, real = [], sparse._follow_path
+
+  def record(pair, state, progress):
+    seen.append(float(progress))
+    return real(pair, state, progress)
+
+  monkeypatch.setattr(sparse, '_follow_path', record)
+  problem = problem_of(*linear(1))
+  with jax.disable_jit():
+    sparse.search(problem, 20, jax.random.key(0))
+  assert min(seen) == 0 and 0.5 < max(seen) < 1
