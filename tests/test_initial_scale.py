@@ -246,7 +246,7 @@ def test_training_ends_at_the_most_steps_or_at_its_accuracy():
   config = toy('', accuracy=0.3)
   of = initial_scale.load(config, 'digits')
   assert of.xs.shape == (100, 64) and of.points.shape == (360, 64)
-  assert of.xs.min() == -1 and of.xs.max() == 1 and not of.within
+  assert of.xs.min() == 0 and of.xs.max() == 1 and not of.within
   _, weights, steps, right = initial_scale.fit(
     config, jax.random.key(0), of, 1.0
   )
