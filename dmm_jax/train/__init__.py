@@ -2,6 +2,7 @@
 
 from dmm_jax.train import adversarial
 from dmm_jax.train import losses
+from dmm_jax.train import populations
 from dmm_jax.train.config import TrainConfig
 from dmm_jax.train.config import log_spaced
 from dmm_jax.train.config import make_optimizer
@@ -29,5 +30,6 @@ __all__ = (
   'losses',
   'make_optimizer',
   'outputs',
+  'populations',
   'steps_per_epoch',
 )
