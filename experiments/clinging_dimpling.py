@@ -98,6 +98,7 @@ KINDS = {
 # Claims that need networks that have learnt their labels.
 OF_ACCURACY = ('before accuracy', 'shallow dimples', 'retreat')
 NOTHING = statistics.Estimate(np.nan, np.nan, np.nan, 0, 'networks')
+COURSE = 'Along training'  # Title of the table that figures are drawn from.
 MOST_FAILED = 0.05  # Share of the searches, where a claim is tested.
 NUM_SCORED = 1000  # Images of each split, at most, that accuracies are of.
 NUM_DRAWN = 1000  # Infinitely wide networks.
@@ -529,6 +530,7 @@ def analyze(config, tables):
   shown = [gap_table(cases), phase_table(cases), verdict_table(cases, judged)]
   if len(cases) > 1:
     shown.append(contrast_table(cases))
+  shown.append(course_table(cases[0]))
   every = [*itertools.chain(*judged)]
   return runner.Report(answer(config, cases[0], judged[0]), every, shown)
 
@@ -811,6 +813,29 @@ def contrast_table(cases):
         for kind in DATA
         for what in ('least', 'last')
       ),
+    ],
+    rows,
+  )
+
+
+def course_table(case):
+  """The main setting at every step: what a figure of it needs."""
+  rows = [
+    [
+      int(step),
+      *(ratio(case.beside[kind][:, place]) for kind in KINDS),
+      mean(case.right[:, place]),
+      mean(case.tested[:, place]),
+    ]
+    for place, step in enumerate(case.steps)
+  ]
+  return tables_lib.Table(
+    f'{COURSE}: gap over that of infinitely wide networks, {case.name}',
+    [
+      column('step', 'training steps taken'),
+      *(column(kind, f'at {text}') for kind, text in KINDS.items()),
+      column('train accuracy', 'on training images', '', '.1%'),
+      column('test accuracy', 'on test images', '', '.1%'),
     ],
     rows,
   )

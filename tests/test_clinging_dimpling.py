@@ -122,7 +122,31 @@ def test_columns_are_described_and_films_are_written(finished, capsys):
     'Phases at training images',
     'Verdicts by setting',
     'What settings change',
+    'Along training',
   ]
+
+
+def test_the_course_is_the_gap_over_the_law_step_by_step(finished):
+  result = finished[1]
+  rows = tables.to_dicts(result.report.tables[-1])
+  assert [row['step'] for row in rows] == STEPS
+  own, of = result.tables['results'], result.tables['law']
+  own = records.select(own, setting=NAMES[0])
+  for row, kind in itertools.product(rows, KINDS):
+    at = records.select(own, step=row['step'], kind=kind)
+    logs = [
+      np.log(np.median(at['distance'][at['network'] == i]))
+      - np.log(of['law'][(of['network'] == i) & (of['kind'] == kind)][0])
+      for i in range(3)
+    ]
+    wanted = statistics.t_mean(np.array(logs), unit='networks')
+    assert row[kind].n == 3 and row[kind].unit == 'networks'
+    np.testing.assert_allclose(row[kind][:3], np.exp(wanted[:3]), rtol=1e-6)
+  for name in ('train', 'test'):
+    for row in rows:
+      at = records.select(own, step=row['step'])[f'{name}_accuracy']
+      found = row[f'{name} accuracy'].value
+      np.testing.assert_allclose(found, at.mean(), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
