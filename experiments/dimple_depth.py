@@ -9,8 +9,8 @@ decision boundary".
   python -m experiments.dimple_depth --plain=runs/a,runs/b \
     --robust=runs/c,runs/d
 
-The first takes 3 minutes on 2 CPU cores and --preset=quick 1; mnist and cifar
-are for a GPU. --plain and --robust name runs of train_classifier instead, in
+The first takes 3 minutes on 2 CPU cores and --preset=quick 1; cifar is for a
+GPU. --plain and --robust name runs of train_classifier instead, in
 pairs. A run that was killed goes on where it was.
 
 From the same weights and in the same order, networks are trained plainly, with
@@ -226,12 +226,14 @@ PRESETS = {
   'mnist': dict(
     workdir='runs/dimple_depth_mnist',
     dataset='mnist',
-    num_examples=200,
-    model='cnn',
-    width=16,
+    num_networks=4,
+    width=200,
+    epochs=5,
+    adversaries=('PGD l2', 'PGD linf'),
     radius=1.5,
-    radius_linf=0.15,
+    radius_linf=0.1,
     latent=16,
+    autoencoder_epochs=8,
   ),
   'cifar': dict(
     workdir='runs/dimple_depth_cifar',

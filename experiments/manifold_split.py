@@ -114,7 +114,16 @@ class Config:
   )
   num_classifiers: int = flags.flag(8, 'Classifiers to train.', least=1)
   model: str = flags.flag(
-    'mlp', 'Architecture of classifiers: mlp, cnn.', choices=('mlp', 'cnn')
+    'mlp',
+    'Architecture of classifiers: mlp, cnn, or playground (7 convolutions).',
+    choices=('mlp', 'cnn', 'playground'),
+  )
+  width: int = flags.flag(
+    16, 'Channels of the first convolution of playground.', least=1
+  )
+  augment: bool = flags.flag(
+    False,
+    'Mirror images, and shift them by up to 2 pixels, to train classifiers.',
   )
   epochs: int = flags.flag(20, 'Passes that train classifiers.', least=1)
   checkpoints: tuple[str, ...] = flags.flag(
@@ -167,7 +176,8 @@ PRESETS = {
     num_examples=60,
     num_classifiers=6,
     num_autoencoders=3,
-    epochs=3,
+    model='cnn',
+    epochs=2,
     latent=16,
     widths=(16, 32, 64),
     autoencoder_epochs=2,
@@ -175,10 +185,11 @@ PRESETS = {
   'cifar': dict(
     workdir='runs/manifold_split_cifar',
     dataset='cifar10',
-    num_examples=40,
-    num_classifiers=6,
-    model='cnn',
-    epochs=6,
+    num_examples=60,
+    num_classifiers=3,
+    model='playground',
+    epochs=12,
+    augment=True,
     manifold='principal',
     latent=128,
     batch_size=60,
@@ -268,11 +279,20 @@ def load(config):
     for split in ('train', 'test')
   ]
   shape, num_classes = sets[0][0].shape[1:], int(sets[0][1].max()) + 1
-  kind = models.MLP if config.model == 'mlp' else models.CNN
+  if config.model == 'playground' and min(shape[:2]) < 32:
+    raise flags.FlagError(
+      f'--model=playground needs images of at least 32 x 32 pixels, those of '
+      f'{config.dataset} are {shape[0]} x {shape[1]}'
+    )
+  module = {
+    'mlp': models.MLP(num_classes=num_classes),
+    'cnn': models.CNN(num_classes=num_classes),
+    'playground': models.PlaygroundCNN(config.width, num_classes=num_classes),
+  }[config.model]
   classifiers = group(
     'checkpoints',
     config.checkpoints,
-    kind(num_classes=num_classes),
+    module,
     config.num_classifiers,
     functools.partial(networks.read_for, shape=shape, num_classes=num_classes),
   )
@@ -318,8 +338,14 @@ def make_network(config, inputs, name, number):
   if made.given:
     variables = made.given[number]
   else:
+    augment = config.augment and name == 'classifier'
     plan = train.TrainConfig(
-      loss, num_epochs=epochs, learning_rate=3e-3, batch_size=64
+      loss,
+      num_epochs=epochs,
+      learning_rate=3e-3,
+      batch_size=64,
+      crop=2 * augment,
+      flip=augment,
     )
     # The lengths of the two names differ, and so do their random streams.
     key = jax.random.fold_in(jax.random.key(config.seed), len(name))

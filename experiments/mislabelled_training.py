@@ -152,7 +152,7 @@ PRESETS = {
   'mnist': dict(
     workdir='runs/mislabelled_mnist',
     dataset='mnist',
-    num_train=20000,
+    num_train=10000,
     radii=(2.0, 4.0),
     epochs=8,
     k=16,

@@ -12,7 +12,9 @@ from scipy import stats
 
 from dmm_jax import data
 from dmm_jax import manifold
+from dmm_jax import models
 from dmm_jax import records
+from dmm_jax import train
 from experiments import manifold_split
 from experiments import train_autoencoder
 from experiments import train_classifier
@@ -112,6 +114,36 @@ def test_shares_and_points_are_those_of_the_subspaces(finished):
   assert len(images) == 6 and set(points['kind']) == {
     'manifold', 'other', 'permuted'
   }  # fmt: skip
+
+
+def test_augmentation_is_of_classifiers_alone(monkeypatch):
+  plans = {}
+
+  def fit(key, forward, state, xs, targets, *, config):
+    del key, forward, xs, targets
+    plans[config.loss] = config
+    return [train.loop.Progress(0, 0, state, np.nan)]
+
+  monkeypatch.setattr(train, 'fit', fit)
+  for augment in (False, True):
+    config = toy('', augment=augment)
+    inputs = manifold_split.load(config)
+    for name in ('classifier', 'autoencoder'):
+      manifold_split.make_network(config, inputs, name, 0)
+    plan = plans['cross_entropy']
+    assert (plan.crop, plan.flip) == (2 * augment, augment)
+    plan = plans['reconstruction']
+    assert (plan.crop, plan.flip) == (0, 0)
+
+
+def test_playground_needs_images_that_it_can_halve(monkeypatch):
+  config = toy('', model='playground', width=9)
+  with pytest.raises(flags.FlagError, match='digits are 8 x 8'):
+    manifold_split.load(config)
+  load = lambda *_: (np.zeros((20, 32, 40, 3), np.float32), np.arange(20) % 10)
+  monkeypatch.setattr(data, 'load', load)
+  module = manifold_split.load(config).classifiers.module
+  assert module == models.PlaygroundCNN(9, num_classes=10)
 
 
 def test_subspaces_of_images(finished):
