@@ -182,7 +182,7 @@ PRESETS = {
     dataset='cifar10',
     widths=(100,),
     init_scales=(1.0, 3.0),
-    num_networks=16,
+    num_networks=8,
   ),
 }
 COLUMNS = {
