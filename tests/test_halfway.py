@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from sklearn import metrics
 from sklearn import svm
 
 from dmm_jax import halfway
+from dmm_jax.halfway import segments
 
 RNG = np.random.default_rng(0)
 
@@ -18,6 +20,48 @@ RNG = np.random.default_rng(0)
 def cross(logits_fn, start, end, first, second):
   fn = functools.partial(halfway.crossings, logits_fn)
   return jax.jit(jax.vmap(fn))(start, end, first, second)
+
+
+# --- Segments --------------------------------------------------------------
+
+
+def test_pairs_are_of_different_class_and_uniform():
+  labels = np.repeat([0, 1, 2], [10, 20, 70])
+  key = jax.random.key(1)
+  pairs = halfway.opposite_pairs(key, labels, 20_000)
+  assert pairs.shape == (20_000, 2) and pairs.dtype == np.int32
+  of = labels[pairs]
+  assert np.all(of[:, 0] != of[:, 1])
+  # Ordered pairs of classes in proportion to the products of their sizes.
+  sizes = np.array([10, 20, 70])
+  wanted = np.outer(sizes, sizes) * (1 - np.eye(3))
+  found = np.zeros((3, 3))
+  np.add.at(found, tuple(of.T), 1)
+  np.testing.assert_allclose(
+    found / 20_000, wanted / wanted.sum(), atol=4 * np.sqrt(0.25 / 20_000)
+  )
+  again = halfway.opposite_pairs(key, labels, 20_000)
+  np.testing.assert_array_equal(pairs, again)
+  other = halfway.opposite_pairs(jax.random.key(2), labels, 20_000)
+  assert not np.array_equal(pairs, other)
+  rare = np.append(np.zeros(500, int), 1)
+  assert len(halfway.opposite_pairs(key, rare, 50)) == 50
+  with pytest.raises(ValueError, match='at least two classes'):
+    halfway.opposite_pairs(key, np.zeros(5, int), 3)
+
+
+def test_nearest_of_another_class_by_scikit_learn(monkeypatch):
+  xs = RNG.normal(size=(60, 2, 3)).astype(np.float32)
+  labels, rows = RNG.integers(0, 3, 60), RNG.permutation(60)[:25]
+  far = metrics.pairwise_distances(xs.reshape(60, -1))
+  far[labels[:, None] == labels] = np.inf
+  wanted = far[rows].argmin(1)
+  found = halfway.nearest_opposite(xs, labels, rows)
+  assert found.dtype == np.int32
+  np.testing.assert_array_equal(found, wanted)
+  monkeypatch.setattr(segments, '_BATCH', 200)  # Three rows at a time.
+  found = halfway.nearest_opposite(xs, labels, rows)
+  np.testing.assert_array_equal(found, wanted)
 
 
 # --- Crossings -------------------------------------------------------------
@@ -188,6 +232,27 @@ def test_influence_of_a_linear_model():
   np.testing.assert_allclose(
     ratio, (others @ x + 1) / (x @ x + 1), rtol=1e-4, atol=1e-6
   )
+
+
+def test_meeting_ratios_of_sure_networks_do_not_underflow():
+  """Kernel and biases of a linear model; a gradient of 0 in float32."""
+  params = {'w': jnp.zeros((4, 3)), 'b': jnp.asarray([0.0, 200.0, -50.0])}
+  x, others = RNG.normal(size=4), RNG.normal(size=(6, 4))
+  own, _ = halfway.influence(affine, params, x, jnp.int32(1), others)
+  assert np.all(own == 0)
+  ratio = halfway.meeting_ratio(affine, params, x, jnp.int32(1), others)
+  np.testing.assert_allclose(ratio, (others @ x + 1) / (x @ x + 1), rtol=1e-5)
+
+
+def test_meeting_ratios_are_those_of_the_cross_entropy():
+  params = start_of((4, 5), (5, 3))
+  x, others = RNG.normal(size=4), RNG.normal(size=(6, 4))
+  for label in range(3):
+    given = two_layers, params, x, jnp.int32(label), others
+    own, theirs = halfway.influence(*given)
+    ratio = halfway.meeting_ratio(*given)
+    wanted = theirs[:, label] / own[label]
+    np.testing.assert_allclose(ratio, wanted, rtol=1e-3, atol=1e-5)
 
 
 def test_influence_is_what_a_small_step_does():

@@ -17,6 +17,8 @@ from dmm_jax.halfway.influence import meeting_ratio
 from dmm_jax.halfway.linear import num_directions
 from dmm_jax.halfway.linear import product_change
 from dmm_jax.halfway.linear import product_of
+from dmm_jax.halfway.segments import nearest_opposite
+from dmm_jax.halfway.segments import opposite_pairs
 
 __all__ = (
   'Crossings',
@@ -28,7 +30,9 @@ __all__ = (
   'influence',
   'loss_direction',
   'meeting_ratio',
+  'nearest_opposite',
   'num_directions',
+  'opposite_pairs',
   'product_change',
   'product_of',
 )

@@ -49,19 +49,32 @@ def meeting_ratio(
   """Returns how far others are carried along by a step at one example.
 
   The change of the example's class's logit at each other input over that at
-  the example itself: 1 moves as far, 0 stays.
+  the example itself: 1 moves as far, 0 stays. For a linear model with biases
+  `(<x, x'> + 1) / (<x, x> + 1)`. The step is up the log odds of the label. A
+  step down the cross-entropy has its direction, and a length that underflows
+  where the network is sure.
 
   Args:
     outputs, params, x, label, others: as for `influence`.
 
   Returns:
-    `[n]`; NaN where the step does not move the example.
+    `[n]`; NaN where the step does not move the example. The tails are heavy
+    where it hardly does: take medians, not means.
   """
-  own, theirs = influence(outputs, params, x, label, others)
-  moved = own[label]
-  return jnp.where(
-    moved == 0, jnp.nan, theirs[:, label] / jnp.where(moved == 0, 1.0, moved)
-  )
+
+  def log_odds(params):
+    logits = outputs(params, x)
+    mine = jnp.arange(len(logits)) == label
+    rest = jax.nn.logsumexp(jnp.where(mine, -jnp.inf, logits))
+    return logits[label] - rest
+
+  step = jax.grad(log_odds)(params)
+  change = lambda v: jax.jvp(
+    lambda p: outputs(p, v)[label], (params,), (step,)
+  )[1]
+  moved = change(x)
+  usable = jnp.where(moved == 0, jnp.nan, moved)
+  return jax.vmap(change)(others) / usable
 
 
 def accumulate(
