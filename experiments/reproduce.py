@@ -48,7 +48,8 @@ MINUTES = {
   'random_scaling': (1, 5),
   'trained_vs_random': (1, 5),
   'trained_scaling': (1.5, 6),
-  'bit_strings': (1, 10),
+  'bit_strings': (1, 5),
+  'bit_images': (1, 3),
   'boundary_distances': (0.5, 5),
   'manifold_split': (1, 3),
   'initial_scale': (1.5, 6),
@@ -75,10 +76,7 @@ FULL = {
     'mnist': ['--preset=mnist', '--data_dir'],
     'cifar10': ['--preset=cifar10', '--data_dir'],
   },
-  'bit_strings': {
-    'default': ['--preset=default'],
-    'mnist': ['--preset=mnist', '--data_dir'],
-  },
+  'bit_images': {'mnist': ['--preset=mnist', '--data_dir']},
   'boundary_distances': {
     'mnist': [
       '--dataset=mnist',

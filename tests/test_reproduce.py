@@ -188,7 +188,6 @@ def test_what_needs_data_is_skipped_without_and_says_so(folder, capsys):
   said = {one.job.name: one.said for one in outcomes}
   assert said == {
     'bit_strings_default': 'bit_strings_default holds',
-    'bit_strings_mnist': 'skipped: needs --data_dir',
     'dimple_depth_mnist': 'skipped: needs --data_dir',
     'halfway_mnist': 'skipped: needs --data_dir',
     'halfway_full': 'skipped: needs --data_dir',

@@ -2,17 +2,13 @@
 
 from dmm_jax.plots.canvas import save
 from dmm_jax.plots.codes import som_codes
-from dmm_jax.plots.halfway import halfway
 from dmm_jax.plots.resized import trained_scaling
-from dmm_jax.plots.strings import bit_strings
 from dmm_jax.plots.trained import trained_vs_random
 from dmm_jax.plots.training import learning_curves
 from dmm_jax.plots.training import reconstructions
 from dmm_jax.plots.transfer import transfer
 
 __all__ = (
-  'bit_strings',
-  'halfway',
   'learning_curves',
   'reconstructions',
   'save',

@@ -1,0 +1,446 @@
+"""Does training on images of bits make their class harder to flip?
+
+De Palma, Kiani, Lloyd (2019), https://arxiv.org/abs/1812.10156: a random
+network's class of n bits changes within about sqrt(n / (2 pi ln n)) chosen
+flips (experiments.bit_strings). On their poster networks trained on the parity
+of MNIST, pixels made bits, need about 10.5 flips at training images, 10.3 at
+test images and 4.6 at random bits, beside 4.3 for random networks; images that
+are misclassified need fewer.
+
+  python -m experiments.bit_images
+  python -m experiments.bit_images --preset=mnist --data_dir=DIR
+
+The first takes 3 minutes on 2 CPU cores, --preset=quick 1, mnist 20. A run that
+was killed goes on where it was.
+
+Networks n-n-n-1 without biases are drawn as the authors draw them and trained
+on bits (pixels above --threshold; labels odd or even) with Adam; in batches of
+128 and for --epochs, where they take 32 and 20. From the network's own class
+bits are flipped greedily, the one that moves the output most each time, at
+images that it was trained on, at test images, at test images that it
+misclassifies, and at random bits; the same strings before training are the
+null. A search that changes no class counts as n flips. Of mnist only the flips
+that the gradient ranks among the first --candidates are tried; `rank`, the
+worst place there of a flip that was taken, says whether that could matter.
+
+The network is the unit: ratios are geometric means over networks of ratios of
+each network's mean flips, with Student's intervals. Claims, and what would
+refute each:
+
+  farther at images  trained networks need no more flips than the same networks
+                     before training, at training or at test images
+  more than at random bits  random bits gain as much: then it is the network's
+                     output that grew more steadily, not its distance from data
+  wrong ones nearer  test images that are misclassified need as many flips as
+                     those that are not
+  as the authors     (mnist) a mean lies outside of 10 % of theirs
+
+No claim is tested where networks do not classify test images at least half way
+from a guess to all, or more than 5 % of the searches change no class.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dmm_jax import bit_strings
+from dmm_jax import data
+from dmm_jax import parallel
+from dmm_jax import programs
+from dmm_jax import records
+from dmm_jax import statistics
+from dmm_jax import train
+from experiments.figures import bit_images as figures
+from experiments.lib import claims
+from experiments.lib import flags
+from experiments.lib import runner
+from experiments.lib import tables
+
+PAPER = '1812.10156'
+KINDS = {
+  'train': 'training images',
+  'test': 'test images',
+  'wrong': 'misclassified test images',
+  'random': 'random bits',
+}
+# Of MNIST, read off the bars of their poster.
+THEIRS = {'train': 10.5, 'test': 10.3, 'random': 4.6}
+TOLERANCE = 0.1
+MOST_LOST = 0.05  # Share of the searches, where a claim is tested.
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  preset: str = flags.flag('default', 'Values of flags that are not given.')
+  workdir: str = flags.flag('runs/bit_images', 'Run directory.')
+  seed: int = flags.flag(0, 'Seed of weights, orders and strings.', least=0)
+  dataset: str = flags.flag(
+    'digits', 'digits (embedded), or an image set of tensorflow-datasets.'
+  )
+  data_dir: str = flags.flag(
+    '', 'Directory of tensorflow-datasets; empty takes its own default.'
+  )
+  threshold: float = flags.flag(
+    0.5, 'Value above which a pixel is 1.', least=0, most=1
+  )
+  num_networks: int = flags.flag(60, 'Networks to train.', least=2)
+  num_examples: int = flags.flag(
+    50, 'Strings of each kind for each network; at most all.', least=1
+  )
+  epochs: int = flags.flag(20, 'Passes over the training images.', least=1)
+  candidates: int = flags.flag(
+    0,
+    'Flips tried at each step, the ones that the gradient ranks first; 0 tries '
+    'all.',
+    least=0,
+  )
+
+
+PRESETS = {
+  'default': {},
+  'quick': dict(
+    workdir='runs/bit_images_quick', num_networks=20, num_examples=30
+  ),
+  'mnist': dict(
+    workdir='runs/bit_images_mnist',
+    dataset='mnist',
+    threshold=25 / 255,
+    num_networks=8,
+    num_examples=20,
+    epochs=5,
+    candidates=128,
+  ),
+}
+COLUMNS = {
+  'network': ('', 'number of the network'),
+  'trained': ('', 'whether it is measured after training, or before'),
+  'kind': ('', f'of the string: {", ".join(KINDS)}'),
+  'index': ('', 'row of the image in its split; -1 of random bits'),
+  'n': ('bits', 'length of the string'),
+  'right': ('', 'whether the network classifies it correctly'),
+  'accuracy': ('', 'share of all test images that it classifies correctly'),
+  'guess': ('', 'share of test images of the commoner parity'),
+  'flips': ('flips', 'greedy, until the class changes; inf: it does not'),
+  'output': ('', 'of the network at the string; its sign is the class'),
+  'rank': ('', "worst place, from 0, of a flip taken in the gradient's order"),
+}
+
+
+def run(config: Config) -> runner.Result:
+  """Runs the experiment; returns its rows and its report."""
+  flags.check(config)
+  return runner.run(
+    'experiments.bit_images',
+    config,
+    question=flags.question(__doc__),
+    inputs={split: load(config, split) for split in ('train', 'test')},
+    measure=measure,
+    analyze=analyze,
+    draw=figures.draw,
+    columns=COLUMNS,
+    presets=PRESETS,
+  )
+
+
+def load(config, split):
+  """Returns images as bits `[m, n]`, 0 or 1, and whether labels are odd."""
+  xs, labels = data.load(config.dataset, split, config.data_dir or None)
+  bits = (xs > config.threshold).astype(np.float32).reshape(len(xs), -1)
+  return bits, data.parity(labels)
+
+
+# --- Measuring -------------------------------------------------------------
+
+
+def measure(config, sets):
+  """Yields the units, one a network: rows are strings, before and after."""
+  for number in range(config.num_networks):
+    rows = functools.partial(measure_network, config, sets, number)
+    yield runner.Unit(f'network-{number:03d}', rows)
+
+
+def measure_network(config, sets, number):
+  """Rows of one network: one a (before or after training, string)."""
+  key = jax.random.fold_in(jax.random.key(config.seed), number)
+  states = fit(config, key, *sets['train'])
+  xs, labels = sets['test']
+  calls = [is_odd(network, xs) for network in states]
+  strings = choose(config, key, sets, np.flatnonzero(calls[1] != labels))
+  num, parts = len(strings['kind']), []
+  for trained, (network, odd) in enumerate(zip(states, calls, strict=True)):
+    found = parallel.map_examples(
+      programs.bind(flip_bits, candidates=config.candidates),
+      (strings['x'],),
+      shared=(network,),
+      batch_size=4 * config.num_examples,
+      vmap_size=1,  # Searches differ in length.
+    )
+    same = dict(
+      network=np.int32(number),
+      trained=bool(trained),
+      n=np.int32(xs.shape[1]),
+      accuracy=np.mean(odd == labels),
+      guess=np.bincount(labels).max() / len(labels),
+    )
+    parts.append(
+      {name: np.full(num, value) for name, value in same.items()}
+      | {'kind': strings['kind'], 'index': strings['index']}
+      | {'right': (found['output'] > 0) == strings['odd']}
+      | found
+    )
+  return records.concatenate(parts)
+
+
+def fit(config, key, xs, odd):
+  """Returns a network before training, and after it."""
+  weights, order = jax.random.split(key)
+  before = bit_strings.draw(weights, xs.shape[1])
+  plan = train.TrainConfig(schedule='constant', num_epochs=config.epochs)
+  inner = train.make_optimizer(plan, len(xs)).init(before)
+  state = train.State(before, {}, inner)
+  *_, last = train.fit(
+    order, forward, state, xs, odd, config=plan, each_epoch=False
+  )
+  return jax.device_get((before, last.state.params))
+
+
+def _forward(params, stats, x, key, train):
+  del key, train
+  value = bit_strings.output(params, x)
+  return (jnp.stack([jnp.zeros_like(value), value]), {}), stats
+
+
+forward = programs.bind(_forward)
+
+
+def is_odd(network, xs):
+  """Returns the class that a network gives each string."""
+  one = programs.bind(_is_odd)
+  return parallel.map_examples(one, (xs,), shared=(network,)).astype(np.int32)
+
+
+def _is_odd(x, network):
+  return bit_strings.output(network, x) > 0
+
+
+def flip_bits(x, network, *, candidates):
+  found = bit_strings.greedy(
+    network, x, symbols=(0.0, 1.0), candidates=candidates
+  )
+  return {name: getattr(found, name) for name in ('flips', 'output', 'rank')}
+
+
+def choose(config, key, sets, wrong):
+  """Draws a network's strings of each kind, without replacement.
+
+  Args:
+    config, key, sets: flags, of the draws, and both splits.
+    wrong: rows of the test set that the network misclassifies.
+
+  Returns:
+    Columns: the strings `x`, their parity, kind, and row in their split.
+  """
+  rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+  parts = []
+  for kind in KINDS:
+    xs, odd = sets['train' if kind == 'train' else 'test']
+    rows = rng.permutation(wrong if kind == 'wrong' else len(xs))
+    rows = rows[: config.num_examples]
+    x, odd = xs[rows], odd[rows]
+    if kind == 'random':
+      x = rng.integers(2, size=x.shape).astype(np.float32)
+      rows, odd = 0 * rows - 1, 0 * odd - 1
+    names = np.full(len(rows), kind, 'U6')
+    parts.append({'x': x, 'odd': odd, 'kind': names, 'index': rows})
+  return records.concatenate(parts)
+
+
+# --- Judging ---------------------------------------------------------------
+
+
+class Found:
+  """Mean flips of each network, by kind of string."""
+
+  def __init__(self, results):
+    self.results = results
+
+  def mean(self, kind, trained, right=None):
+    """Mean flips `[networks]`; NaN of a network that has no such string."""
+    keep = self.results['kind'] == kind
+    keep &= self.results['trained'] == trained
+    if right is not None:
+      keep &= self.results['right'] == right
+    network = self.results['network']
+    flips = np.minimum(self.results['flips'], self.results['n'])
+    num = network.max() + 1
+    with np.errstate(invalid='ignore'):
+      return np.bincount(network, keep * flips, num) / np.bincount(
+        network, keep, num
+      )
+
+
+def geometric(values):
+  """Estimates the geometric mean over networks that have a value."""
+  values = values[np.isfinite(values)]
+  found = statistics.t_mean(np.log(values), unit='networks')
+  value, low, high = np.exp(found[:3]).tolist()
+  return found._replace(value=value, low=low, high=high)
+
+
+def analyze(config, tables_found):
+  """Holds flips after training against those before, and the authors'."""
+  results = tables_found['results']
+  of = Found(results)
+  gain = {kind: of.mean(kind, True) / of.mean(kind, False) for kind in KINDS}
+  wrong = of.mean('wrong', True) / of.mean('test', True, right=True)
+  reason = why_not_tested(results)
+  claim = lambda name, said, conditions, why=reason: claims.Claim(
+    PAPER, name, said, tuple(conditions), why
+  )
+  judged = [
+    claim(
+      'farther at images',
+      'The class of an image takes more flips to change in a trained network '
+      'than in a random one.',
+      [
+        claims.above(KINDS[kind], geometric(gain[kind]), 1.0)
+        for kind in ('train', 'test')
+      ],
+    ),
+    claim(
+      'more than at random bits',
+      'Training moves the boundary away from images, more than from random '
+      'bits (ours).',
+      [
+        claims.above(
+          'gain at test images over that at random bits',
+          geometric(gain['test'] / gain['random']),
+          1.0,
+        )
+      ],
+    ),
+    claim(
+      'wrong ones nearer',
+      'Misclassified images are much closer to the boundary than correctly '
+      'classified ones.',
+      [claims.below('flips of wrong over right ones', geometric(wrong), 1.0)],
+      reason or few(wrong),
+    ),
+    claim(
+      'as the authors',
+      'Greedy flips are about 10.5 at training images, 10.3 at test images and '
+      '4.6 at random bits.',
+      [
+        claims.within(
+          KINDS[kind],
+          statistics.t_mean(of.mean(kind, True), unit='networks'),
+          theirs,
+          TOLERANCE * theirs,
+        )
+        for kind, theirs in THEIRS.items()
+      ],
+      reason if config.dataset == 'mnist' else 'their numbers are of mnist',
+    ),
+  ]
+  shown = [flip_table(config, of, gain), accuracy_table(results)]
+  return runner.Report(answer(config, of, gain, reason), judged, shown)
+
+
+def few(wrong):
+  """Why misclassified images say nothing, or ''."""
+  num = int(np.isfinite(wrong).sum())
+  return '' if num > 1 else f'{num} of the networks misclassify a test image'
+
+
+def of_networks(results, column, trained):
+  """A column's value of each network, before or after training."""
+  rows = records.select(results, trained=trained)
+  _, first = np.unique(rows['network'], return_index=True)
+  return rows[column][first]
+
+
+def why_not_tested(results):
+  """Why the flips say nothing of the claims, or ''."""
+  right = of_networks(results, 'accuracy', True).mean()
+  guess = float(results['guess'][0])
+  if right < (1 + guess) / 2:
+    return (
+      f'networks classify {right:.0%} of the test images correctly, less than '
+      f'half way from a guess ({guess:.0%}) to all'
+    )
+  lost = np.mean(np.isinf(results['flips']))
+  if lost > MOST_LOST:
+    return f'{lost:.0%} of the searches changed no class'
+  return ''
+
+
+def answer(config, of, gain, reason):
+  """One sentence."""
+  if reason:
+    return f'Nothing is tested: {reason}.'
+  mean = lambda kind: tables.cell(
+    statistics.t_mean(of.mean(kind, True), unit='networks'), '.1f'
+  )
+  times = lambda kind: tables.cell(geometric(gain[kind]), '.2f')
+  return (
+    f'The class of a test image of {config.dataset} takes {mean("test")} flips '
+    f'of bits to change in trained networks, {times("test")} times as many as '
+    f'before training, and that of random bits {mean("random")}, '
+    f'{times("random")} times as many ({config.num_networks} networks).'
+  )
+
+
+def flip_table(config, of, gain):
+  column, n = tables.Column, int(of.results['n'][0])
+  mean = lambda v: statistics.t_mean(v[np.isfinite(v)], unit='networks')
+  rows = [
+    [
+      said,
+      int(np.sum(records.select(of.results, kind=kind)['trained'])),
+      mean(of.mean(kind, True)),
+      mean(of.mean(kind, False)),
+      geometric(gain[kind]),
+      THEIRS.get(kind) if config.dataset == 'mnist' else None,
+    ]
+    for kind, said in KINDS.items()
+  ]
+  columns = [
+    column('strings', '', ''),
+    column('number', '', 'of all networks together'),
+    column('trained', '', 'mean greedy flips', '.2f'),
+    column('untrained', '', 'the same, before training', '.2f'),
+    column('ratio', '', 'geometric mean over networks', '.2f'),
+    column('authors', '', 'trained, read off their bars'),
+  ]
+  least = np.sqrt(n / (2 * np.pi * np.log(n)))
+  title = f'Flips that change the class of {n} bits; sqrt(n / (2 pi ln n)) is '
+  return tables.Table(f'{title}{least:.2f}', columns, rows)
+
+
+def accuracy_table(results):
+  column, rows = tables.Column, []
+  for trained in (True, False):
+    of = records.select(results, trained=trained)
+    right = of_networks(results, 'accuracy', trained)
+    rows.append(
+      [
+        'trained' if trained else 'untrained',
+        statistics.proportion(right, unit='networks'),
+        float(np.mean(np.isinf(of['flips']))),
+        int(of['rank'].max()),
+      ]
+    )
+  columns = [
+    column('networks', '', ''),
+    column('right', '', 'share of test images classified correctly', '.1%'),
+    column('lost', '', 'share of searches that changed no class', '.1%'),
+    column('rank', '', "worst place in the gradient's order of a flip taken"),
+  ]
+  return tables.Table('Networks', columns, rows)
+
+
+if __name__ == '__main__':
+  flags.main(run, Config, PRESETS)
