@@ -90,6 +90,12 @@ NULLS = {
   'principal': 'principal directions',
   'permuted': 'the tangent space with permuted pixels',
 }
+# What reports call the manifold's subspace at an image.
+SPACES = {
+  'decoder': 'the tangent space',
+  'neighbors': "the neighbours' directions",
+  'principal': 'the principal directions',
+}
 # By the manifold, why it has not these nulls.
 ABSENT = {'principal': ('other', 'principal')}
 # How much of a step lies in a subspace: (1, 0) all, (0, 1) on, (1, -1) off.
@@ -637,16 +643,22 @@ def analyze(config, found):
     *[avoided(config, kind, contrasts.get(kind), reason) for kind in NULLS],
   ]
   made = [
-    part_table(results, parts),
+    part_table(config, results, parts),
     tables.Table(
-      'The tangent space beside each null',
+      f'{SPACES[config.manifold].capitalize()} beside each null',
       CONTRAST_COLUMNS,
-      [[NULLS[kind], *pair] for kind, pair in contrasts.items()],
+      [[space(config, kind), *pair] for kind, pair in contrasts.items()],
     ),
     *curved_tables(results),
     instruments,
   ]
   return runner.Report(answer(config, found, parts, reason), judged, made)
+
+
+def space(config, kind):
+  """What a report calls a kind of subspace."""
+  own = SPACES[config.manifold]
+  return NULLS.get(kind, own).replace(SPACES['decoder'], own)
 
 
 def dimensions(results):
@@ -868,12 +880,12 @@ def reconstruction(found):
   return estimates
 
 
-def part_table(results, parts):
+def part_table(config, results, parts):
   """Shares, enrichments and distances of every subspace."""
   k, d = dimensions(results)
   rows = [
     [
-      NULLS.get(kind, 'the tangent space'),
+      space(config, kind),
       direction,
       enrichment(results, direction),
       enrichment(results, distance),
@@ -926,7 +938,7 @@ def answer(config, found, parts, reason):
     counts += f' beside {num} auto-encoders'
   times = tables.cell(enrichment(found['results'], own), '.2f')
   return (
-    f'The {k} of {d} dimensions of the tangent space hold '
+    f'The {k} of {d} dimensions of {SPACES[config.manifold]} hold '
     f'{tables.cell(own, ".1%")} of the squared length of the nearest '
     f'perturbations, those of a random subspace {k / d:.1%}: {times} times as '
     f'much for each dimension as outside ({counts}, {config.dataset}).'
@@ -949,7 +961,7 @@ PART_COLUMNS = [
 CONTRAST_COLUMNS = [
   tables.Column('null', '', ''),
   tables.Column(
-    'by direction', '', "odds of the tangent space's share over the null's"
+    'by direction', '', "odds of the manifold's share over the null's"
   ),
   tables.Column('by distance', '', 'the same with off^2 / (on^2 + off^2)'),
 ]

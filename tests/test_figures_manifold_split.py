@@ -228,3 +228,19 @@ def test_without_a_curved_search_and_without_images():
   points['off'][:] = np.inf
   found, _ = draw(make_report(rng), results, points)
   assert [*found] == ['shares', 'curved']
+
+
+def test_without_auto_encoders_nothing_is_said_of_pairs():
+  rng = np.random.default_rng(2)
+  results, points = result_columns(rng), point_columns(rng)
+  results['autoencoder'][:] = -1
+  found, captions = draw(make_report(rng, curved=False), results, points)
+  left, right = found['shares'].axes
+  labels = left.get_legend_handles_labels()[1]
+  assert 'each network' in labels and 'each pair of networks' not in labels
+  assert right.get_xlabel().startswith("odds of the subspace's share")
+  assert 'single classifiers. Right' in captions['shares']
+  assert 'the share in manifold over' in captions['shares']
+  said = [ax.get_ylabel() for ax in found['pictures'].axes]
+  assert 'change,\non subspace' in said and 'change,\non tangent' not in said
+  assert 'within the subspace of one' in captions['pictures']

@@ -218,6 +218,12 @@ def test_manifolds_without_auto_encoders(tmp_path, capsys, name, kinds):
   assert len(result.report.tables) == 3  # None of a curved search.
   out = capsys.readouterr().out
   assert ('=principal the two are the same' in out) == (name == 'principal')
+  # Nothing is said of tangent spaces, but what claims say.
+  parts = result.report.tables[0]
+  assert parts.rows[0][0] == manifold_split.SPACES[name]
+  found = [result.report.answer, *(row[0] for row in parts.rows)]
+  assert not any('the tangent space' in text for text in found)
+  assert 'beside each null' in result.report.tables[1].title
 
 
 def test_networks_of_other_runs_are_measured(tmp_path):

@@ -11,6 +11,10 @@ from experiments.lib import tables as tables_lib
 
 DIRECTION, DISTANCE = canvas.STYLES[0], canvas.STYLES[1]
 OWN = 'manifold'
+# Of classifiers alone, and of pairs with auto-encoders.
+EACH = 'each network', 'each pair of networks'
+SINGLE = 'classifiers', 'pairs of a classifier and an auto-encoder'
+SPACE = 'subspace', 'tangent space'
 
 
 def draw(report, tables):
@@ -26,7 +30,7 @@ def draw(report, tables):
     figures['curved'] = curved(results, more[0])
   shown = chosen(tables['points'])
   if len(shown['x']) and shown['x'].ndim == 4:
-    figures['pictures'] = pictures(shown)
+    figures['pictures'] = pictures(shown, has_pairs(results))
   return figures
 
 
@@ -74,6 +78,7 @@ def select(columns, **wanted):
 def shares(results, parts, contrasts, report):
   """Shares of squared length, and their odds over those of each null."""
   k, d = int(results['k'][0]), int(results['d'][0])
+  paired = has_pairs(results)
   figure, axes = canvas.grid(1, 2, width=3.9, height=4.2)
   left, right = axes[0]
   kinds = dict.fromkeys(results['kind'][results['start'] == 'image'])
@@ -88,7 +93,7 @@ def shares(results, parts, contrasts, report):
       '|',
       color='0.45',
       ms=7,
-      label='each pair of networks' if place == 0 else None,
+      label=None if place else EACH[paired],
     )
   dots(left, [row['share'] for row in parts], DIRECTION,
        'by direction, 95 % interval', -0.08)  # fmt: skip
@@ -108,7 +113,10 @@ def shares(results, parts, contrasts, report):
   right.axvline(1, color='black', lw=1, ls='--')
   canvas.log_values(right, 'x')
   right.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-  right.set_xlabel("odds of the tangent space's share\nover odds of the null's")
+  own = parts[0]['subspace']
+  right.set_xlabel(
+    f"odds of the {SPACE[paired]}'s share\nover odds of the null's"
+  )
   names_at(right, [row['subspace'] for row in parts], labelled=False)
   canvas.legend(figure, left, ncols=2)
   side = [row['by direction'] for row in contrasts]
@@ -119,10 +127,10 @@ def shares(results, parts, contrasts, report):
     f'{report.answer} Left: share of the squared length of nearest '
     'perturbations that lies in each subspace, by the direction of the '
     'perturbation and as distances on and off the subspace imply it; grey '
-    'ticks are single pairs of a classifier and an auto-encoder. Right: odds '
-    "of the share in the tangent space over the null's; left of 1 the tangent "
-    'space is avoided more. By '
-    f'direction {below} of {len(side)} intervals lie left of 1, {above} right.'
+    f'ticks are single {SINGLE[paired]}. Right: odds of the share in {own} '
+    "over the null's; left of 1 less of the perturbation lies in it than in "
+    f'the null. By direction {below} of {len(side)} intervals lie left of 1, '
+    f'{above} right.'
   )
   return figure, caption
 
@@ -169,7 +177,7 @@ def curved(results, rows):
     f'{tables_lib.cell(bent, ".2f")} on the curved manifold, through the '
     f'decoder. A random subspace of {k} of {d} dimensions would have '
     f'{manifold.random_ratio(k, d):.2f} at a flat boundary. Grey ticks are '
-    'single pairs of a classifier and an auto-encoder.'
+    f'single {SINGLE[True]}.'
   )
   return figure, caption
 
@@ -181,7 +189,12 @@ def chosen(points):
   return {name: column[found] for name, column in rows.items()}
 
 
-def pictures(points):
+def has_pairs(results):
+  """Whether classifiers were measured beside auto-encoders."""
+  return bool(np.any(results['autoencoder'] >= 0))
+
+
+def pictures(points, paired):
   """Image, and change and result on and off the tangent space."""
   xs = points['x']
   sheets = ('free', 'on', 'off')
@@ -197,20 +210,21 @@ def pictures(points):
       top.set_title(rf'$\pm${size:.2g}', fontsize=8)
       canvas.image(bottom, point)
       bottom.set_title(f'at {points[side][j]:.2g}', fontsize=8)
-  names = ['image']
-  for text in ('free', 'on tangent', 'off tangent'):
+  names, short = ['image'], SPACE[paired].removesuffix(' space')
+  for text in ('free', f'on {short}', f'off {short}'):
     names += [f'change,\n{text}', f'result,\n{text}']
   for ax, name in zip(axes[:, 0], names, strict=True):
     ax.set_ylabel(name, fontsize=8)
   for ax in axes.flat:
     ax.set(xticks=[], yticks=[])
   ratio = np.median(points['on'] / points['off'])
+  space = SPACE[paired]
   caption = (
     f'Nearest boundary points of {len(xs)} images at one classifier: the '
     'change (dark takes away, bright adds, up to the number above it) and the '
-    'result, with its l2 distance; without restriction, within the tangent '
-    'space of one manifold and orthogonal to it. Here the change within the '
-    f'tangent space is {ratio:.2g} times as long as that orthogonal to it '
+    f'result, with its l2 distance; without restriction, within the {space} of '
+    'one manifold and orthogonal to it. Here the change within the '
+    f'{space} is {ratio:.2g} times as long as that orthogonal to it '
     '(median).'
   )
   return figure, caption
