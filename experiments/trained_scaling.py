@@ -1,185 +1,178 @@
-"""Does the guarantee of random networks, distance ~ sqrt(n), survive training?
+"""Do trained networks keep random networks' lower bound as images grow?
 
-De Palma, Kiani, Lloyd (2021), https://arxiv.org/abs/2004.05923, prove for
-random networks that the l^p distance of an input from the boundary is about
-||x||_p / sqrt(n) for n pixels, and conjecture that trained networks keep that.
-Trains networks on the same images resized to each of --sizes, and measures l1,
-l2 and linf distances within [0, 1] of test images and of uniform noise, of the
-trained networks and of the same ones before training.
+De Palma, Kiani, Lloyd, https://arxiv.org/abs/2004.05923: in random networks the
+l^p distance of any input from the boundary scales at least as ||x||_p / sqrt(n)
+for n pixels, "and we conjecture that the proof of our adversarial robustness
+guarantee can be extended to trained deep neural networks" (version 1).
 
   python -m experiments.trained_scaling
   python -m experiments.trained_scaling --preset=mnist --data_dir=DIR
-  python -m experiments.trained_scaling --preset=cifar10 --data_dir=DIR
+  python -m experiments.trained_scaling --preset=cifar --data_dir=DIR
 
-The first takes 6 minutes on 2 CPU cores, --preset=quick one and a half. A run
-killed at any moment goes on where it was.
+The first takes 8 minutes on 2 CPU cores, --preset=quick 1, mnist and cifar 25
+on one. A run that was killed goes on where it was.
 
-Seen on digits (default; 8 networks a size, 16 to 576 pixels): the guarantee
-survives, with much to spare. Slopes of the trained networks at images of true
-content, beside the law's -0.62 in l1 and -0.50: mlp l1 +0.02 [-0.00, 0.03], l2
-+0.05 [0.03, 0.06], linf -0.03 [-0.04, -0.00]; cnn +0.08 [0.02, 0.14], +0.17
-[0.10, 0.24], +0.14 [0.08, 0.21]. Part of that is content, which 16 pixels lose:
-from the images' own 64 on they are -0.13 [-0.15, -0.11], -0.15 [-0.16, -0.14],
--0.22 [-0.25, -0.21]; -0.20 [-0.26, -0.13], -0.13 [-0.16, -0.07], -0.15 [-0.20,
--0.10]. With more pixels of the same content: mlp -0.18 [-0.21, -0.16], -0.10
-[-0.12, -0.09], -0.12 [-0.13, -0.09]; cnn -0.21 [-0.27, -0.14], -0.03 [-0.10,
-0.04], -0.01 [-0.08, 0.05]. Before training the same networks have -0.58 to
--0.88 at images, give or take 0.2, and -0.47 to -0.65 at noise; training adds
-0.46 to 0.95, all intervals above 0. At noise networks trained on true content
-fall as n to the power of -0.25 to -0.41.
+Networks are trained on the same images resized to each of --sizes, and measured
+in l1, l2 and linf, pixels kept in [0, 1], each at test images of its own and at
+uniform noise; so are the same networks before training, the null. Distances are
+from the class that the network itself gives. Larger images have more pixels and
+more to see, hence two contents: `images` are resized to each size; `blown up`
+ones were first made as small as the smallest size, so that the number of their
+pixels alone changes, and have networks of their own.
 
-On MNIST (--preset=mnist, 10 minutes on a busy machine; 4 networks a size, 49 to
-1600 pixels, l1's law -0.59) it survives too. True content: mlp l1 +0.04 [0.02,
-0.07], l2 +0.01 [-0.02, 0.04], linf +0.01 [-0.02, 0.05]; cnn -0.19 [-0.23,
--0.13], +0.01 [-0.02, 0.05], +0.14 [0.09, 0.18]. The same content: mlp -0.20
-[-0.22, -0.19], -0.15 [-0.20, -0.12], -0.17 [-0.21, -0.13]; cnn -0.38 [-0.43,
--0.30], -0.12 [-0.16, -0.07], -0.12 [-0.17, -0.07]. Untrained, true content: mlp
--0.38 [-0.51, -0.27], -0.38 [-0.48, -0.30], -0.40 [-0.49, -0.31]; cnn -0.74
-[-0.96, -0.56], -0.69 [-0.93, -0.49], -0.66 [-0.94, -0.44]: bootstraps of four
-networks are too narrow to judge the untrained ones' law by, for which there is
-random_scaling.
+With r = d_p / ||x||_p, the slope is that of log(median r) on log n (the law's:
+-1/2; for p = 1 that of sqrt(n / ln n) / n), and the constant is the median r of
+trained networks over that of the same networks before training, as a geometric
+mean over sizes. A lower bound survives if neither falls. The network is the
+unit: intervals are bootstrapped over networks, with their images.
 
-On CIFAR-10 (--preset=cifar10, 10 to 25 minutes; 4 networks a size, 192 to 6912
-numbers, l1's law -0.57) networks are hardly trained, mlps 25 to 29 % right,
-cnns 14 to 25 %, some to a single class: a weak test, which wants a GPU and more
---epochs. True content, where it survives: mlp -0.17 [-0.28, -0.08], -0.15
-[-0.24, -0.07], -0.20 [-0.31, -0.11]; cnn -0.11 [-0.22, 0.01], -0.15 [-0.23,
--0.02], -0.12 [-0.24, -0.04]. The same content: mlp -0.13 [-0.21, -0.06], -0.12
-[-0.20, -0.06], -0.11 [-0.21, -0.04]; cnn undecided. Untrained mlps: -0.55
-[-0.81, -0.27], -0.49 [-0.73, -0.23], -0.49 [-0.73, -0.25].
+Claims, for each architecture, all norms together, and what would refute each:
 
-Larger images differ in two ways: they have more pixels, and more to see. Hence
-two contents. `true`: the images resized to each size. `same`: first made as
-small as the smallest size, then enlarged, so that only the number of pixels
-changes. Resizing is bilinear, antialiased when it shrinks; above its own size
-an image gains no content in either. Distances are from the network's own class,
-as noise has no other one; accuracies are beside them. A failed search counts as
-infinitely far. Of what is found --method=fast finds up to 3 % less, in twice
-the time to compile, which is most of the time here.
+  slope at images, at blown up images, at noise
+      a slope more than 0.05 below the law's
+  constant at images, at noise
+      a constant below 1 / 1.25
+  slower than before training
+      slopes at images, less those of the same networks before training, of 0 or
+      less (ours)
 
-Slopes are those of log(median d_p / ||x||_p) on log n, with 95 % bootstrap
-intervals over networks, the images being the same; the law's is -1/2 (for p = 1
-that of sqrt(n / ln n) / n). The guarantee is a lower bound. Verdicts at images,
-by rules fixed here: it "survives" if the slope's interval lies above the law's
-slope less 0.05, "does not survive" if it lies below that, else it is
-"undecided", as it is with an interval wider than 0.3. Training makes distances
-fall "more slowly" ("faster") with n if the interval of the paired difference of
-slopes, trained less untrained, lies above (below) 0, else "no difference seen".
-Content "matters" if the interval of the difference of the trained networks'
-slopes, true less same, excludes 0. An infinite interval, where networks came to
-give one class alone, says nothing.
+Nothing is tested where networks of a size classify test images less than half
+way from a guess to all, or more than 5 % of the searches fail. Above its own
+size an image gains no content.
 """
 
 import dataclasses
+import functools
+import operator
 
 import jax
+from jax import flatten_util
 import jax.numpy as jnp
 import numpy as np
 
-from dmm_jax import boundary
 from dmm_jax import data
 from dmm_jax import models
-from dmm_jax import norms
 from dmm_jax import parallel
-from dmm_jax import plots
 from dmm_jax import programs
+from dmm_jax import random_nets
 from dmm_jax import records
 from dmm_jax import scaling
 from dmm_jax import statistics
 from dmm_jax import train
-from experiments import common
+from experiments.figures import trained_scaling as figures
+from experiments.lib import claims
 from experiments.lib import flags
+from experiments.lib import runner
+from experiments.lib import tables
 
+PAPER = '2004.05923'
 NORMS = (1.0, 2.0, np.inf)
-CONTENTS = ('true', 'same')
-INPUTS = ('images', 'noise')
-# Of a slope: below the law's by more than this, it is another law.
-SLACK, WIDEST = 0.05, 0.3
+# Where networks are measured: content of the images that they were trained on,
+# and inputs.
+PLACES = {
+  'images': ('images', 'images'),
+  'blown up images': ('blown up', 'images'),
+  'noise': ('images', 'noise'),
+}
+SLACK = 0.05  # By how much a slope may be below the law's.
+BAND = 1.25  # What still counts as the same constant.
+MOST_FAILED = 0.05  # Share of the searches, where a claim is tested.
+NUM_TESTED = 1000  # Test images of the accuracy, at most.
+# Uniform noise blended into images: pixels that are exactly 0 put untrained
+# networks on the kinks of their ReLUs.
+BLEND = 1 / 256
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  preset: str = flags.flag(
-    'default',
-    'Values for the flags not given: default, quick, mnist, cifar10.',
-  )
+  preset: str = flags.flag('default', 'Values of flags that are not given.')
   workdir: str = flags.flag('runs/trained_scaling', 'Run directory.')
-  seed: int = flags.flag(0, 'Of weights, orders and noise.', least=0)
+  seed: int = flags.flag(0, 'Seed of weights, orders and images.', least=0)
   dataset: str = flags.flag(
     'digits', 'digits (embedded), or an image set of tensorflow-datasets.'
   )
-  data_dir: str = flags.flag('', 'Of tensorflow-datasets.')
+  data_dir: str = flags.flag(
+    '', 'Directory of tensorflow-datasets; empty takes its own default.'
+  )
   sizes: tuple[int, ...] = flags.flag(
-    (4, 8, 12, 16, 24), 'Sides of the images; n = channels side^2.', least=2
+    (4, 8, 16, 24), 'Sides of the images, in pixels.', least=2
   )
   models: tuple[str, ...] = flags.flag(
-    ('mlp', 'cnn'), 'Networks.', choices=('mlp', 'cnn')
+    ('mlp', 'cnn'), 'Architectures.', choices=('mlp', 'cnn')
   )
-  num_networks: int = flags.flag(8, 'Seeds of each network.', least=2)
-  num_train: int = flags.flag(0, 'Only the first so many; 0: all.', least=0)
-  num_test: int = flags.flag(1000, 'Images of the accuracy.', least=1)
+  num_networks: int = flags.flag(8, 'Networks of each size.', least=2)
+  num_train: int = flags.flag(
+    0, 'Training images, the first ones; 0 takes all.', least=0
+  )
   num_examples: int = flags.flag(
-    32, 'Test images that are measured, and as much noise.', least=1
+    16, 'Test images for each network, and as much noise.', least=1
   )
-  blend: float = flags.flag(
-    1 / 256,
-    'Uniform noise blended into measured images: pixels that are exactly 0 put '
-    'untrained networks on the kinks of their ReLUs.',
-    least=0,
-    most=1,
+  epochs: int = flags.flag(15, 'Passes over the training images.', least=1)
+  method: str = flags.flag(
+    'fast', 'Search: portfolio (nearest), fast, or another by its name.'
   )
-  epochs: int = flags.flag(15, 'Of training.', least=1)
-  method: str = flags.flag('projection', 'Search, as of boundary_distances.')
-  max_gradients: int = flags.flag(40, 'Budget of one search.', least=2)
+  max_gradients: int = flags.flag(40, 'Gradients of a search.', least=2)
 
 
 PRESETS = {
-  'default': {},
   'quick': dict(
     workdir='runs/trained_scaling_quick',
+    sizes=(4, 8, 16),
     models=('mlp',),
-    num_networks=4,
-    num_examples=16,
     epochs=5,
   ),
+  'default': {},
   'mnist': dict(
     workdir='runs/trained_scaling_mnist',
     dataset='mnist',
-    sizes=(7, 10, 14, 20, 28, 40),
-    num_networks=4,
-    num_train=3000,
-    num_examples=16,
+    sizes=(7, 14, 28, 40),
+    num_train=6000,
     epochs=4,
   ),
-  'cifar10': dict(
-    workdir='runs/trained_scaling_cifar10',
+  'cifar': dict(
+    workdir='runs/trained_scaling_cifar',
     dataset='cifar10',
-    sizes=(8, 12, 16, 24, 32, 48),
-    num_networks=4,
-    num_train=3000,
-    num_examples=16,
+    sizes=(8, 16, 32),
+    models=('cnn',),
     epochs=4,
   ),
 }
+COLUMNS = {
+  'model': ('', 'architecture'),
+  'content': ('', 'images, or blown up: as if from the smallest size'),
+  'n': ('', 'numbers of an input: channels times pixels'),
+  'network': ('', 'number of the network among those of its size'),
+  'trained': ('', 'whether it is measured after training, or before'),
+  'inputs': ('', 'images of the test set, or uniform noise'),
+  'norm': ('', 'p of the distance'),
+  'distance': ('input units', 'from the boundary; inf: not found'),
+  'input_norm': ('input units', '||x||_p'),
+  'status': ('', 'how the search ended, a boundary.Status'),
+  'accuracy': ('', 'share of test images that it classifies correctly'),
+  'guess': ('', 'share of test images of the commonest class'),
+}  # fmt: skip
 
 
-def run(config: Config) -> dict:
-  """Runs the experiment, and returns what it wrote to summary.json."""
+def run(config: Config) -> runner.Result:
+  """Runs the experiment; returns its rows and its report."""
   flags.check(config)
-  flags.check_method(config.method)
+  flags.check_method(config.method, NORMS, together=True)
   if len(config.sizes) < 2:
     raise flags.FlagError('--sizes: a slope needs two of them')
-  sets = {
-    split: data.load(config.dataset, split, config.data_dir or None)
-    for split in ('train', 'test')
-  }
-  return common.conduct(
-    config,
+  return runner.run(
     'experiments.trained_scaling',
-    collect=lambda config, run_dir: collect(config, run_dir, sets),
-    summarize=summarize,
-    draw=plots.trained_scaling,
-    report=report,
+    config,
+    question=flags.question(__doc__),
+    inputs={
+      split: data.load(config.dataset, split, config.data_dir or None)
+      for split in ('train', 'test')
+    },
+    measure=measure,
+    analyze=analyze,
+    draw=figures.draw,
+    columns=COLUMNS,
+    presets=PRESETS,
+    threads=2,  # One unit compiles, on one core, while another one runs.
   )
 
 
@@ -187,338 +180,375 @@ def run(config: Config) -> dict:
 
 
 def resized(config, xs, content, size):
-  """Images of one size, of their own content or of the smallest one's."""
+  """Returns images of one size, of their own content or of the smallest."""
   channels = xs.shape[-1]
-  if content == 'same':
+  if content == 'blown up':
     xs = data.resize(xs, min(config.sizes), channels)
   return data.resize(xs, size, channels)
 
 
-def module(name, num_classes):
+def build(name, num_classes):
   if name == 'mlp':
     return models.MLP((128, 128), num_classes=num_classes)
   return models.CNN((8, 16), (32,), pools=1, num_classes=num_classes)
 
 
-def fit(config, net, key, xs, labels):
-  """Trains --num_networks networks: `(states before, after)`, stacked."""
-  keys = jax.random.split(key, config.num_networks)
-  weights, orders = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+def fit(config, module, key, xs, labels):
+  """Trains --num_networks networks: `(parameters before, after)`, stacked."""
+  keys = jax.random.split(key, (config.num_networks, 2))
   plan = train.TrainConfig(learning_rate=2e-3, num_epochs=config.epochs)
   optimizer = train.make_optimizer(plan, len(xs))
-  before = jax.vmap(lambda k: train.init_state(k, net, xs[0], optimizer))(
-    weights
-  )
-  forward = train.flax_forward(net)
-
-  def last(key, state):
-    for pause in train.fit(key, forward, state, xs, labels, config=plan):
-      after = pause.state
-    return after
-
-  if isinstance(net, models.CNN) and jax.default_backend() == 'cpu':
+  start = lambda k: train.init_state(k, module, xs[0], optimizer)
+  before = jax.vmap(start)(keys[:, 0])
+  advance = functools.partial(
+    train.fit, forward=train.flax_forward(module), xs=xs, targets=labels,
+    config=plan, each_epoch=False,
+  )  # fmt: skip
+  if isinstance(module, models.CNN) and jax.default_backend() == 'cpu':
     # Convolutions of many networks at once are 3 times slower there.
-    each = [
-      last(orders[i], jax.tree.map(lambda v, i=i: v[i], before))
-      for i in range(config.num_networks)
+    ends = [
+      jax.device_get(last.state.params)
+      for i, order in enumerate(keys[:, 1])
+      for last in advance(order, state=at(before, i))
     ]
-    after = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
+    after = jax.tree.map(lambda *leaves: np.stack(leaves), *ends)
   else:
-    after = last(orders, before)
-  return jax.device_get((before, after))
+    (last,) = advance(keys[:, 1], state=before)
+    after = last.state.params
+  return jax.device_get((before.params, after))
 
 
-def measure_image(x, params, norm, *, net, method, max_gradients):
-  """Distance of one input from the boundary of its own prediction.
+def at(tree, i):
+  return jax.tree.map(operator.itemgetter(i), jax.device_get(tree))
 
-  The norm is an argument, so that all norms share what is compiled.
-  """
-  logits_fn = lambda v: net.apply({'params': params}, v)[0]
-  found = boundary.nearest_point(
-    logits_fn,
-    x,
-    jnp.argmax(logits_fn(x)),
-    norm=norm,
-    bounds=(0.0, 1.0),
-    method=method,
-    max_gradients=max_gradients,
-    with_normal=False,
-  )
-  return {
-    'distance': found.distance,
-    'input_norm': norms.norm(x, norm),
-    'status': found.status,
-  }
+
+def to_measure(config, test, network, content, size):
+  """Test images of one network, with a little noise, then noise alone."""
+  # Equal rows for all contents and sizes.
+  rng = np.random.default_rng((config.seed, network))
+  rows = rng.integers(len(test), size=config.num_examples)
+  xs = resized(config, test[rows], content, size)
+  noise = rng.uniform(size=(2, *xs.shape)).astype(np.float32)
+  return np.concatenate([(1 - BLEND) * xs + BLEND * noise[0], noise[1]])
 
 
 # --- Measuring -------------------------------------------------------------
 
 
-def to_measure(config, xs, key):
-  """The test images with a little noise, then as much noise."""
-  keys = jax.random.split(key)
-  noise = [np.asarray(jax.random.uniform(k, xs.shape)) for k in keys]
-  blended = (1 - config.blend) * xs + config.blend * noise[0]
-  return np.concatenate([blended, noise[1]]).astype(np.float32)
+def measure(config, sets):
+  """Yields the units, one an (architecture, size, content).
+
+  results: one row a (network, trained or not, input, norm).
+  """
+  for name in config.models:
+    for size in config.sizes:
+      for content in ('images', 'blown up'):
+        # At the smallest size the contents are one.
+        if content == 'images' or size > min(config.sizes):
+          rows = functools.partial(
+            measure_networks, config, sets, name, content, size
+          )
+          label = f'{name}-{size:03d}-{content.replace(" ", "-")}'
+          yield runner.Unit(label, rows)
 
 
-def unit(config, sets, name, content, size):
-  """Columns of one network on images of one size, trained and untrained."""
+def measure_networks(config, sets, name, content, size):
+  """Rows of the networks of one architecture, size and content."""
   xs, labels = sets['train']
-  num = config.num_train or len(xs)
-  xs = resized(config, xs[:num], content, size)
-  net = module(name, int(labels.max()) + 1)
+  xs, labels = (v[: config.num_train or None] for v in (xs, labels))
+  xs = resized(config, xs, content, size)
+  module = build(name, int(labels.max()) + 1)
   key = jax.random.fold_in(jax.random.key(config.seed), size)
-  states = fit(config, net, key, xs, labels[:num])
-  test, truth = (column[: config.num_test] for column in sets['test'])
-  test = resized(config, test, content, size)
-  probes = to_measure(
-    config, test[: config.num_examples], jax.random.fold_in(key, 1)
+  states = fit(config, module, key, xs, labels)
+  test, truth = sets['test']
+  known = resized(config, test[:NUM_TESTED], content, size)
+  num = config.num_networks
+  inputs = np.stack(
+    [to_measure(config, test, i, content, size) for i in range(num)]
   )
-  kinds = np.repeat(INPUTS, len(probes) // 2)
-  measure = programs.bind(
-    measure_image,
-    net=net,
+  options = dict(
+    exponents=NORMS,
+    bounds=(0.0, 1.0),
     method=config.method,
     max_gradients=config.max_gradients,
   )
+  spread = functools.partial(
+    parallel.map_examples,
+    batch_size=num,
+    # Each network has its own weights: CPUs gain nothing from batching.
+    vmap_size=1 if jax.default_backend() == 'cpu' else None,
+  )
   parts = []
-  for trained, state in enumerate(states):
-    for i in range(config.num_networks):
-      one = jax.tree.map(lambda v, i=i: v[i], state)
-      right = train.accuracy(train.flax_forward(net), one, test, truth)
-      for norm in NORMS:
-        found = parallel.map_examples(
-          measure, (probes,), shared=(one.params, np.float32(norm))
-        )
-        same = dict(
-          model=name,
-          content=content,
-          trained=bool(trained),
-          network=np.int32(i),
-          n=np.int32(probes[0].size),
-          norm=np.float32(norm),
-          accuracy=np.float32(right),
-        )
-        parts.append(
-          {
-            **{k: np.full(len(probes), v) for k, v in same.items()},
-            'inputs': kinds,
-            **found,
-          }
-        )
+  for trained, params in enumerate(states):
+    flat = np.stack(
+      [flatten_util.ravel_pytree(at(params, i))[0] for i in range(num)]
+    )
+    found = spread(
+      programs.bind(distances, module=module, **options), (flat, inputs)
+    )
+    right = spread(
+      programs.bind(accuracy, module=module),
+      (flat,),
+      shared=(known, truth[:NUM_TESTED]),
+    )
+    shape = found.distance.shape  # Networks, inputs, norms.
+    network, place, _ = np.indices(shape, np.int32)
+    same = dict(
+      model=name,
+      content=content,
+      n=np.int32(inputs[0, 0].size),
+      trained=bool(trained),
+      guess=np.float32(np.bincount(truth).max() / len(truth)),
+    )
+    columns = {k: np.full(shape, v) for k, v in same.items()} | {
+      'network': network,
+      'inputs': np.array(['images', 'noise'])[place // config.num_examples],
+      'norm': np.broadcast_to(np.array(NORMS, np.float32), shape),
+      'accuracy': right[network],
+      'distance': found.distance,
+      'input_norm': found.input_norm,
+      'status': found.status,
+    }
+    parts.append({k: v.ravel() for k, v in columns.items()})
   return records.concatenate(parts)
 
 
-def collect(config, run_dir, sets):
-  """results.npz, one row a (model, content, n, trained, network, norm, x)."""
-  units = [
-    (name, content, size)
-    for name in config.models
-    for size in config.sizes
-    for content in CONTENTS
-  ]
+def logits_of(flat, module, x):
+  """A network, given its parameters as a vector, as a function of one input."""
+  like = jax.eval_shape(module.init, jax.random.key(0), x)['params']
+  like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), like)
+  params = flatten_util.ravel_pytree(like)[1](flat)
+  return lambda v: module.apply({'params': params}, v)[0]
 
-  def compute(done):
-    for name, content, size in units[done:]:
-      yield unit(config, sets, name, content, size)
 
-  names = [f'{name}-{size}-{content}' for name, content, size in units]
-  common.gather(run_dir, names, compute, 'training')
+def distances(flat, inputs, *, module, **options):
+  """Returns `random_nets.Distances` of one network's inputs."""
+  logits_fn = logits_of(flat, module, inputs[0])
+  one = lambda x: random_nets.distances(logits_fn, x, **options)
+  return jax.vmap(one)(inputs)
+
+
+def accuracy(flat, xs, labels, *, module):
+  logits_fn = logits_of(flat, module, xs[0])
+  return jnp.mean(jax.vmap(logits_fn)(xs).argmax(-1) == labels)
 
 
 # --- Judging ---------------------------------------------------------------
 
 
-def summarize(config, run_dir):
-  """Every number with n, interval, null and verdict."""
-  table = records.load_columns(run_dir / 'results.npz')
-  rows = []
-  for name in config.models:
-    for norm in NORMS:
-      both = [
-        row_of(config, records.select(table, model=name, norm=norm), content)
-        for content in CONTENTS
-      ]
-      samples = [row.pop('samples') for row in both]
-      both[0]['content_effect'] = content_effect(both[0], *samples)
-      rows += [{'model': name, 'norm': str(norm), **row} for row in both]
-  return {
-    'question': flags.question(__doc__),
-    'dataset': config.dataset,
-    'networks': config.num_networks,
-    'examples': config.num_examples,
-    'rows': rows,
-  }
+class Case:
+  """Relative distances of one architecture and norm at one of `PLACES`.
 
+  Attributes:
+    n: numbers of an input, by size.
+    law: slope of the random networks' law.
+    both: by size, of trained networks and of the same before training,
+      `[networks, 2 * inputs]`.
+    slope, before, change: slopes of both, and their difference.
+    constant: trained over untrained medians, a geometric mean over sizes.
+  """
 
-def by_network(config, part, column):
-  return part[column].astype(float).reshape(config.num_networks, -1)
-
-
-def relative(config, part):
-  """d_p / ||x||_p by network, `[networks, images]`."""
-  return by_network(config, part, 'distance') / by_network(
-    config, part, 'input_norm'
-  )
-
-
-def row_of(config, table, content):
-  """Slopes of one model, norm and content, and what they say."""
-  table = records.select(table, content=content)
-  n = np.unique(table['n']).astype(float)
-  series, samples = {}, {}
-  for inputs in INPUTS:
-    for trained in (True, False):
-      parts = [
-        records.select(table, inputs=inputs, trained=trained, n=v) for v in n
-      ]
-      what = f'{"trained" if trained else "untrained"}_{inputs}'
-      samples[what] = [relative(config, part) for part in parts]
-      series[what] = described(config, n, parts, samples[what])
-  law = min(scaling.laws(n, float(table['norm'][0])).values())
-  pairs = [
-    np.concatenate(pair, 1)
-    for pair in zip(
-      samples['trained_images'], samples['untrained_images'], strict=True
-    )
-  ]
-  difference = common.entry(
-    statistics.estimate(slope_difference(n), *pairs, unit='networks')
-  )
-  trained = records.select(table, trained=True)
-  accuracy = [
-    common.entry(
-      statistics.t_mean(
-        by_network(config, records.select(trained, n=v), 'accuracy').mean(1),
-        unit='networks',
-      )
-    )
-    for v in n
-  ]
-  slope = series['trained_images']['slope']
-  return {
-    'content': content,
-    'n': [int(v) for v in n],
-    'law': law,
-    'accuracy': accuracy,
-    'not_found': common.entry(
-      statistics.proportion(np.isinf(table['distance']), unit='searches')
-    ),
-    'series': series,
-    'trained_less_untrained': difference,
-    'verdicts': [
-      survival(slope['interval'], law),
-      change(difference['interval']),
-    ],
-    'samples': samples['trained_images'],
-  }
-
-
-def described(config, n, parts, samples):
-  """The slope of one kind of network and input, and its medians."""
-  median = lambda values: common.entry(
-    statistics.estimate(statistics.sample_median, values, unit='networks')
-  )
-  return {
-    'slope': common.entry(
-      statistics.estimate(scaling.median_slope(n), *samples, unit='networks')
-    ),
-    'relative': [median(sample) for sample in samples],
-    'distance': [median(by_network(config, p, 'distance')) for p in parts],
-  }
-
-
-def slope_difference(n):
-  """A statistic of `[networks, trained then untrained]`, one sample each n."""
-  slope = scaling.median_slope(n)
-
-  def difference(*samples):
-    half = samples[0].shape[-1] // 2
-    first, second = zip(
-      *((s[..., :half], s[..., half:]) for s in samples), strict=True
-    )
-    return slope(*first) - slope(*second)
-
-  return difference
-
-
-def content_effect(row, true, same):
-  """The slope at true content less that at the same content."""
-  slope = scaling.median_slope(np.array(row['n'], float))
-  entry = common.entry(
-    statistics.estimate(
-      lambda *samples: (
-        slope(*samples[: len(true)]) - slope(*samples[len(true) :])
+  def __init__(self, results, model, norm, place):
+    self.model, self.norm, self.place = model, norm, place
+    content, inputs = PLACES[place]
+    rows = records.select(results, model=model, norm=norm, inputs=inputs)
+    self.n = np.unique(rows['n']).astype(float)
+    self.law = min(scaling.laws(self.n, norm).values())
+    self.both = []
+    for n in self.n:
+      of = records.select(rows, n=n)
+      here = content if content in of['content'] else 'images'
+      of = records.select(of, content=here)
+      relative = (of['distance'] / of['input_norm']).astype(float)
+      num = of['network'].max() + 1
+      untrained, trained = relative.reshape(2, num, -1)
+      self.both.append(np.concatenate([trained, untrained], axis=1))
+    slope = scaling.median_slope(self.n)
+    trained, untrained = zip(*map(halves, self.both), strict=True)
+    self.slope = estimate(slope, *trained)
+    self.before = estimate(slope, *untrained)
+    self.change = estimate(
+      lambda *both: np.subtract(
+        *(slope(*half) for half in zip(*map(halves, both), strict=True))
       ),
-      *true,
-      *same,
-      unit='networks',
+      *self.both,
     )
+    found = estimate(log_ratio, *self.both)
+    value, low, high = np.exp(found[:3]).tolist()
+    self.constant = found._replace(value=value, low=low, high=high)
+
+
+def halves(both):
+  """Splits `[..., trained, then untrained]`."""
+  half = both.shape[-1] // 2
+  return both[..., :half], both[..., half:]
+
+
+def log_ratio(*both):
+  """Mean over sizes of the log ratio of trained to untrained medians."""
+  with np.errstate(invalid='ignore', divide='ignore'):
+    logs = [
+      np.subtract(*(np.log(statistics.sample_median(h)) for h in halves(v)))
+      for v in both
+    ]
+  return np.mean(logs, axis=0)
+
+
+def estimate(statistic, *samples):
+  return statistics.estimate(statistic, *samples, unit='networks')
+
+
+def analyze(config, found):
+  """Holds slopes against the law's, and constants against 1."""
+  results = found['results']
+  cases = [
+    Case(results, model, norm, place)
+    for model in config.models
+    for norm in NORMS
+    for place in PLACES
+  ]
+  judged = []
+  for model in config.models:
+    judged += judge(results, model, [c for c in cases if c.model == model])
+  shown = [slope_table(cases), network_table(config, results)]
+  return runner.Report(answer(config, cases, judged), judged, shown)
+
+
+def judge(results, model, cases):
+  """The claims of the module's docstring on one architecture."""
+  reason = why_not_tested(results, model)
+  conjecture = (
+    'The adversarial robustness guarantee, a distance from the boundary that '
+    'scales at least as ||x||_p / sqrt(n), extends to trained deep neural '
+    'networks'
   )
-  low, high = entry['interval']
-  seen = np.isfinite(high - low) and (low > 0 or high < 0)
-  said = 'content matters' if seen else 'content: nothing seen'
-  return entry | {'verdict': said}
+
+  def claim(name, place, said, condition):
+    conditions = tuple(
+      condition(f'l{case.norm:g}', case) for case in cases
+      if case.place == place
+    )  # fmt: skip
+    where = f'{model}: {name}'
+    return claims.Claim(PAPER, where, f'{said} ({where}).', conditions, reason)
+
+  slope = lambda what, case: claims.above(what, case.slope, case.law - SLACK)
+  constant = lambda what, case: claims.above(what, case.constant, 1 / BAND)
+  change = lambda what, case: claims.above(what, case.change, 0.0)
+  return [
+    *(claim(f'slope at {p}', p, conjecture, slope) for p in PLACES),
+    *(
+      claim(f'constant at {p}', p, conjecture, constant)
+      for p in ('images', 'noise')
+    ),
+    claim(
+      'slower than before training',
+      'images',
+      'Training makes distances at images fall more slowly with n (ours)',
+      change,
+    ),
+  ]
 
 
-def survival(interval, law):
-  """The rule of the module's docstring, in words."""
-  low, high = interval
-  if not high - low <= WIDEST:
-    return 'undecided'
-  if low > law - SLACK:
-    return 'survives'
-  return 'does not survive' if high < law - SLACK else 'undecided'
+def accuracies(results, model, content, n):
+  """Accuracy of each trained network, of one size and content."""
+  of = records.select(
+    results, model=model, trained=True, n=n, content=content
+  )  # fmt: skip
+  return of['accuracy'].reshape(of['network'].max() + 1, -1)[:, 0].astype(float)
 
 
-def change(interval):
-  """Likewise, of training."""
-  low, high = interval
-  if not np.isfinite(high - low):
-    return 'no difference seen'
-  if low > 0:
-    return 'falls more slowly than untrained'
-  return 'falls faster than untrained' if high < 0 else 'no difference seen'
-
-
-def report(summary):
-  """Prints the summary as a table."""
-  show = common.with_interval
-  first = summary['rows'][0]
-  print(
-    f'\n{summary["dataset"]}: slopes of log(median d_p / ||x||_p) on log n, '
-    f'n = {", ".join(map(str, first["n"]))}; 95 % intervals over '
-    f'{summary["networks"]} networks\n'
+def why_not_tested(results, model):
+  """Why networks of an architecture say nothing of the claims, or ''."""
+  rows = records.select(results, model=model)
+  guess = float(rows['guess'][0])
+  sizes = np.unique(
+    np.stack([rows['n'], rows['content'] == 'images'], 1), axis=0
   )
-  lines = []
-  for row in summary['rows']:
-    slopes = {name: s['slope'] for name, s in row['series'].items()}
-    right = row['accuracy']
-    lines.append(
-      [
-        f'{row["model"]} l{row["norm"].removesuffix(".0")} {row["content"]}',
-        f'{right[0]["value"]:.0%}-{right[-1]["value"]:.0%}',
-        f'{row["law"]:+.2f}',
-        show(slopes['trained_images'], '+.2f'),
-        show(slopes['untrained_images'], '+.2f'),
-        show(row['trained_less_untrained'], '+.2f'),
-        f'{slopes["trained_noise"]["value"]:+.2f}',
-        f'{slopes["untrained_noise"]["value"]:+.2f}',
-        f'{row["not_found"]["value"]:.1%}',
-        '; '.join(row['verdicts']),
-      ]
-    )
-  header = 'network norm content,right,law,trained [95 %],untrained,difference,'
-  header += 'noise: trained,untrained,not found,verdicts'
-  common.print_table(header.split(','), lines)
-  for row in summary['rows']:
-    if row['content'] == CONTENTS[0]:
-      effect = row['content_effect']
-      print(
-        f'{row["model"]} l{row["norm"].removesuffix(".0")}: slope at true less '
-        f'same content {show(effect, "+.2f")}: {effect["verdict"]}'
+  for n, images in sizes:
+    content = 'images' if images else 'blown up'
+    right = accuracies(results, model, content, n).mean()
+    if right < (1 + guess) / 2:
+      return (
+        f'networks of n = {n} classify {right:.0%} of test images correctly, '
+        f'less than half way from a guess ({guess:.0%}) to all'
       )
+  failed = np.mean(np.isinf(rows['distance']))
+  if failed > MOST_FAILED:
+    return f'{failed:.0%} of the searches found no boundary'
+  return ''
+
+
+def answer(config, cases, judged):
+  """One sentence."""
+  case = next(c for c in cases if (c.norm, c.place) == (2.0, 'images'))
+  tested = [c for c in judged if c.verdict != claims.NOT_TESTED]
+  held = sum(c.verdict == claims.SUPPORTED for c in tested)
+  cell = lambda v: tables.cell(v, '.2f')
+  return (
+    f'At {config.dataset} images of {case.n[0]:.0f} to {case.n[-1]:.0f} pixels '
+    f'the l2 distance over the norm falls as n to the power {cell(case.slope)} '
+    f'in trained networks ({case.model}), {cell(case.before)} before training, '
+    f'where the lower bound has -0.5, and is {cell(case.constant)} times as '
+    f'large as before ({config.num_networks} networks of each size); {held} of '
+    f'{len(judged)} claims are supported, {len(judged) - len(tested)} not '
+    'tested.'
+  )
+
+
+# --- Tables ----------------------------------------------------------------
+
+column = tables.Column
+
+
+def slope_table(cases):
+  n = ', '.join(f'{v:.0f}' for v in cases[0].n)
+  return tables.Table(
+    f'Slopes of log(median d_p / ||x||_p) on log n, n = {n}',
+    [
+      column('network', '', ''),
+      column('p', '', 'norm of the distance', 'g'),
+      column('at', '', 'inputs; blown up: the content of the smallest size'),
+      column('law', '', "of the random networks' lower bound", '.2f'),
+      column('trained', '', 'slope', '.2f'),
+      column('untrained', '', 'of the same networks before training', '.2f'),
+      column(
+        'constant', '', 'trained over untrained median, mean of all n', '.2f'
+      ),
+    ],
+    [
+      [c.model, c.norm, c.place, c.law, c.slope, c.before, c.constant]
+      for c in cases
+    ],
+  )
+
+
+def network_table(config, results):
+  rows = []
+  for model in config.models:
+    for content in ('images', 'blown up'):
+      of = records.select(results, model=model, content=content)
+      right = [
+        statistics.proportion(
+          accuracies(results, model, content, n), unit='networks'
+        )
+        for n in (of['n'].min(), of['n'].max())
+      ]
+      rows.append(
+        [model, content, *right, float(np.mean(np.isinf(of['distance'])))]
+      )
+  return tables.Table(
+    'Trained networks',
+    [
+      column('network', '', ''),
+      column('trained on', '', ''),
+      column('right, least n', '', 'share of test images', '.1%'),
+      column('right, largest n', '', '', '.1%'),
+      column(
+        'lost', '', 'share of searches, before too, without result', '.1%'
+      ),
+    ],
+    rows,
+  )
 
 
 if __name__ == '__main__':

@@ -135,18 +135,6 @@ def assert_band(ax, label, places, entries):
   )
 
 
-def assert_dots(ax, label, entries, shift=0.0):
-  """Entries one below the other."""
-  places = np.arange(len(entries)) + shift
-  value, low, high = columns(entries)
-  np.testing.assert_allclose(bars(ax)[label], [value, places, low, high])
-
-
-def assert_points(ax, label, n, entries):
-  """Entries above their n."""
-  np.testing.assert_allclose(bars(ax)[label], [n, *columns(entries)])
-
-
 def assert_curve(ax, label, x, y):
   np.testing.assert_allclose(curves(ax)[label], [x, y], rtol=1e-6)
 

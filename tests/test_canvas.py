@@ -87,28 +87,34 @@ def test_a_change_is_the_mean_of_its_colours_between_dark_and_bright(ax):
   assert ends == ['#06264a', '#fff3d0']
 
 
-def test_dots_stand_below_each_other_with_their_intervals(ax):
-  values = figures.Values()
-  entries = [values.entry() for _ in range(3)]
-  canvas.dots(ax, entries, canvas.STYLES[1], 'mine', 0.25)
-  canvas.dots(ax, entries[:2], canvas.STYLES[0], 'other')
-  figures.assert_dots(ax, 'mine', entries, 0.25)
-  figures.assert_dots(ax, 'other', entries[:2])
-  figures.assert_looks('dots', {'dots': ax.figure})
+def test_estimates_stand_with_their_intervals(ax):
+  found = [
+    (2.0, 1.5, 4.0, 9, ''),
+    (3.0, 2.0, 3.5, 9, ''),
+    (1.0, 0.5, 1.5, 9, ''),
+  ]
+  value, low, high = np.array([v[:3] for v in found]).T
+  canvas.estimates(ax, [1, 5, 6], found, canvas.STYLES[0], 'up', line=True)
+  canvas.estimates(
+    ax, [1, 5, 6], found, canvas.STYLES[1], 'across', across=True
+  )
+  bars = figures.bars(ax)
+  np.testing.assert_allclose(bars['up'], [[1, 5, 6], value, low, high])
+  np.testing.assert_allclose(bars['across'], [value, [1, 5, 6], low, high])
+  lines = [bar[0].get_linestyle() for bar in ax.containers]
+  assert lines == ['-', 'None']
+  figures.assert_looks('estimates', {'estimates': ax.figure})
 
 
 @pytest.mark.filterwarnings('error')
-def test_infinite_dots_are_left_out_and_infinite_ends_have_no_bar(ax):
-  entries = [
-    {'value': np.inf, 'interval': [1, np.inf]},
-    {'value': 2.0, 'interval': [1.5, np.inf]},
-    {'value': np.nan, 'interval': [np.nan, np.nan]},
-  ]
-  canvas.dots(ax, entries, canvas.STYLES[0], 'a')
+def test_infinite_values_are_left_out_and_infinite_ends_have_no_bar(ax):
+  found = [
+    (np.inf, 1.0, np.inf), (2.0, 1.5, np.inf), (np.nan, np.nan, np.nan)
+  ]  # fmt: skip
+  canvas.estimates(ax, [0, 1, 2], found, canvas.STYLES[0], 'a', across=True)
   x, y, low, high = figures.bars(ax)['a']
-  np.testing.assert_array_equal(x, [np.nan, 2, np.nan])
-  np.testing.assert_array_equal(y, [0, 1, 2])
-  assert (low[1], high[1]) == (1.5, 2)
+  assert (x.tolist(), y.tolist()) == ([2], [1])
+  assert (low.tolist(), high.tolist()) == ([1.5], [2])
 
 
 def test_bands_are_curves_with_their_intervals(ax):

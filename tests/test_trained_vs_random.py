@@ -1,4 +1,4 @@
-"""Distances before and after training, at toy size."""
+"""Distances before and after training: a toy run, planted worlds."""
 
 import json
 
@@ -6,33 +6,40 @@ import jax
 import numpy as np
 import pytest
 import resume
-from scipy import stats
 
 from dmm_jax import boundary
 from dmm_jax import nngp
 from dmm_jax import records
 from experiments import trained_vs_random as experiment
+from experiments.lib import claims
 from experiments.lib import flags
+from experiments.lib import runner
+from experiments.lib import tables
 
 TOY = dict(
   architectures=('fully_connected',),
   widths='16',
   num_networks=4,
-  together=2,
+  train_batch=2,
   num_images=3,
   norms=(2.0,),
   num_train=64,
-  num_test=50,
-  epochs=5,
+  epochs=15,
   method='ray',
   max_gradients=10,
-  kinds=('nngp',),
-  num_infinite=6,
 )
 
 
 def toy(workdir, **more):
   return experiment.Config(workdir=str(workdir), **(TOY | more))
+
+
+def sets_of(config):
+  pairs = {}
+  for split in ('train', 'test'):
+    xs, labels = experiment.data.load(config.dataset, split)
+    pairs[split] = xs, labels % 2
+  return pairs
 
 
 @pytest.fixture(scope='module')
@@ -42,152 +49,93 @@ def finished(tmp_path_factory):
   )
 
 
-def test_all_states_are_measured_at_the_same_images(finished, capsys):
-  run_dir, summary, _ = finished
-  table = records.load_columns(run_dir / 'results.npz')
-  before = records.select(table, state='untrained')
-  after = records.select(table, state='trained')
-  infinite = records.select(table, state='nngp')
+# --- The run -----------------------------------------------------------------
+
+
+def test_both_states_are_measured_at_the_same_images(finished):
+  run_dir, result, _ = finished
+  rows = result.table
+  np.testing.assert_equal(rows, records.load_columns(run_dir / 'results.npz'))
+  before, after = (records.select(rows, trained=v) for v in (False, True))
   assert len(before['distance']) == len(after['distance']) == 4 * 9
-  assert len(infinite['distance']) == 2 * 9
-  for column in ('scale', 'type', 'network', 'image'):
+  for column in ('scale', 'type', 'network', 'image', 'norm'):
     np.testing.assert_array_equal(before[column], after[column])
-    np.testing.assert_array_equal(before[column][:18], infinite[column])
-  assert np.all(before['margin'] != after['margin'])
-  assert after['train_right'].mean() > before['train_right'].mean() + 0.1
+  assert np.all(before['distance'] != after['distance'])
+  assert after['accuracy'].mean() > before['accuracy'].mean() + 0.1
   found = after['status'] == boundary.Status.FOUND
-  assert np.all(after['distance'][found] >= 0.9 * after['estimate'][found])
-  row = next(r for r in summary['rows'] if r['state'] == 'trained')
-  assert (row['type'], row['n'], row['images']) == ('train', 4, 12)
-  values = [
-    np.sort(records.select(part, type='train')['distance'])[5]
-    for part in (after, before)
-  ]
-  np.testing.assert_allclose(row['median']['value'], values[0])
-  np.testing.assert_allclose(row['ratio']['value'], values[0] / values[1])
-  written = (run_dir / 'summary.json').read_text()
-  assert json.dumps(summary, indent=2) + '\n' == written
-  for name in ('medians', 'profile', 'prediction', 'margin'):
-    assert (run_dir / f'figures/{name}.png').is_file()
-  experiment.report(summary)
-  assert 'the law is kept in' in capsys.readouterr().out
+  # One gradient is about right for networks that are nearly flat.
+  ratio = after['distance'][found] / after['estimate'][found]
+  assert 0.9 < np.median(ratio) < 1.5 and ratio.min() > 0.5
+  _, labels = experiment.data.load('digits', 'test')
+  guess = np.bincount(labels % 2).max() / len(labels)
+  np.testing.assert_allclose(rows['guess'], guess)
+
+
+def test_the_report_holds_the_numbers_of_the_rows(finished, capsys):
+  run_dir, result, _ = finished
+  medians, ratios, networks = map(tables.to_dicts, result.report.tables)
+  for row, beside, kind in zip(medians, ratios, experiment.TYPES, strict=True):
+    far = {
+      v: np.sort(records.select(result.table, type=kind, trained=v)['distance'])
+      for v in (True, False)
+    }
+    assert row['at'] == beside['at'] == kind and row['network'] == 'dense'
+    np.testing.assert_allclose(row['trained'].value, far[True][5])
+    np.testing.assert_allclose(row['untrained'].value, far[False][5])
+    wanted = far[True][5] / far[False][5]
+    np.testing.assert_allclose(beside['constant'].value, wanted)
+    share = (np.arange(3) + 0.5) / 12
+    slopes = [v[:3] @ share / (share @ share) for v in far.values()]
+    wanted = slopes[0] / slopes[1]
+    np.testing.assert_allclose(beside['start'].value, wanted)
+  assert networks[0]['right after'].value == pytest.approx(
+    records.select(result.table, trained=True)['accuracy'].mean()
+  )
+  saved = json.loads((run_dir / 'report.json').read_text())
+  assert len(saved['claims']) == 7
+  again = experiment.run(toy(run_dir))
+  assert again.report.answer == saved['answer'] in capsys.readouterr().out
 
 
 def test_scales_are_those_of_the_images(finished):
-  run_dir, _, _ = finished
-  table = records.load_columns(run_dir / 'results.npz')
-  config = toy('unused')
-  sets = {split: experiment.load(config, split) for split in ('train', 'test')}
-  images = experiment.images_of(config, sets, 3)
-  part = records.select(table, state='trained', network=3)
+  _, result, _ = finished
+  sets = sets_of(toy(''))
+  images = experiment.images_of(toy(''), sets, 3)
+  part = records.select(result.table, trained=True, network=3)
   sizes = np.linalg.norm(images.reshape(9, -1), axis=1)
   # In l2 the law of a dense network is ||x|| / sqrt(n), but for the box.
-  np.testing.assert_allclose(part['scale'], sizes / 8, rtol=0.35)
+  np.testing.assert_allclose(part['scale'], sizes / 8, rtol=0.6)
   assert np.all(part['scale'] >= sizes / 8 * 0.98)
-  blended = np.abs(images[:3, None] - sets['train'][0][None]).max((2, 3, 4))
-  assert np.all(blended.min(1) <= 1 / 256)
-  assert set(sets['train'][1]) == {0, 1}
+  for rows, split in ((slice(0, 3), 'train'), (slice(3, 6), 'test')):
+    known = sets[split][0]
+    gap = np.abs(images[rows, None] - known[None]).max((2, 3, 4))
+    assert np.all(gap.min(1) <= experiment.BLEND)
+  assert 0.3 < images[6:].mean() < 0.7
 
 
-def test_a_broken_run_ends_with_the_same_bytes(finished, tmp_path, monkeypatch):
-  draw = lambda run_dir: []
-  monkeypatch.setattr(experiment.plots, 'trained_vs_random', draw)
-  resume.assert_goes_on(
-    experiment.run,
-    toy,
-    finished,
-    tmp_path,
-    lost='fully_connected-0002',
-    kept=(),
-    same=('results.npz', 'summary.json'),
+@pytest.mark.parametrize('lost', ['fully_connected-0002', '*'])
+def test_a_broken_run_ends_with_the_same_bytes(finished, tmp_path, lost):
+  measured = resume.assert_same_bytes(
+    experiment.run, toy, finished, tmp_path, lost=[lost]
   )
+  chunks = {path.stem for path in finished[2].iterdir()}
+  assert measured == (chunks if lost == '*' else {lost})
 
 
-def test_verdicts_follow_the_rules():
-  judge = lambda *ends: experiment.verdict(ends, 'kept', 'grows', 'shrinks')
-  assert judge(0.81, 1.24) == judge(1.01, 1.2) == 'kept'
-  assert judge(1.01, 1.3) == 'grows' and judge(0.5, 0.99) == 'shrinks'
-  assert judge(0.7, 1.1) == judge(np.nan, np.nan) == 'undecided'
-  rng = np.random.default_rng(0)
-  before = np.abs(rng.normal(size=(300, 2)))
-  say = lambda after: experiment.against_untrained(
-    (after, after), (before, before)
-  )['verdict']
-  assert say(1.1 * before) == 'law kept: scale kept, profile kept'
-  assert say(2 * before) == 'law not kept: scale grows, profile kept'
-  assert say(before + 0.5).endswith('scale grows, profile fewer near')
-  assert say(before**2).endswith('profile more near')
-  other = np.abs(rng.normal(size=(300, 2)))
-  few = experiment.against_untrained((other[:9],) * 2, (before[:9],) * 2)
-  assert few['verdict'].startswith('law not shown to be kept')
-
-
-def test_profiles_of_the_law_start_as_it_says():
-  for num, error in (2, 0.02), (10, 0.09):  # What the law itself bends.
-    middle = nngp.distance_quantile(1.0, 0.5, num)
-    slope = experiment.law_profile(num) * middle
-    np.testing.assert_allclose(slope, nngp.distance_slope(1.0, num), rtol=error)
-  straight = np.arange(0.5, 400)[::-1].reshape(100, 4) / 400
-  np.testing.assert_allclose(experiment.start(3 * straight), 3)
-  straight[straight > 0.26] = np.inf
-  np.testing.assert_allclose(experiment.start(3 * straight), 3)
-
-
-def test_correlations_are_of_ranks():
-  rng = np.random.default_rng(0)
-  margins = rng.uniform(size=(5, 8))
-  distance = margins**3 + 0.1 * rng.uniform(size=(5, 8))
-  distance[0, 0] = np.inf
-  each = [
-    stats.spearmanr(*pair).statistic
-    for pair in zip(margins, distance, strict=True)
-  ]
-  got = experiment.correlation(margins, distance, False)
-  np.testing.assert_allclose(got['value'], np.mean(each))
-  got = experiment.correlation(margins, distance, True)
-  whole = stats.spearmanr(margins.ravel(), distance.ravel()).statistic
-  np.testing.assert_allclose(got['value'], whole)
-
-
-def test_ten_classes_and_networks_without_a_closed_form():
-  config = toy('unused', architectures=('resnet20',), widths='3')
-  (module,) = experiment.modules(config, 10).values()
-  shapes = jax.eval_shape(module.init, jax.random.key(0), np.ones((8, 8, 1)))
-  assert shapes['params']['head']['kernel'].shape[1] == 10
-  rng = np.random.default_rng(0)
-  blank = lambda size: {
-    'architecture': np.full(size, 'resnet20'),
-    'type': np.full(size, 'test'),
-    'norm': np.full(size, 2.0),
-    'scale': np.full(size, np.nan),
-    'train_right': np.full(size, 0.9),
-    'test_right': np.full(size, 0.8),
-    'network': np.repeat(np.arange(size // 4), 4),
-    'image': np.tile(np.arange(4), size // 4),
-  }
-  gaps = np.sort(rng.normal(size=(400, 10)))[:, -2:] @ [-1, 1]
-  parts = [
-    {
-      **blank(400),
-      'state': np.full(400, state, 'U9'),
-      'margin': gaps,
-      'estimate': size * gaps,
-      'distance': size * gaps,
-    }
-    for state, size in (('untrained', 1.0), ('trained', 3.0))
-  ]
-  before, after = experiment.compare(records.concatenate(parts), 10)
-  np.testing.assert_allclose(before['relative']['value'], 1, rtol=0.01)
-  np.testing.assert_allclose(after['relative']['value'], 3, rtol=0.01)
-  np.testing.assert_allclose(before['profile']['value'], 1, rtol=0.2)
-  np.testing.assert_allclose(after['ratio']['value'], 3, rtol=1e-6)
+def test_the_paper_preset_is_the_authors_network():
+  config = flags.with_preset(experiment.Config, experiment.PRESETS, 'paper')
+  (module,) = experiment.modules(config).values()
+  x = jax.ShapeDtypeStruct((28, 28, 1), np.float32)
+  shapes = jax.eval_shape(module.init, jax.random.key(0), x)
+  assert shapes['params']['head']['kernel'].shape[1] == 2
+  kernels = [v for v in jax.tree.leaves(shapes['params']) if v.ndim == 4]
+  assert 19 <= len(kernels) <= 21 and kernels[0].shape[-1] == 32
 
 
 @pytest.mark.parametrize(
   'given, message',
   [
-    (dict(widths='16,16'), r'--widths=16,16 is not 1 numbers'),
-    (dict(infinite=('resnet20',)), r'--infinite=resnet20 is unknown'),
+    (dict(widths='16,16'), r'--widths=16,16 has 2 numbers, --architectures 1'),
     (dict(num_networks=1), r'--num_networks=1 is too small'),
     (dict(method='luck'), r'--method=luck: .*portfolio'),
   ],
@@ -196,3 +144,150 @@ def test_bad_flags_are_named(tmp_path, given, message):
   with pytest.raises(flags.FlagError, match=message):
     experiment.run(toy(tmp_path / 'run', **given))
   assert not (tmp_path / 'run').exists()
+
+
+# --- Statistics --------------------------------------------------------------
+
+
+def test_starts_are_slopes_of_sorted_values():
+  straight = np.arange(0.5, 400)[::-1].reshape(100, 4) / 400
+  np.testing.assert_allclose(experiment.start(3 * straight), 3)
+  straight[straight > 0.26] = np.inf
+  np.testing.assert_allclose(experiment.start(3 * straight), 3)
+  # The law's quantiles begin with its slope, up to what they bend.
+  shares = (np.arange(400) + 0.5) / 400
+  law = np.array([nngp.distance_quantile(1.0, p) for p in shares])
+  np.testing.assert_allclose(
+    experiment.start(law[:, None]), nngp.distance_slope(1.0), rtol=0.02
+  )
+
+
+def rows_of(before, after, *, scale=1.0, norm=2.0, **more):
+  """Columns of networks' distances `[networks, images]` by type."""
+  parts = []
+  for kind in experiment.TYPES:
+    for trained, far in ((False, before[kind]), (True, after[kind])):
+      network, image = np.indices(far.shape)
+      columns = {
+        'architecture': np.full(far.shape, 'fully_connected'),
+        'trained': np.full(far.shape, trained),
+        'type': np.full(far.shape, kind),
+        'norm': np.full(far.shape, norm, np.float32),
+        'network': network,
+        'image': image,
+        'distance': far,
+        'estimate': far,
+        'scale': np.full(far.shape, scale),
+        'accuracy': np.full(far.shape, 0.9),
+        'guess': np.full(far.shape, 0.5),
+      } | {name: np.full(far.shape, value) for name, value in more.items()}
+      parts.append({name: v.ravel() for name, v in columns.items()})
+  return {'results': records.concatenate(parts)}
+
+
+def half_normal(rng, networks=60, images=5):
+  return np.abs(rng.normal(size=(networks, images)))
+
+
+def test_networks_without_a_closed_form_have_their_own_scale():
+  rng = np.random.default_rng(0)
+  before = {kind: 3 * half_normal(rng, 200) for kind in experiment.TYPES}
+  after = {kind: 2 * v for kind, v in before.items()}
+  found = rows_of(before, after, scale=np.nan)['results']
+  case = experiment.Case(found, 'fully_connected', 2.0, 'test')
+  np.testing.assert_allclose(np.median(case.over_law[1]), 1, rtol=1e-6)
+  np.testing.assert_allclose(np.median(case.over_law[0]), 2, rtol=1e-6)
+  np.testing.assert_allclose(case.constant[:3], 2, rtol=1e-6)
+  np.testing.assert_allclose(case.profile[:3], 1, rtol=1e-6)
+
+
+# --- The rule ----------------------------------------------------------------
+
+NAMES = (
+  'dense: constant at test images',
+  'dense: start at test images',
+  'dense: law at test images',
+  'dense: constant at random images',
+  'dense: start at random images',
+  'dense: law at random images',
+  'dense: away from data alone',
+)
+
+
+def world(change, seed=0, networks=150, **more):
+  """Half-normal distances before training, changed by a function after it."""
+  rng = np.random.default_rng(seed)
+  before = {kind: half_normal(rng, networks) for kind in experiment.TYPES}
+  after = {kind: change(kind, v, rng) for kind, v in before.items()}
+  return rows_of(before, after, **more)
+
+
+def judge(found):
+  report = experiment.analyze(toy(''), found)
+  json.dumps(runner.to_json(report, '', '', ''), allow_nan=False)
+  assert runner.to_text(report)
+  return report, {claim.name: claim.verdict for claim in report.claims}
+
+
+@pytest.mark.filterwarnings('error')
+def test_training_that_changes_little_keeps_guarantee_and_law():
+  report, found = judge(world(lambda kind, v, rng: 1.05 * v))
+  assert tuple(found) == NAMES
+  assert {found[name] for name in NAMES[:6]} == {claims.SUPPORTED}
+  assert found[NAMES[6]] == claims.UNDECIDED
+  assert '6 of 7 claims are supported, 0 not tested' in report.answer
+
+
+@pytest.mark.parametrize(
+  'change, supported, refuted',
+  [
+    # Farther from data: the guarantee survives, the law does not.
+    (
+      lambda kind, v, rng: v * (1 if kind == 'random' else 2),
+      (*NAMES[:2], *NAMES[3:]),
+      NAMES[2:3],
+    ),
+    # Nearer everywhere, which no slope on n sees.
+    (lambda kind, v, rng: v / 10, (), NAMES[:6]),
+    # The medians stay, but more images lie very near.
+    (
+      lambda kind, v, rng: v * np.minimum(v / 0.6745, 1),
+      (NAMES[0], NAMES[3]),
+      (NAMES[1], NAMES[2], NAMES[4], NAMES[5]),
+    ),
+    # Farther from random images.
+    (lambda kind, v, rng: v * (1 + (kind == 'random')), (), NAMES[6:]),
+  ],
+)
+def test_what_supports_and_refutes_each_claim(change, supported, refuted):
+  _, found = judge(world(change))
+  for name in supported:
+    assert found[name] == claims.SUPPORTED, name
+  for name in refuted:
+    assert found[name] == claims.NOT_SUPPORTED, name
+
+
+def test_instruments_that_do_not_do_test_nothing():
+  report, found = judge(world(lambda kind, v, rng: v, accuracy=0.7))
+  assert set(found.values()) == {claims.NOT_TESTED}
+  assert 'networks classify 70% of test images' in report.claims[0].reason
+  lost = world(lambda kind, v, rng: v)
+  lost['results']['distance'][::8] = np.inf
+  report, found = judge(lost)
+  assert set(found.values()) == {claims.NOT_TESTED}
+
+
+def test_worlds_on_the_border_are_rarely_supported():
+  """In at most 5 % of the worlds, of networks that are drawn anew."""
+  hits = dict.fromkeys(NAMES, 0)
+  for seed in range(20):
+    _, found = judge(
+      world(
+        lambda kind, v, rng: half_normal(rng, *v.shape) / experiment.BAND,
+        seed=seed,
+        networks=20,
+      )
+    )
+    for name, verdict in found.items():
+      hits[name] += verdict == claims.SUPPORTED
+  assert max(hits.values()) <= 3  # Of 20 at 2.5 %: more in 1 of 600 tests.

@@ -2,8 +2,6 @@
 
 from dmm_jax.plots.canvas import save
 from dmm_jax.plots.codes import som_codes
-from dmm_jax.plots.resized import trained_scaling
-from dmm_jax.plots.trained import trained_vs_random
 from dmm_jax.plots.training import learning_curves
 from dmm_jax.plots.training import reconstructions
 from dmm_jax.plots.transfer import transfer
@@ -13,7 +11,5 @@ __all__ = (
   'reconstructions',
   'save',
   'som_codes',
-  'trained_scaling',
-  'trained_vs_random',
   'transfer',
 )

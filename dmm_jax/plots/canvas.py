@@ -85,27 +85,43 @@ def change(ax: axes.Axes, pixels: np.ndarray, size: float) -> None:
   ax.imshow(pixels.mean(-1), cmap=_CHANGE, vmin=-size, vmax=size)
 
 
-def dots(
+def estimates(
   ax: axes.Axes,
-  entries: Sequence[dict],
+  places: Sequence[float] | np.ndarray,
+  found: Sequence[tuple],
   look: dict,
   label: str,
-  shift: float = 0.0,
+  *,
+  line: bool = False,
+  across: bool = False,
 ) -> None:
-  """Values of entries with their intervals, one below the other."""
-  values = np.array([entry['value'] for entry in entries], float)
-  ends = np.array([entry['interval'] for entry in entries], float).T
-  with np.errstate(invalid='ignore'):
-    gaps = np.abs(ends - values)
+  """Values with their intervals; what is infinite or NaN is left out.
+
+  Args:
+    ax: where.
+    places: one of each value.
+    found: `statistics.Estimate`s.
+    look: one of `STYLES`.
+    label: in the legend.
+    line: whether a line joins the values.
+    across: whether values lie along x, and places along y.
+  """
+  value, low, high = np.array([v[:3] for v in found], float).T
+  shown = np.isfinite(value)
+  ends = np.array([low, high])[:, shown]
+  # An end at infinity, or none at all, is not drawn.
+  gaps = np.where(np.isfinite(ends), np.abs(ends - value[shown]), 0.0)
+  x, y = np.asarray(places, float)[shown], value[shown]
   ax.errorbar(
-    np.where(np.isfinite(values), values, np.nan),
-    np.arange(len(entries)) + shift,
-    xerr=np.where(np.isfinite(gaps), gaps, 0),
+    *((y, x) if across else (x, y)),
+    xerr=gaps if across else None,
+    yerr=None if across else gaps,
     color=look['color'],
     marker=look['marker'],
-    linestyle='',
-    capsize=2,
-    markersize=4,
+    linestyle=look['linestyle'] if line else '',
+    lw=1,
+    ms=5,
+    capsize=3,
     label=label,
   )
 
@@ -131,23 +147,6 @@ def band(
     **look,
   )
   ax.fill_between(places, low, high, color=look['color'], alpha=0.15, lw=0)
-
-
-def points(
-  ax: axes.Axes, n: np.ndarray, entries: Sequence[dict], style: dict, label: str
-) -> None:
-  """Values with their intervals; values that are infinite are left out."""
-  value = np.array([e['value'] for e in entries], float)
-  ends = np.array([e['interval'] for e in entries], float)
-  shown = np.isfinite(value)
-  n, value, ends = np.array(n)[shown], value[shown], ends[shown]
-  # An end at infinity, or none at all, is not drawn.
-  ends = np.where(np.isfinite(ends), ends, value[:, None])
-  spread = np.abs(ends.T - value)
-  look = {k: style[k] for k in ('color', 'marker')}
-  ax.errorbar(
-    n, value, spread, **look, linestyle='none', capsize=3, ms=5, label=label
-  )
 
 
 def log_n(ax: axes.Axes, n: Collection[int]) -> None:

@@ -22,16 +22,18 @@ def flips(report, greedy, fits, randomly):
   left, right = axes[0]
   n = np.array([row['bits'] for row in greedy])
   fine = np.geomspace(n.min(), n.max(), 100)
-  bars(left, n, [row['flips'] for row in greedy], canvas.STYLES[0],
-       'mean of networks, 95 %')  # fmt: skip
+  label = 'mean of networks, 95 %'
+  canvas.estimates(
+    left, n, [row['flips'] for row in greedy], canvas.STYLES[0], label
+  )
   curves = {'sqrt(n / ln n)': np.sqrt(fine / np.log(fine)),
             'sqrt(n)': np.sqrt(fine)}  # fmt: skip
   factors = {row['flips as']: row['a'] for row in fits}
   looks = (('#0b3c5d', '-'), ('#b4344f', '--'))
   for (name, curve), (color, dash) in zip(curves.items(), looks, strict=True):
-    label = f'fit: {factors[name].value:.3f} {name}'
+    fitted = f'fit: {factors[name].value:.3f} {name}'
     left.plot(fine, factors[name].value * curve, dash, color=color, lw=1,
-              label=label)  # fmt: skip
+              label=fitted)  # fmt: skip
   left.plot(n, [row['infinite'] for row in greedy], 'x', color='black',
             label='infinite width, first order')  # fmt: skip
   least = np.sqrt(fine / (2 * np.pi * np.log(fine)))
@@ -41,8 +43,8 @@ def flips(report, greedy, fits, randomly):
   canvas.log_values(left)
   left.set(ylabel='greedy flips until the class changes')
   n = np.array([row['bits'] for row in randomly])
-  bars(right, n, [row['flips / n'] for row in randomly], canvas.STYLES[2],
-       'mean of networks, 95 %')  # fmt: skip
+  shares = [row['flips / n'] for row in randomly]
+  canvas.estimates(right, n, shares, canvas.STYLES[2], label)
   right.plot(n, [row['infinite'] for row in randomly], '+', color='black',
              ms=9, label='infinite width, exact')  # fmt: skip
   right.axhline(0.334, color='0.4', ls='--', lw=1, label="the authors' 0.334")
@@ -93,11 +95,3 @@ def margin(rows):
     'at large n, and a little above it at small n, where whole flips count.'
   )
   return figure, caption
-
-
-def bars(ax, places, found, look, label):
-  """Estimates with their intervals."""
-  value, low, high = np.array([v[:3] for v in found], float).T
-  ends = np.nan_to_num(np.abs(np.array([low, high]) - value), posinf=0.0)
-  ax.errorbar(places, value, ends, color=look['color'], marker=look['marker'],
-              linestyle='', ms=5, capsize=3, label=label)  # fmt: skip
