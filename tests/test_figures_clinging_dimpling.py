@@ -1,6 +1,8 @@
 """Figures of clinging and dimpling, drawn from made-up tables."""
 
 import itertools
+import json
+import pathlib
 
 import figures
 from matplotlib import animation
@@ -11,10 +13,12 @@ import pytest
 
 from dmm_jax import statistics
 from dmm_jax.plots import canvas
+from experiments import clinging_dimpling as clinging
 from experiments.figures import clinging_dimpling
 from experiments.lib import runner
 from experiments.lib import tables
 
+ROOT = pathlib.Path(__file__).parent.parent
 NAMES = [
   'width 9, scale 1',
   'width 9, scale 1, shuffled labels',
@@ -221,6 +225,49 @@ def test_the_boundary_of_a_plane_is_where_the_margin_is_zero():
   shown = [ax.get_title() for ax in strip.axes]
   frames = [0, 3, 5, 8, 11, 14, 16, 19]
   assert shown == [f'step {10 * v * v}' for v in frames]
+
+
+def test_captions_say_what_is_not_drawn(drawn):
+  _, _, captions = drawn
+  assert not any(text.endswith('no boundary.') for text in captions.values())
+  made = {'results': result_columns(), 'law': law_columns()}
+  at = made['results']['kind'] == 'test'
+  made['results']['distance'][at & (made['results']['step'] == 10)] = np.inf
+  report = report_of()
+  row = report.tables[0].rows[3]
+  row[2] = row[2]._replace(value=np.nan)
+  found = clinging_dimpling.draw(report, made)
+  for name in ('retreat', 'settings'):
+    assert found[name][1].endswith(clinging_dimpling.LOST)
+
+
+def test_the_picture_of_committed_results_is_redrawn(tmp_path):
+  """From results/*.json, which are read here without the project."""
+  rows = clinging_dimpling.committed()
+  figure = clinging_dimpling.across(rows)
+  for (name, title), ax in zip(
+    clinging_dimpling.PANELS.items(), figure.axes, strict=True
+  ):
+    saved = json.loads((ROOT / 'results' / f'{name}.json').read_text())
+    table = saved['tables'][-1]
+    places = {c['name']: i for i, c in enumerate(table['columns'])}
+    steps = [row[0] for row in table['rows']]
+    curves, areas = figures.curves(ax), figures.areas(ax)
+    for (kind, text), area in zip(
+      clinging_dimpling.KINDS.items(), areas, strict=True
+    ):
+      of = [row[places[kind]] for row in table['rows']]
+      value, low, high = ([v[k] for v in of] for k in ('value', 'low', 'high'))
+      np.testing.assert_allclose(curves[text], [steps, value])
+      np.testing.assert_allclose(area, [steps, low, high])
+      assert {v['n'] for v in of} == {of[0]['n']} and of[0]['n'] >= 8
+    np.testing.assert_array_equal(curves['random network (law)'][1], 1)
+    assert ax.get_title() == f'{title}, {of[0]["n"]} networks'
+    assert table['title'].startswith(clinging.COURSE)
+  path = clinging_dimpling.save_across(tmp_path / 'retreat.png')
+  with Image.open(path) as new, Image.open(clinging_dimpling.PICTURE) as old:
+    assert new.size == old.size
+    assert new.text['Source'] == old.text['Source']
 
 
 def test_films_hold_their_last_frame(tmp_path, monkeypatch):

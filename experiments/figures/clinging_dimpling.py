@@ -1,6 +1,12 @@
-"""Figures of `experiments.clinging_dimpling`."""
+"""Figures of `experiments.clinging_dimpling`.
+
+  python -m experiments.figures.clinging_dimpling
+
+draws docs/images/retreat.png anew, from the committed results/*.json.
+"""
 
 import functools
+import hashlib
 
 from matplotlib import animation
 from matplotlib import ticker
@@ -8,8 +14,16 @@ import numpy as np
 
 from dmm_jax import statistics
 from dmm_jax.plots import canvas
+from experiments.lib import results as results_lib
 from experiments.lib import tables as tables_lib
 
+# Committed results, panels of one figure.
+PANELS = {
+  'clinging_dimpling': 'digits',
+  'clinging_dimpling_mnist': 'MNIST',
+  'clinging_dimpling_cifar': 'CIFAR-10',
+}
+PICTURE = results_lib.ROOT / 'docs/images/retreat.png'
 KINDS = {
   'train': 'training images',
   'test': 'test images',
@@ -19,6 +33,10 @@ KINDS = {
 }
 LOOKS = dict(zip(KINDS, canvas.STYLES, strict=True))
 NUM_FRAMES = 8
+LOST = (
+  ' Nothing is drawn where a network has no median: its searches found no '
+  'boundary.'
+)
 
 
 def draw(report, tables):
@@ -86,9 +104,11 @@ def retreat(report, tables):
   width = 4.6 if len(shown) > 1 else 6.2
   figure, axes = canvas.grid(2, len(shown), width=width, height=2.9)
   axes[0, 0].get_gridspec().set_height_ratios([5, 2])
+  lost = False
   for name, (top, low) in zip(shown, axes.T, strict=True):
     top.sharey(axes[0, 0])
     steps, curves = gaps_over_law(tables, name)
+    lost |= not np.isfinite([*curves.values()]).all()
     for kind, text in KINDS.items():
       band(top, steps, curves[kind], LOOKS[kind], text, np.exp)
     top.axhline(1, color='black', lw=1, label='random network (law)')
@@ -111,7 +131,7 @@ def retreat(report, tables):
     'below: accuracy on training images (dots) and test images (squares). '
     f'{names[0]}; means over networks with 95 % intervals.'
   )
-  return figure, caption
+  return figure, caption + LOST * bool(lost)
 
 
 def all_settings(report):
@@ -143,6 +163,8 @@ def all_settings(report):
   shown = [name.replace(', shuffled', ',\nshuffled') for name in names]
   axes[0, 0].set_yticks(range(len(names)), shown, fontsize=8)
   canvas.legend(figure, axes[0, 0], ncols=3)
+  every = [row[f'{what}/start'] for row in rows for what in ('least', 'last')]
+  lost = not np.isfinite([v.value for v in every]).all()
   train = [row['last/start'] for row in rows[:: len(KINDS)]]
   count = sum(v.low > 1 for v in train), sum(v.high < 1 for v in train)
   caption = (
@@ -152,7 +174,54 @@ def all_settings(report):
     f'above its start in {count[0]} and below it in {count[1]} of {len(names)} '
     'settings.'
   )
-  return figure, caption
+  return figure, caption + LOST * lost
+
+
+# --- Several data sets -----------------------------------------------------
+
+
+def course(found):
+  """Returns the rows of a committed result's last table, one a step."""
+  return tables_lib.to_dicts(found.report.tables[-1])
+
+
+def across(rows):
+  """Draws the gap over the law along training, a panel each.
+
+  Args:
+    rows: of `course`, by the title of the panel.
+  """
+  figure, axes = canvas.grid(1, len(rows), width=3.1, height=3.3)
+  for ax, (title, steps) in zip(axes[0], rows.items(), strict=True):
+    ax.sharey(axes[0, 0])
+    at = [row['step'] for row in steps]
+    for kind, text in KINDS.items():
+      look = LOOKS[kind]
+      value, low, high = np.array([row[kind][:3] for row in steps]).T
+      ax.fill_between(at, low, high, color=look['color'], alpha=0.18, lw=0)
+      ax.plot(at, value, **look, markersize=3.5, linewidth=1.2, label=text)
+    ax.axhline(1, color='black', lw=1, label='random network (law)')
+    ax.set_xscale('symlog', linthresh=1, linscale=0.5)
+    ax.set_xlim(-0.1, at[-1] * 1.1)
+    ax.set_xticks([0, 1, 10, 100, 1000], ['0', '1', '10', '100', '1000'])
+    ax.set_xlabel('training step')
+    canvas.log_values(ax)
+    ax.set_title(f'{title}, {steps[0]["train"].n} networks', fontsize=10)
+    if ax is not axes[0, 0]:
+      ax.tick_params(labelleft=False)
+  axes[0, 0].set_ylabel("median distance to the boundary\n/ random network's")
+  canvas.legend(figure, axes[0, 0], ncols=3)
+  return figure
+
+
+def committed(root=results_lib.ROOT):
+  """Returns the rows of `across`, of the results that are there."""
+  found = {run.name: run for run in results_lib.committed(root)}
+  return {
+    title: course(found[name])
+    for name, title in PANELS.items()
+    if name in found
+  }
 
 
 # --- Films -----------------------------------------------------------------
@@ -296,3 +365,20 @@ def buttons(traces):
     )
     for one in surfaces
   ]
+
+
+def digest(rows):
+  """Returns a checksum of what `across` draws, which the picture carries."""
+  return hashlib.sha256(repr(rows).encode()).hexdigest()
+
+
+def save_across(path=PICTURE):
+  """Draws the committed results; returns the path of the picture."""
+  rows = committed()
+  metadata = {'Software': None, 'Source': digest(rows)}
+  across(rows).savefig(path, dpi=130, metadata=metadata)
+  return path
+
+
+if __name__ == '__main__':
+  print(save_across())
