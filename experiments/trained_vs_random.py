@@ -172,7 +172,6 @@ COLUMNS = {
   'network': ('', 'number of the network'),
   'image': ('', 'number of the image among those of its type and network'),
   'distance': ('input units', 'from the boundary; inf: not found'),
-  'estimate': ('input units', 'one gradient: margin over its dual norm'),
   'status': ('', 'how the search ended, a boundary.Status'),
   'gradients': ('', 'gradients that the search took'),
   'scale': ('input units', 's of the law; NaN without a closed form'),
@@ -321,7 +320,7 @@ def measure_networks(config, sets, name, module, numbers):
       'accuracy': right[network],
       'guess': np.full(shape, np.bincount(labels).max() / len(labels)),
     }
-    names = 'distance estimate status gradients'.split()
+    names = 'distance status gradients'.split()
     columns |= {field: getattr(found, field) for field in names}
     parts.append({field: column.ravel() for field, column in columns.items()})
   return records.concatenate(parts)
@@ -370,7 +369,8 @@ class Case:
 
   Attributes:
     both: after training, and before it, `[networks, images]`.
-    over_law: the same over the median that the law gives at the image.
+    over_law: before training, over the median that the law gives at the image;
+      NaN without a closed form.
     constant, start, profile: after over before training.
   """
 
@@ -385,42 +385,31 @@ class Case:
     )
     self.both = [state('distance', v) for v in (True, False)]
     scale = state('scale', False)
-    if np.isnan(
-      scale
-    ).any():  # One number: what random networks themselves have.
-      scale = np.full(scale.shape, np.median(state('estimate', False)) / UNIT)
-    self.over_law = [v / scale / UNIT for v in self.both]
+    self.over_law = self.both[1] / scale / UNIT
+    # Without a closed form, one number; it cancels in profiles.
+    known = np.where(np.isnan(scale), 1.0, scale)
     self.constant = ratio(MEDIAN, *self.both)
     self.start = ratio(start, *self.both)
-    self.profile = ratio(profile, *self.over_law)
+    self.profile = ratio(profile, *(v / known for v in self.both))
 
 
-def ratio(statistic, after, before):
-  """Estimates a statistic's ratio, of the same networks."""
-  num = after.shape[1]
+def ratio(statistic, *parts):
+  """Estimates a statistic's ratio, of columns of the same networks.
+
+  Args:
+    statistic: as of `statistics.estimate`.
+    *parts: `[networks, images]` to multiply by and to divide by, in turn.
+  """
+  ends = np.cumsum([part.shape[1] for part in parts])[:-1]
+  signs = np.resize([1, -1], len(parts))
 
   def log_ratio(values):
     # Infinite medians, where most searches failed, have no ratio: NaN.
     with np.errstate(invalid='ignore', divide='ignore'):
-      return np.log(statistic(values[..., :num])) - np.log(
-        statistic(values[..., num:])
-      )
+      logs = [np.log(statistic(v)) for v in np.split(values, ends, axis=-1)]
+      return np.tensordot(signs, np.array(logs), 1)
 
-  return exponential(log_ratio, np.concatenate([after, before], axis=1))
-
-
-def exponential(statistic, sample):
-  found = estimate(statistic, sample)
-  value, low, high = np.exp(found[:3]).tolist()
-  return found._replace(value=value, low=low, high=high)
-
-
-def away(data_case, random_case):
-  """The constant at data over that at random images, of the same networks."""
-  sample = np.stack([*data_case.both, *random_case.both], axis=1)
-  with np.errstate(invalid='ignore', divide='ignore'):
-    medians = np.log(np.median(sample, axis=-1))
-  found = statistics.t_mean(medians @ np.array([1, -1, -1, 1]), unit='networks')
+  found = estimate(log_ratio, np.concatenate(parts, axis=1))
   value, low, high = np.exp(found[:3]).tolist()
   return found._replace(value=value, low=low, high=high)
 
@@ -445,11 +434,17 @@ def analyze(config, found):
   return runner.Report(answer(config, cases, judged), judged, shown)
 
 
+CONJECTURE = {
+  'constant': 'distances are at least those of random ones',
+  'start': 'the share of images with an adversarial example within r grows at '
+  'most as in random ones',
+}
+
+
 def judge(config, results, cases, name):
   """The claims of the module's docstring on one architecture."""
   reason = why_not_tested(results, name)
-  main = main_norm(config)
-  at = lambda kind: [(f'l{p:g}', cases[name, p, kind]) for p in config.norms]
+  norms, main = config.norms, main_norm(config)
 
   def claim(said, statement, conditions):
     where = f'{SHORT[name]}: {said}'
@@ -457,52 +452,38 @@ def judge(config, results, cases, name):
       PAPER, where, f'{statement} ({where}).', tuple(conditions), reason
     )
 
-  conjecture = 'The adversarial robustness guarantee extends to trained deep '
   judged = []
   for kind in ('test', 'random'):
-    of = cases[name, main, kind]
     judged += [
       claim(
-        f'constant at {kind} images',
-        f'{conjecture}neural networks: distances are at least those of random '
-        'ones',
-        [claims.above(what, c.constant, 1 / BAND) for what, c in at(kind)],
-      ),
-      claim(
-        f'start at {kind} images',
-        f'{conjecture}neural networks: the share of images with an adversarial '
-        'example within r grows at most as in random ones',
-        [claims.above(what, c.start, 1 / BAND) for what, c in at(kind)],
-      ),
-      claim(
-        f'law at {kind} images',
-        "Trained networks keep the random networks' law of distances (ours)",
+        f'{what} at {kind} images',
+        'The adversarial robustness guarantee extends to trained deep neural '
+        f'networks: {statement}',
         [
-          condition(f'{what}, l{main:g}', value, bound)
-          for what, value in (
-            ('constant', of.constant),
-            ('profile', of.profile),
-          )
-          for condition, bound in (
-            (claims.above, 1 / BAND),
-            (claims.below, BAND),
-          )
+          claims.above(f'l{p:g}', getattr(cases[name, p, kind], what), 1 / BAND)
+          for p in norms
         ],
-      ),
+      )
+      for what, statement in CONJECTURE.items()
     ]
-  gaps = [
-    (f'l{p:g}', away(cases[name, p, 'test'], cases[name, p, 'random']))
-    for p in config.norms
-  ]
-  return [
-    *judged,
-    claim(
-      'away from data alone',
-      'Training moves the boundary away from images of the data more than from '
-      'random images (ours)',
-      [claims.above(what, gap, 1.0) for what, gap in gaps],
-    ),
-  ]
+    of = cases[name, main, kind]
+    conditions = [
+      judge_one(f'{what}, l{main:g}', getattr(of, what), bound)
+      for what in ('constant', 'profile')
+      for judge_one, bound in ((claims.above, 1 / BAND), (claims.below, BAND))
+    ]
+    statement = "Trained networks keep the random networks' law of distances"
+    judged.append(
+      claim(f'law at {kind} images', f'{statement} (ours)', conditions)
+    )
+  gaps = []
+  for p in norms:
+    data_case, null = (cases[name, p, kind].both for kind in ('test', 'random'))
+    gap = ratio(MEDIAN, *data_case, *null[::-1])
+    gaps.append(claims.above(f'l{p:g}', gap, 1.0))
+  statement = 'Training moves the boundary away from images of the data more '
+  statement += 'than from random images (ours)'
+  return [*judged, claim('away from data alone', statement, gaps)]
 
 
 def main_norm(config):
@@ -572,7 +553,7 @@ def median_table(config, cases):
     ],
     [
       [SHORT[name], p, kind, *(estimate(MEDIAN, v) for v in c.both[::-1]),
-       estimate(MEDIAN, c.over_law[1])]
+       estimate(MEDIAN, c.over_law)]
       for (name, p, kind), c in cases.items()
     ],
   )  # fmt: skip
