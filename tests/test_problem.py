@@ -103,11 +103,11 @@ def test_a_problem_is_what_it_was_given():
   np.testing.assert_array_equal(down, [-1, -3])
   np.testing.assert_array_equal(up, [6, 5])
   assert problem.label == 1 and problem.norm == 1 and problem.classes is None
-  assert problem.project is None
+  assert problem.project is None and problem.rank == 2
   np.testing.assert_array_equal(problem.logits, x)
   # A projection keeps the dtype of the geometry.
   within = problems.create(
-    lambda v: v, x, 1, project=lambda v: np.arange(2.0) * np.float64(v)
+    lambda v: v, x, 1, project=lambda v: v.astype(jnp.float16)
   )
   assert within.project(jnp.ones(2)).dtype == jnp.float32
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from dmm_jax import margins
 from dmm_jax.boundary import network as network_lib
+from dmm_jax.boundary import subspace
 
 Project = Callable[[jax.Array], jax.Array] | None
 
@@ -30,6 +31,7 @@ class Problem:
     margin: of the label at `x`, with tolerance; NaN where it cannot be used.
     targets: the classes that a search aims at `[t]`.
     classes: which classes count beside the label `[k]`; None for all.
+    rank: about the dimensions of the subspace; those of `x` without one.
     groups: for `norm` 0, axes of the input whose entries count once.
   """
 
@@ -44,6 +46,7 @@ class Problem:
   margin: jax.Array
   targets: jax.Array
   classes: jax.Array | None = None
+  rank: jax.Array | float = jnp.inf
   groups: tuple[int, ...] | None = None
 
   @property
@@ -106,7 +109,8 @@ def create(
   )
   usable = jnp.all(jnp.isfinite(x))
   margin = jnp.where(usable, margin_of(problem, logits).value, jnp.nan)
-  return dataclasses.replace(problem, margin=margin, groups=groups)
+  rank = subspace.rank(onto, x) if onto else x.size
+  return dataclasses.replace(problem, margin=margin, rank=rank, groups=groups)
 
 
 def restrict_to_pair(problem: Problem, target: jax.Array) -> Problem:

@@ -81,7 +81,9 @@ def onto_plane(
     step = jax.lax.cond(in_l2, lambda: smallest(2), lambda: smallest(norm))
   if problem.project is None:
     return step
-  return subspace.project_feasible(problem.project, step, -gradient, *box)[0]
+  return subspace.project_feasible(
+    problem.project, step, -gradient, *box, problem.rank
+  )[0]
 
 
 def nearest_linear(
