@@ -3,7 +3,7 @@
   python -m experiments.reproduce
   python -m experiments.reproduce --preset=default
   python -m experiments.reproduce --preset=full --data_dir=DIR
-  python -m experiments.reproduce --only=halfway,transfer
+  python -m experiments.reproduce --only=crossings,transfer
 
 The experiments of the four papers, in their order, each in a process of its
 own; then one page of all (`experiments.gallery`) and a table of answers, with
@@ -46,18 +46,19 @@ from experiments.lib import tables
 # measured are kept in --workdir.
 MINUTES = {
   'random_scaling': (1, 5),
-  'trained_vs_random': (1, 5),
-  'trained_scaling': (1.5, 6),
+  'trained_vs_random': (1, 6),
+  'trained_scaling': (1, 8),
   'bit_strings': (1, 5),
-  'bit_images': (1, 3),
+  'bit_images': (0.5, 1),
   'boundary_distances': (0.5, 5),
   'manifold_split': (1, 3),
   'initial_scale': (1.5, 6),
   'clinging_dimpling': (1, 5),
   'dimple_depth': (1, 3),
   'mislabelled_training': (1, 2),
-  'halfway': (2, 8),
-  'transfer': (2, 10),
+  'crossings': (1, 5),
+  'influence': (1, 3),
+  'transfer': (1, 5),
   'som_codes': (2, 10),
 }
 # What `full` runs: flags of each run, after the name of its directory.
@@ -74,7 +75,7 @@ FULL = {
   },
   'trained_scaling': {
     'mnist': ['--preset=mnist', '--data_dir'],
-    'cifar10': ['--preset=cifar10', '--data_dir'],
+    'cifar': ['--preset=cifar', '--data_dir'],
   },
   'bit_images': {'mnist': ['--preset=mnist', '--data_dir']},
   'boundary_distances': {
@@ -103,9 +104,13 @@ FULL = {
     'mnist': ['--preset=mnist', '--data_dir'],
     'cifar': ['--preset=cifar', '--data_dir'],
   },
-  'halfway': {
+  'crossings': {
     'mnist': ['--preset=mnist', '--data_dir'],
-    'full': ['--preset=full', '--data_dir'],
+    'cifar': ['--preset=cifar', '--data_dir'],
+  },
+  'influence': {
+    'mnist': ['--preset=mnist', '--data_dir'],
+    'cifar': ['--preset=cifar', '--data_dir'],
   },
   'transfer': {
     'mnist': ['--preset=mnist', '--data_dir'],

@@ -41,8 +41,7 @@ TOYS = {
     "'num_examples': 10, 'method': 'ray'}"
   },
   'halfway_transfer': {
-    'FLAGS = {}': "FLAGS = {'num_steps': 5, 'num_images': 20, 'num_pairs': 30, "
-    "'num_train': 1000}"
+    'FLAGS = {}': "FLAGS = {'num_steps': 10, 'num_segments': 30}"
   },
   'maps': {
     'EPOCHS = 40': 'EPOCHS = 2',

@@ -35,7 +35,7 @@ def report(summary):
     [r['network'], str(r['n']), common.with_interval(r['size'], '.3g')]
     for r in summary['rows']
   ]
-  common.print_table(['network', 'n', 'one crossing'], rows)
+  common.print_table(['network', 'n', 'l2 distance'], rows)
   common.print_table(['one'], [['x']])
 
 
@@ -46,7 +46,7 @@ def conduct(workdir, collected=lambda: None):
 
   return common.conduct(
     Config(workdir=str(workdir)),
-    'experiments.halfway',
+    'experiments.som_codes',
     collect=collect,
     summarize=lambda *_: {'question': 'How far?', 'rows': ROWS},
     draw=lambda run_dir: [run_dir / 'figures/a.png'],
@@ -65,7 +65,7 @@ def test_a_run_ends_with_a_report_of_what_it_printed(tmp_path, capsys):
   assert run.report.claims == []
   assert run.report.answer == 'plain: far; a & b: near; other: near'
   assert run.raw['question'] == 'How far?'
-  command = 'python -m experiments.halfway --preset=quick'
+  command = 'python -m experiments.som_codes --preset=quick'
   assert run.raw['command'] == command
   verdicts, sizes, other = run.report.tables
   assert verdicts.title == 'Verdicts'
@@ -78,9 +78,10 @@ def test_a_run_ends_with_a_report_of_what_it_printed(tmp_path, capsys):
   assert sizes.rows[0] == ['plain', '10', '2.5 [2, 3]']
   meanings = [column.meaning for column in sizes.columns]
   assert meanings == [
-    'the network measured',
+    'kind of network; untrained: before the first step; own: on random '
+    'labels; labels50: half of the labels wrong',
     'examples measured',
-    'share of ways that are crossed exactly once',
+    'median distance to the boundary of the attacked test images',
   ]
   assert other.rows == [['x']] and other.columns[0].meaning == ''
   # Again: what is there is not collected, and nothing is told twice.
@@ -98,12 +99,13 @@ def test_tables_are_printed_with_their_names_to_the_left(capsys):
 
 
 def test_meanings_are_of_an_experiment_before_they_are_of_all():
-  assert common.meaning('experiments.transfer', 'n') == 'examples measured'
   assert common.meaning('experiments.none', 'n') == 'examples measured'
-  assert common.meaning('experiments.halfway', 'networks').startswith('kind of')
-  assert common.meaning('experiments.transfer', 'networks').startswith('indep')
-  assert common.meaning('experiments.halfway', 'no such') == ''
-  assert common.meaning('experiments.halfway', '') == ''
+  assert common.meaning('experiments.som_codes', 'network').startswith(
+    'kind of'
+  )
+  assert common.meaning('experiments.none', 'network').startswith('the netw')
+  assert common.meaning('experiments.som_codes', 'no such') == ''
+  assert common.meaning('experiments.som_codes', '') == ''
   for moved in ('gallery', 'random_scaling', 'boundary_distances'):
     assert not common._meanings().has_section(moved)
 

@@ -1,7 +1,6 @@
 """What networks share, against closed forms, scikit-learn and optax."""
 
 import functools
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -177,14 +176,6 @@ def test_directions_of_a_linear_network():
   wanted = weights @ (np.asarray(jax.nn.softmax(x @ weights)) - np.eye(3)[1])
   got = halfway.loss_direction(logits_fn, x, 1)
   np.testing.assert_allclose(got, wanted / np.linalg.norm(wanted), atol=1e-5)
-  means = RNG.normal(size=(3, 5)).astype(np.float32)
-  other = max((0, 2), key=lambda c: (x @ weights)[c])
-  step = means[other] - means[1]
-  np.testing.assert_allclose(
-    halfway.between_means(logits_fn, x, 1, means),
-    step / np.linalg.norm(step),
-    atol=1e-6,
-  )
   flat = halfway.loss_direction(lambda v: 0 * v[:2], x, 1)
   assert not np.any(flat)
 
@@ -305,61 +296,3 @@ def test_booked_influence_is_the_trained_function(momentum):
   # A class that no batch holds has no influence.
   _, booked = accumulate(affine, params, xs, labels % 2, batches, others)
   assert not np.any(booked[2])
-
-
-# --- Linear networks -------------------------------------------------------
-
-
-def deep_linear(num, dims=(6, 8, 5, 3)):
-  weights = [
-    RNG.normal(size=s) / np.sqrt(s[0]) for s in itertools.pairwise(dims)
-  ]
-  xs, labels = RNG.normal(size=(num, dims[0])), RNG.integers(0, 3, num)
-
-  def loss(logits):
-    return optax.losses.softmax_cross_entropy_with_integer_labels(
-      logits, labels
-    ).mean()
-
-  return weights, xs, loss
-
-
-@pytest.mark.parametrize('num', (1, 2))
-def test_updates_of_linear_layers_have_the_batch_for_their_rank(num):
-  with jax.enable_x64(True):
-    weights, xs, loss = deep_linear(num)
-    grad = jax.grad(lambda w: loss(xs @ halfway.product_of(w)))(weights)
-    for layer in grad:
-      sizes = np.linalg.svd(layer, compute_uv=False)
-      assert np.all(sizes[num:] < 1e-5 * sizes[0])
-      assert halfway.num_directions(layer, 1 - 1e-9) == num
-    if num == 1:  # The first one is a multiple of the sample.
-      cosine = np.abs(xs @ grad[0]) / np.linalg.norm(xs)
-      np.testing.assert_allclose(
-        cosine[0], np.linalg.norm(grad[0], axis=0), rtol=1e-5
-      )
-
-
-def test_the_product_moves_as_one_matching_layer():
-  with jax.enable_x64(True):
-    weights, xs, loss = deep_linear(4)
-    product = halfway.product_of(weights)
-    slope = jax.grad(lambda p: loss(xs @ p))(product)
-    wanted = halfway.product_change(weights, slope)
-    grad = jax.grad(lambda w: loss(xs @ halfway.product_of(w)))(weights)
-    rate = 1e-6
-    after = [w - rate * g for w, g in zip(weights, grad, strict=True)]
-    change = (halfway.product_of(after) - product) / rate
-    np.testing.assert_allclose(change, wanted, rtol=1e-4, atol=1e-8)
-    single = halfway.product_change([product], slope)
-    np.testing.assert_allclose(single, -slope, rtol=1e-12)
-
-
-def test_directions_that_hold_a_matrix():
-  turn = np.linalg.qr(RNG.normal(size=(6, 6)))[0]
-  matrix = turn @ np.diag([3.0, 1, 1, 1e-4, 0, 0]) @ turn.T
-  assert halfway.num_directions(jnp.asarray(matrix), 0.8) == 1
-  assert halfway.num_directions(jnp.asarray(matrix), 0.9) == 2
-  assert halfway.num_directions(jnp.asarray(matrix), 0.999) == 3
-  assert halfway.num_directions(jnp.eye(4), 0.5) == 2  # Met is enough.
-  assert halfway.num_directions(jnp.zeros((3, 4))) == 0

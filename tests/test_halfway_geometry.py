@@ -145,25 +145,14 @@ def test_directions_of_a_linear_network():
   weights = 0.01 * RNG.normal(size=(6, 4)).astype(np.float32)
   x = RNG.normal(size=(2, 3)).astype(np.float32)
   logits_fn = lambda v: v.ravel() @ weights
-  means = RNG.normal(size=(4, 2, 3)).astype(np.float32)
   logits = x.ravel() @ weights
-
-  @jax.jit
-  def find(label):
-    return (
-      halfway.loss_direction(logits_fn, x, label),
-      halfway.between_means(logits_fn, x, label, jnp.asarray(0.1 * means)),
-    )
-
+  find = jax.jit(lambda label: halfway.loss_direction(logits_fn, x, label))
   for label in (1, int(np.argmax(logits))):
-    slope, between = find(label)
+    slope = find(label)
     pull = weights @ (special.softmax(logits) - np.eye(4)[label])
     np.testing.assert_allclose(
       slope, (pull / np.linalg.norm(pull)).reshape(2, 3), atol=1e-5
     )
-    rivals = np.where(np.arange(4) == label, -np.inf, logits)
-    gap = means[rivals.argmax()] - means[label]
-    np.testing.assert_allclose(between, gap / np.linalg.norm(gap), atol=1e-5)
   # Zeros where there is no direction: a gradient of 0, and an infinite one.
   for bad in (
     lambda v: 0 * v.ravel()[:2],
@@ -244,49 +233,3 @@ def test_booked_influence_in_numpy(momentum):
   np.testing.assert_allclose(booked, total, atol=1e-5)
   np.testing.assert_allclose(last['w'], matrix[:4], atol=1e-5)
   np.testing.assert_allclose(last['b'], matrix[4], atol=1e-5)
-
-
-# --- Linear networks -------------------------------------------------------
-
-
-def test_changes_of_a_product_by_the_product_rule():
-  with jax.enable_x64(True):
-    shapes = (6, 8), (8, 5), (5, 7), (7, 3)
-    weights = [jnp.asarray(RNG.normal(size=s)) for s in shapes]
-    slope = jnp.asarray(RNG.normal(size=(6, 3)))
-    a, b, c, d = map(np.asarray, weights)
-    np.testing.assert_allclose(halfway.product_of(weights), a @ b @ c @ d)
-    # Each layer's own step: minus its gradient.
-    g = np.asarray(slope)
-    want = -(
-      (g @ (b @ c @ d).T) @ (b @ c @ d)
-      + a @ (a.T @ g @ (c @ d).T) @ (c @ d)
-      + (a @ b) @ ((a @ b).T @ g @ d.T) @ d
-      + (a @ b @ c) @ ((a @ b @ c).T @ g)
-    )
-    np.testing.assert_allclose(halfway.product_change(weights, slope), want)
-    np.testing.assert_allclose(
-      halfway.product_change([a @ b @ c @ d], slope), -g
-    )
-
-
-def test_directions_that_hold_a_matrix():
-  turns = [np.linalg.qr(RNG.normal(size=(n, n)))[0] for n in (4, 6)]
-  # Squares that sum to 1.
-  squares = np.array([0.85, 0.07, 0.05, 0.03])
-  middle = 0.1 * np.diag(squares**0.5) @ np.eye(4, 6)
-  matrix = jnp.asarray(turns[0] @ middle @ turns[1])
-  find = jax.jit(halfway.num_directions)
-  assert halfway.num_directions(matrix) == 2
-  for share, number in (
-    (0.8, 1),
-    (0.84, 1),
-    (0.86, 2),
-    (0.93, 3),
-    (0.96, 3),
-    (0.98, 4),
-  ):
-    assert find(matrix, share) == number, share
-  assert find(jnp.eye(4), 0.5) == 2  # Met is enough.
-  assert find(jnp.zeros((3, 4)), 0.9) == 0
-  assert find(jnp.full((1, 5), 0.1), 0.9) == 1

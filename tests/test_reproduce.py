@@ -47,7 +47,7 @@ digest = hashlib.sha256(text.encode()).hexdigest()
 record |= dict(finished='2026-01-01T00:00:01', sha256={'report.json': digest})
 write(run_dir / 'run.json', record)
 """
-THREE = ('bit_strings', 'halfway', 'dimple_depth')
+THREE = ('bit_strings', 'crossings', 'dimple_depth')
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def start(folder, **more):
 
 def test_all_run_in_order_and_only_once(folder, capsys):
   outcomes = start(folder)
-  names = ['bit_strings_quick', 'dimple_depth_quick', 'halfway_quick']
+  names = ['bit_strings_quick', 'dimple_depth_quick', 'crossings_quick']
   assert [one.job.name for one in outcomes] == names
   out = capsys.readouterr()
   lines = out.out.splitlines()
@@ -75,35 +75,35 @@ def test_all_run_in_order_and_only_once(folder, capsys):
   for line, name in zip(lines[-3:], names, strict=True):
     assert line.startswith(name.removesuffix('_quick'))
     assert str(folder / name) in line and f'{name} holds' in line
-  assert '3 of 3: halfway_quick, ' in out.err
-  log = folder / 'halfway_quick.log'
-  assert 'working on halfway_quick --preset=quick' in log.read_text()
-  assert 'halfway_quick holds' in (folder / 'gallery.html').read_text()
+  assert '3 of 3: crossings_quick, ' in out.err
+  log = folder / 'crossings_quick.log'
+  assert 'working on crossings_quick --preset=quick' in log.read_text()
+  assert 'crossings_quick holds' in (folder / 'gallery.html').read_text()
   spent = records.read_json(folder / 'minutes.json', sealed=True)
   assert list(spent) == names and all(0 <= v < 1 for v in spent.values())
   # Again: nothing is left to do; another preset is something else.
   before = log.read_text()
   assert [o.said for o in start(folder)] == [o.said for o in outcomes]
   assert log.read_text() == before
-  other = start(folder, preset='default', only=('halfway',))
-  assert other[0].job.name == 'halfway_default'
+  other = start(folder, preset='default', only=('crossings',))
+  assert other[0].job.name == 'crossings_default'
 
 
 def test_verdicts_are_counted_before_the_answer(folder, capsys):
   folder.mkdir()
-  act = folder / 'halfway_quick.act'
+  act = folder / 'crossings_quick.act'
   act.write_text(
     'claimed = {True: "supported", None: "undecided", False: "not supported"}'
   )
-  (outcome,) = start(folder, only=('halfway',))
+  (outcome,) = start(folder, only=('crossings',))
   counts = '2 supported, 1 undecided, 1 not supported'
-  assert outcome.said == f'{counts}: halfway_quick holds'
+  assert outcome.said == f'{counts}: crossings_quick holds'
   header, rule, line = capsys.readouterr().out.splitlines()[-3:]
   assert header.split() == ['experiment', 'minutes', 'where', 'answer']
   assert set(rule) == {'-', ' '}
-  where = folder / 'halfway_quick'
+  where = folder / 'crossings_quick'
   minutes = f'{outcome.minutes:.1f}'
-  assert line.split()[:3] == ['halfway', minutes, str(where)]
+  assert line.split()[:3] == ['crossings', minutes, str(where)]
   assert line.endswith(f'  {where}  {outcome.said}')
 
 
@@ -111,7 +111,7 @@ def test_a_failure_does_not_end_the_others(folder, capsys):
   folder.mkdir()
   act = folder / 'bit_strings_quick.act'
   act.write_text('raise ValueError("no luck")')
-  (folder / 'halfway_quick.act').write_text('sys.exit(0)')
+  (folder / 'crossings_quick.act').write_text('sys.exit(0)')
   with pytest.raises(SystemExit) as ended:
     start(folder)
   assert ended.value.code == 1
@@ -124,7 +124,7 @@ def test_a_failure_does_not_end_the_others(folder, capsys):
   assert 'failed: unfinished: the run did not reach its end' in out
   assert '1 runs, 2 other folders' in out
   act.unlink()
-  (folder / 'halfway_quick.act').unlink()
+  (folder / 'crossings_quick.act').unlink()
   assert not any(one.failed for one in start(folder))
 
 
@@ -157,7 +157,7 @@ def test_a_signal_ends_the_child_too_and_the_next_start_goes_on(
     os.kill(int(pid_file.read_text()), 0)
   assert reproduce.is_finished(folder / 'bit_strings_quick')
   assert not reproduce.is_finished(folder / 'dimple_depth_quick')
-  assert not (folder / 'halfway_quick').exists()
+  assert not (folder / 'crossings_quick').exists()
   act.unlink()
   logs = [folder / f'{name}_quick.log' for name in THREE]
   assert len(start(folder)) == 3
@@ -170,17 +170,17 @@ def test_what_outlived_a_kill_is_waited_for(folder, capsys):
   fcntl.flock(lock, fcntl.LOCK_EX)
   began = time.monotonic()
   threading.Timer(0.4, lock.close).start()
-  assert len(start(folder, only=('halfway',))) == 1
+  assert len(start(folder, only=('crossings',))) == 1
   assert time.monotonic() - began > 0.4
   assert 'waiting for what an earlier start' in capsys.readouterr().err
 
 
 def test_files_of_a_kill_at_a_bad_moment_are_no_news(folder):
-  (folder / 'halfway_quick').mkdir(parents=True)
-  (folder / 'halfway_quick/run.json').write_text('{"fini')
+  (folder / 'crossings_quick').mkdir(parents=True)
+  (folder / 'crossings_quick/run.json').write_text('{"fini')
   (folder / 'minutes.json').write_text('{"half')
-  (outcome,) = start(folder, only=('halfway',))
-  assert outcome.said == 'halfway_quick holds' and outcome.minutes >= 0
+  (outcome,) = start(folder, only=('crossings',))
+  assert outcome.said == 'crossings_quick holds' and outcome.minutes >= 0
 
 
 def test_what_needs_data_is_skipped_without_and_says_so(folder, capsys):
@@ -189,17 +189,17 @@ def test_what_needs_data_is_skipped_without_and_says_so(folder, capsys):
   assert said == {
     'bit_strings_default': 'bit_strings_default holds',
     'dimple_depth_mnist': 'skipped: needs --data_dir',
-    'halfway_mnist': 'skipped: needs --data_dir',
-    'halfway_full': 'skipped: needs --data_dir',
+    'crossings_mnist': 'skipped: needs --data_dir',
+    'crossings_cifar': 'skipped: needs --data_dir',
   }
   assert 'skipped: needs --data_dir' in capsys.readouterr().out
-  outcomes = start(folder, preset='full', data_dir='/data', only=('halfway',))
+  outcomes = start(folder, preset='full', data_dir='/data', only=('crossings',))
   assert [one.said for one in outcomes] == [
-    'halfway_mnist holds',
-    'halfway_full holds',
+    'crossings_mnist holds',
+    'crossings_cifar holds',
   ]
-  log = (folder / 'halfway_full.log').read_text()
-  assert '--preset=full --data_dir=/data' in log
+  log = (folder / 'crossings_cifar.log').read_text()
+  assert '--preset=cifar --data_dir=/data' in log
 
 
 def test_bad_flags_are_named(folder):

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dmm_jax import margins
 from dmm_jax import norms
 
 
@@ -22,23 +21,10 @@ def loss_direction(
   loss = lambda v: optax.losses.softmax_cross_entropy_with_integer_labels(
     logits_fn(v), label
   )
-  return _unit(jax.grad(loss)(x))
-
-
-def between_means(
-  logits_fn: Callable, x: jax.Array, label: jax.Array, means: jax.Array
-) -> jax.Array:
-  """Returns the unit direction from a class's mean to the runner-up's.
-
-  The part of an adversarial direction that knows nothing but the two means.
-
-  Args:
-    logits_fn: one input -> logits `[k]`; names the runner-up at `x`.
-    x, label: an example.
-    means: of the classes `[k, ...]`.
-  """
-  other = margins.runner_up(logits_fn(x), label)
-  return _unit(means[other] - means[label])
+  slope = jax.grad(loss)(x)
+  size = norms.norm(slope, 2)
+  usable = jnp.isfinite(size) & (size > 0)
+  return jnp.where(usable, slope / jnp.where(usable, size, 1.0), 0.0)
 
 
 def cosines(directions: np.ndarray) -> np.ndarray:
@@ -48,9 +34,3 @@ def cosines(directions: np.ndarray) -> np.ndarray:
   """
   flat = np.asarray(directions).reshape(*directions.shape[:2], -1)
   return np.einsum('and,bnd->ab', flat, flat, optimize=True) / flat.shape[1]
-
-
-def _unit(vector):
-  size = norms.norm(vector, 2)
-  usable = jnp.isfinite(size) & (size > 0)
-  return jnp.where(usable, vector / jnp.where(usable, size, 1.0), 0.0)
