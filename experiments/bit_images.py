@@ -110,7 +110,7 @@ PRESETS = {
     threshold=25 / 255,
     num_networks=8,
     num_examples=20,
-    epochs=5,
+    epochs=2,
     candidates=128,
   ),
 }

@@ -194,32 +194,32 @@ def build(name, num_classes):
 
 
 def fit(config, module, key, xs, labels):
-  """Trains --num_networks networks: `(parameters before, after)`, stacked."""
+  """Trains --num_networks: parameters before, after `[networks, p]`."""
   keys = jax.random.split(key, (config.num_networks, 2))
   plan = train.TrainConfig(learning_rate=2e-3, num_epochs=config.epochs)
   optimizer = train.make_optimizer(plan, len(xs))
   start = lambda k: train.init_state(k, module, xs[0], optimizer)
   before = jax.vmap(start)(keys[:, 0])
+  flatten = lambda params: flatten_util.ravel_pytree(params)[0]
   advance = functools.partial(
     train.fit, forward=train.flax_forward(module), xs=xs, targets=labels,
     config=plan, each_epoch=False,
   )  # fmt: skip
   if isinstance(module, models.CNN) and jax.default_backend() == 'cpu':
     # Convolutions of many networks at once are 3 times slower there.
-    ends = [
-      jax.device_get(last.state.params)
-      for i, order in enumerate(keys[:, 1])
-      for last in advance(order, state=at(before, i))
+    on_host = jax.device_get(before)
+    states = [
+      jax.tree.map(operator.itemgetter(i), on_host) for i in range(len(keys))
     ]
-    after = jax.tree.map(lambda *leaves: np.stack(leaves), *ends)
+    after = [
+      flatten(last.state.params)
+      for order, state in zip(keys[:, 1], states, strict=True)
+      for last in advance(order, state=state)
+    ]
   else:
     (last,) = advance(keys[:, 1], state=before)
-    after = last.state.params
-  return jax.device_get((before.params, after))
-
-
-def at(tree, i):
-  return jax.tree.map(operator.itemgetter(i), jax.device_get(tree))
+    after = jax.vmap(flatten)(last.state.params)
+  return jax.device_get((jax.vmap(flatten)(before.params), after))
 
 
 def to_measure(config, test, network, content, size):
@@ -254,83 +254,64 @@ def measure(config, sets):
 
 def measure_networks(config, sets, name, content, size):
   """Rows of the networks of one architecture, size and content."""
-  xs, labels = sets['train']
-  xs, labels = (v[: config.num_train or None] for v in (xs, labels))
-  xs = resized(config, xs, content, size)
+  xs, labels = (column[: config.num_train or None] for column in sets['train'])
+  test, truth = sets['test']
   module = build(name, int(labels.max()) + 1)
   key = jax.random.fold_in(jax.random.key(config.seed), size)
-  states = fit(config, module, key, xs, labels)
-  test, truth = sets['test']
-  known = resized(config, test[:NUM_TESTED], content, size)
+  states = fit(config, module, key, resized(config, xs, content, size), labels)
   num = config.num_networks
   inputs = np.stack(
     [to_measure(config, test, i, content, size) for i in range(num)]
   )
-  options = dict(
+  one = programs.bind(
+    measure_network,
+    module=module,
     exponents=NORMS,
     bounds=(0.0, 1.0),
     method=config.method,
     max_gradients=config.max_gradients,
   )
-  spread = functools.partial(
-    parallel.map_examples,
-    batch_size=num,
-    # Each network has its own weights: CPUs gain nothing from batching.
-    vmap_size=1 if jax.default_backend() == 'cpu' else None,
-  )
   parts = []
-  for trained, params in enumerate(states):
-    flat = np.stack(
-      [flatten_util.ravel_pytree(at(params, i))[0] for i in range(num)]
-    )
-    found = spread(
-      programs.bind(distances, module=module, **options), (flat, inputs)
-    )
-    right = spread(
-      programs.bind(accuracy, module=module),
-      (flat,),
-      shared=(known, truth[:NUM_TESTED]),
+  for trained, flat in enumerate(states):
+    found, right = parallel.map_examples(
+      one,
+      (np.stack(flat), inputs),
+      shared=(
+        resized(config, test[:NUM_TESTED], content, size),
+        truth[:NUM_TESTED],
+      ),
+      batch_size=num,
+      # Each network has its own weights: CPUs gain nothing from batching.
+      vmap_size=1 if jax.default_backend() == 'cpu' else None,
     )
     shape = found.distance.shape  # Networks, inputs, norms.
     network, place, _ = np.indices(shape, np.int32)
-    same = dict(
-      model=name,
-      content=content,
-      n=np.int32(inputs[0, 0].size),
-      trained=bool(trained),
-      guess=np.float32(np.bincount(truth).max() / len(truth)),
-    )
-    columns = {k: np.full(shape, v) for k, v in same.items()} | {
+    columns = {
+      'model': np.full(shape, name),
+      'content': np.full(shape, content),
+      'n': np.full(shape, inputs[0, 0].size, np.int32),
       'network': network,
+      'trained': np.full(shape, bool(trained)),
       'inputs': np.array(['images', 'noise'])[place // config.num_examples],
       'norm': np.broadcast_to(np.array(NORMS, np.float32), shape),
       'accuracy': right[network],
-      'distance': found.distance,
-      'input_norm': found.input_norm,
-      'status': found.status,
+      'guess': np.full(shape, np.bincount(truth).max() / len(truth)),
     }
-    parts.append({k: v.ravel() for k, v in columns.items()})
+    names = 'distance input_norm status'.split()
+    columns |= {field: getattr(found, field) for field in names}
+    parts.append({field: column.ravel() for field, column in columns.items()})
   return records.concatenate(parts)
 
 
-def logits_of(flat, module, x):
-  """A network, given its parameters as a vector, as a function of one input."""
-  like = jax.eval_shape(module.init, jax.random.key(0), x)['params']
+def measure_network(flat, inputs, xs, labels, *, module, **options):
+  """Returns `random_nets.Distances` of a network's inputs, and its accuracy."""
+  like = jax.eval_shape(module.init, jax.random.key(0), inputs[0])['params']
   like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), like)
   params = flatten_util.ravel_pytree(like)[1](flat)
-  return lambda v: module.apply({'params': params}, v)[0]
-
-
-def distances(flat, inputs, *, module, **options):
-  """Returns `random_nets.Distances` of one network's inputs."""
-  logits_fn = logits_of(flat, module, inputs[0])
+  logits_fn = lambda v: module.apply({'params': params}, v)[0]
   one = lambda x: random_nets.distances(logits_fn, x, **options)
-  return jax.vmap(one)(inputs)
-
-
-def accuracy(flat, xs, labels, *, module):
-  logits_fn = logits_of(flat, module, xs[0])
-  return jnp.mean(jax.vmap(logits_fn)(xs).argmax(-1) == labels)
+  predicted = jax.lax.map(lambda v: logits_fn(v).argmax(), xs, batch_size=100)
+  return jax.vmap(one)(inputs), jnp.mean(predicted == labels)
 
 
 # --- Judging ---------------------------------------------------------------
@@ -449,29 +430,18 @@ def judge(results, model, cases):
   ]
 
 
-def accuracies(results, model, content, n):
-  """Accuracy of each trained network, of one size and content."""
-  of = records.select(
-    results, model=model, trained=True, n=n, content=content
-  )  # fmt: skip
-  return of['accuracy'].reshape(of['network'].max() + 1, -1)[:, 0].astype(float)
-
-
 def why_not_tested(results, model):
   """Why networks of an architecture say nothing of the claims, or ''."""
   rows = records.select(results, model=model)
-  guess = float(rows['guess'][0])
-  sizes = np.unique(
-    np.stack([rows['n'], rows['content'] == 'images'], 1), axis=0
-  )
-  for n, images in sizes:
-    content = 'images' if images else 'blown up'
-    right = accuracies(results, model, content, n).mean()
-    if right < (1 + guess) / 2:
-      return (
-        f'networks of n = {n} classify {right:.0%} of test images correctly, '
-        f'less than half way from a guess ({guess:.0%}) to all'
-      )
+  trained, guess = records.select(rows, trained=True), float(rows['guess'][0])
+  for n in np.unique(trained['n']):
+    for content in ('images', 'blown up'):
+      right = records.select(trained, n=n, content=content)['accuracy']
+      if right.size and right.mean() < (1 + guess) / 2:
+        return (
+          f'networks of n = {n} classify {right.mean():.0%} of test images '
+          f'correctly, less than half way from a guess ({guess:.0%}) to all'
+        )
   failed = np.mean(np.isinf(rows['distance']))
   if failed > MOST_FAILED:
     return f'{failed:.0%} of the searches found no boundary'
@@ -526,16 +496,14 @@ def network_table(config, results):
   rows = []
   for model in config.models:
     for content in ('images', 'blown up'):
-      of = records.select(results, model=model, content=content)
-      right = [
-        statistics.proportion(
-          accuracies(results, model, content, n), unit='networks'
-        )
-        for n in (of['n'].min(), of['n'].max())
-      ]
-      rows.append(
-        [model, content, *right, float(np.mean(np.isinf(of['distance'])))]
-      )
+      of = records.select(results, model=model, content=content, trained=True)
+      right = []
+      for n in (of['n'].min(), of['n'].max()):
+        at = records.select(of, n=n)
+        each = at['accuracy'].reshape(config.num_networks, -1)[:, 0]
+        right.append(statistics.proportion(each, unit='networks'))
+      failed = float(np.mean(np.isinf(of['distance'])))
+      rows.append([model, content, *right, failed])
   return tables.Table(
     'Trained networks',
     [
@@ -543,9 +511,7 @@ def network_table(config, results):
       column('trained on', '', ''),
       column('right, least n', '', 'share of test images', '.1%'),
       column('right, largest n', '', '', '.1%'),
-      column(
-        'lost', '', 'share of searches, before too, without result', '.1%'
-      ),
+      column('lost', '', 'share of searches without result', '.1%'),
     ],
     rows,
   )

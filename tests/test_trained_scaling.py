@@ -97,8 +97,15 @@ def test_distances_of_a_linear_network_are_exact():
   weights = np.asarray(jax.tree.leaves(params)[-1])
   gap = weights[:, 0] - weights[:, 1]
   flat = jax.flatten_util.ravel_pytree(params)[0]
-  found = trained_scaling.distances(
-    flat, x, module=net, exponents=NORMS, bounds=(0.0, 1.0), method='linear'
+  found, right = trained_scaling.measure_network(
+    flat,
+    x,
+    x,
+    np.array([1]),
+    module=net,
+    exponents=NORMS,
+    bounds=(0.0, 1.0),
+    method='linear',
   )
   margin = np.abs(x.ravel() @ gap)
   # In l1 the steepest pixels move first, each by 1/2 at most.
@@ -111,7 +118,6 @@ def test_distances_of_a_linear_network_are_exact():
   np.testing.assert_allclose(found.distance[0], wanted, rtol=1e-3)
   sizes = [np.linalg.norm(x.ravel(), p) for p in NORMS]
   np.testing.assert_allclose(found.input_norm[0], sizes)
-  right = trained_scaling.accuracy(flat, x, np.array([1]), module=net)
   assert right == float(x.ravel() @ gap < 0)
 
 
@@ -242,7 +248,9 @@ def made_up(
 
 
 def judge(found):
-  report = trained_scaling.analyze(toy(''), found)
+  num = int(found['results']['network'].max()) + 1
+  config = toy('', num_networks=num)
+  report = trained_scaling.analyze(config, found)
   json.dumps(runner.to_json(report, '', '', ''), allow_nan=False)
   assert runner.to_text(report)
   return report, {claim.name: claim.verdict for claim in report.claims}
