@@ -4,12 +4,10 @@ from dmm_jax.plots.canvas import save
 from dmm_jax.plots.codes import som_codes
 from dmm_jax.plots.training import learning_curves
 from dmm_jax.plots.training import reconstructions
-from dmm_jax.plots.transfer import transfer
 
 __all__ = (
   'learning_curves',
   'reconstructions',
   'save',
   'som_codes',
-  'transfer',
 )
