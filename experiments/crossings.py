@@ -9,7 +9,7 @@ theorem here is the paper's. R2 is in `experiments.influence`.
   python -m experiments.crossings --preset=mnist --data_dir=DIR
   python -m experiments.crossings --preset=cifar --data_dir=DIR
 
-The first takes 5 minutes of one core, mnist and cifar 20, --preset=quick 1. A
+The first takes 5 minutes of one core, mnist and cifar 15, --preset=quick 1. A
 run that was killed goes on where it was.
 
 On the segment between two samples of different class, t* is the part of the
@@ -110,9 +110,12 @@ class Config:
     12, 'Number of networks of each kind; even.', least=4
   )
   num_steps: int = flags.flag(2000, 'Steps of training.', least=10)
-  learning_rate: float = flags.flag(
-    0.05, 'Learning rate of SGD with momentum 0.9; constant.', least=0
+  optimizer: str = flags.flag(
+    'momentum',
+    'SGD with momentum 0.9, or Adam, which learns random labels sooner.',
+    choices=('momentum', 'adam'),
   )
+  learning_rate: float = flags.flag(0.05, 'Constant learning rate.', least=0)
   num_segments: int = flags.flag(
     500,
     'Segments of each kind, train, nearest and test, for a pair of networks.',
@@ -134,8 +137,7 @@ PRESETS = {
     workdir='runs/crossings_mnist',
     dataset='mnist',
     num_train=2000,
-    num_networks=8,
-    num_segments=300,
+    num_segments=1000,
   ),
   'cifar': dict(
     workdir='runs/crossings_cifar',
@@ -144,7 +146,8 @@ PRESETS = {
     num_train=2000,
     models=('mlp', 'cnn'),
     num_networks=8,
-    learning_rate=0.01,
+    optimizer='adam',
+    learning_rate=1e-3,
     num_segments=300,
   ),
 }
@@ -267,7 +270,7 @@ def measure_kind(config, inputs, segments, kind, key):
     condition=kinds_of(config)[kind],
     num=config.num_networks,
     config=train.TrainConfig(
-      optimizer='momentum',
+      optimizer=config.optimizer,
       learning_rate=config.learning_rate,
       schedule='constant',
       batch_size=64,

@@ -114,8 +114,6 @@ from experiments import layer_codes
 from experiments import populations
 from experiments.lib import flags
 
-CONDITIONS = ('plain', 'own', 'adversarial', 'labels25', 'labels50')
-
 
 @dataclasses.dataclass(frozen=True)
 class Config(populations.Config):
@@ -129,7 +127,7 @@ class Config(populations.Config):
     ('plain', 'own', 'adversarial', 'labels50'),
     'plain; own: random labels; adversarial: within linf --train_radius; '
     'labels25, labels50: that part of the labels wrong, in percent.',
-    choices=CONDITIONS,
+    choices=tuple(populations.CONDITIONS),
   )
   stride: int = flags.flag(
     1, 'Of the first two convolutions of cnn; the last two have 2.', least=1
@@ -228,9 +226,6 @@ PRESETS = {
 def run(config: Config) -> dict:
   """Runs the experiment, and returns what it wrote to summary.json."""
   flags.check(config)
-  populations.check(config)
-  if config.dataset in populations.PLANE:
-    raise flags.FlagError(f'--dataset={config.dataset} has no images')
   if 'linear' in config.models:
     raise flags.FlagError('--models=linear has no hidden layers')
   if 'plain' not in config.conditions:

@@ -43,7 +43,6 @@ SHARED = (
   'networks',
   'pairs',
   'populations',
-  'segments',
   'training',
 )
 

@@ -8,6 +8,7 @@ from scipy import stats
 from dmm_jax import records
 from dmm_jax import som
 from dmm_jax import statistics
+from dmm_jax.train import populations as train_populations
 from experiments import layer_codes
 from experiments import populations
 from experiments import som_codes
@@ -232,7 +233,7 @@ def test_a_toy_run_is_judged_and_goes_on(tmp_path, capsys, monkeypatch):
   def no_training(*args, **kwargs):
     raise AssertionError('trained again')
 
-  monkeypatch.setattr(populations, '_fit', no_training)
+  monkeypatch.setattr(train_populations, 'fit', no_training)
   som_codes.run(config)
   assert (tmp_path / 'results.npz').read_bytes() == before
 
@@ -258,7 +259,6 @@ def test_flags_that_do_not_fit_are_refused(tmp_path):
     'without plain': dict(conditions=('own',)),
     'snapshots are of': dict(steps=(7,)),
     'no hidden layers': dict(models=('mlp', 'linear')),
-    'has no images': dict(dataset='moons'),
   }
   for match, more in refused.items():
     with pytest.raises(flags.FlagError, match=match):
@@ -269,8 +269,18 @@ def test_flags_that_do_not_fit_are_refused(tmp_path):
 
 
 def test_wrong_labels_are_as_many_as_said():
-  labels = np.arange(200) % 10
-  key = populations.jax.random.key(0)
-  given, rows = populations.task(key, 'labels25', labels, 3)
-  assert np.all(np.mean(given != labels, axis=1) == 0.25)
-  assert np.any(given[0] != given[1]) and rows.shape == (3, 200)
+  given = {
+    name: condition.wrong
+    for name, condition in populations.CONDITIONS.items()
+    if condition.wrong
+  }
+  assert given == {'labels25': 0.25, 'labels50': 0.5}
+
+
+def test_digits_are_drawn_anew_and_nothing_is_lost():
+  sets = populations.load(toy('', num_train=0, num_test=0))
+  assert [len(xs) for xs, _ in sets.values()] == [1400, 397]
+  everything = np.concatenate([xs for xs, _ in sets.values()])
+  assert len(np.unique(everything.reshape(1797, -1), axis=0)) == 1797
+  few = populations.load(toy('', num_train=300, num_test=60))
+  assert [len(xs) for xs, _ in few.values()] == [300, 60]

@@ -7,6 +7,7 @@ own order. A `Condition` says what else they share: labels, parts of the data.
 from collections.abc import Callable
 from collections.abc import Sequence
 import functools
+import operator
 from typing import Any
 from typing import NamedTuple
 
@@ -182,24 +183,13 @@ def fit(
     loop.fit, config=config, pause_steps=tuple(steps), each_epoch=False
   )
   columns, axes = _columns(xs, condition, examples)
-  found = []
   if jax.default_backend() == 'cpu' and _convolves(module, first):
-    states = jax.device_get(states)
-    for i in range(num):
-      pick = lambda leaf, i=i: leaf[i]
-      mine = [
-        column if axis is None else column[i]
-        for column, axis in zip(columns, axes, strict=True)
-      ]
-      state = jax.tree.map(pick, states)
-      history = run(orders[i], forward, state, *mine)
-      found.append(_snapshots(history, steps, 1))
+    found = _one_by_one(run, orders, forward, states, columns, axes, steps)
   else:
     history = run(orders, forward, states, *columns, data_axes=(*axes, None))
-    found.append(_snapshots(history, steps, num))
-  parameters = np.concatenate(found, axis=1)
+    found = _snapshots(history, steps, num)
   unravel = unraveler(module, xs[0])
-  return Population(forward, examples, np.array(steps), parameters, unravel)
+  return Population(forward, examples, np.array(steps), found, unravel)
 
 
 def logits(forward: loop.Forward, network: tuple, x: jax.Array) -> jax.Array:
@@ -243,6 +233,20 @@ def _columns(xs, condition, examples):
   if condition.group != 0 and (condition.random_labels or condition.wrong):
     return (xs, given), (None, 0)
   return (xs, given[0]), (None, None)
+
+
+def _one_by_one(run, orders, forward, states, columns, axes, steps):
+  """Snapshots `[s, m, p]` of networks that train one after the other."""
+  states, found = jax.device_get(states), []
+  for i in range(len(orders)):
+    state = jax.tree.map(operator.itemgetter(i), states)
+    mine = [
+      column if axis is None else column[i]
+      for column, axis in zip(columns, axes, strict=True)
+    ]
+    history = run(orders[i], forward, state, *mine)
+    found.append(_snapshots(history, steps, 1))
+  return np.concatenate(found, axis=1)
 
 
 def _snapshots(history, steps, num):

@@ -105,19 +105,8 @@ def concordance(report):
     (null, canvas.STYLES[1], 'random labels, training images'),
   ):
     places = np.flatnonzero(chosen)
-    value, low, high = np.array([rows[i][2][:3] for i in places], float).T
-    ends = np.nan_to_num(np.abs(np.array([low, high]) - value), posinf=0.0)
-    ax.errorbar(
-      value,
-      places,
-      xerr=ends,
-      color=look['color'],
-      marker=look['marker'],
-      linestyle='',
-      ms=5,
-      capsize=3,
-      label=label,
-    )
+    found = [rows[place][2] for place in places]
+    canvas.estimates(ax, places, found, look, label, across=True)
   ax.axvline(STRONG, color='0.4', linestyle='--', label='strong claims')
   ax.axvline(0.0, color='0.7', linewidth=0.8)
   ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel='concordance: correlation of t*')
