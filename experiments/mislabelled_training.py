@@ -154,7 +154,7 @@ PRESETS = {
     dataset='mnist',
     num_train=10000,
     radii=(2.0, 4.0),
-    epochs=8,
+    epochs=6,
     k=16,
     brief_steps=50,
   ),
