@@ -9,7 +9,7 @@ theorem here is the paper's. R2 is in `experiments.influence`.
   python -m experiments.crossings --preset=mnist --data_dir=DIR
   python -m experiments.crossings --preset=cifar --data_dir=DIR
 
-The first takes 5 minutes of one core, mnist and cifar 15, --preset=quick 1. A
+The first takes 5 minutes of one core, mnist and cifar 20, --preset=quick 1. A
 run that was killed goes on where it was.
 
 On the segment between two samples of different class, t* is the part of the
@@ -143,12 +143,13 @@ PRESETS = {
     workdir='runs/crossings_cifar',
     dataset='cifar10',
     num_classes=2,
-    num_train=2000,
+    num_train=1000,
     models=('mlp', 'cnn'),
     num_networks=8,
+    num_steps=3500,
     optimizer='adam',
     learning_rate=1e-3,
-    num_segments=300,
+    num_segments=200,
   ),
 }
 COLUMNS = {
