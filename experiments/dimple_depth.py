@@ -226,9 +226,10 @@ PRESETS = {
   'mnist': dict(
     workdir='runs/dimple_depth_mnist',
     dataset='mnist',
+    num_train=15000,
     num_networks=4,
     width=200,
-    epochs=5,
+    epochs=6,
     adversaries=('PGD l2', 'PGD linf'),
     radius=1.5,
     radius_linf=0.1,
