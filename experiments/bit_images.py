@@ -10,7 +10,7 @@ are misclassified need fewer.
   python -m experiments.bit_images
   python -m experiments.bit_images --preset=mnist --data_dir=DIR
 
-The first takes less than a minute on 2 CPU cores, mnist 10. A run that was
+The first takes less than a minute on 2 CPU cores, mnist 3. A run that was
 killed goes on where it was.
 
 Networks n-n-n-1 without biases are drawn as the authors draw them and trained

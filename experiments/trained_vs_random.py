@@ -148,7 +148,7 @@ PRESETS = {
   'mnist': _REDUCED
   | dict(workdir='runs/trained_vs_random_mnist', dataset='mnist', epochs=3),
   'cifar': _REDUCED
-  | dict(workdir='runs/trained_vs_random_cifar', dataset='cifar10', epochs=5),
+  | dict(workdir='runs/trained_vs_random_cifar', dataset='cifar10', epochs=2),
   'paper': dict(
     workdir='runs/trained_vs_random_paper',
     dataset='mnist',
@@ -340,10 +340,6 @@ def measure_network(flat, images, xs, labels, *, module, **options):
 # --- Judging ---------------------------------------------------------------
 
 
-def estimate(statistic, *samples):
-  return statistics.estimate(statistic, *samples, unit='networks')
-
-
 def start(values):
   """The slope of sorted values against their share, in the first quarter.
 
@@ -394,11 +390,12 @@ class Case:
 
 
 def ratio(statistic, *parts):
-  """Estimates a statistic's ratio, of columns of the same networks.
+  """Estimates a statistic's ratio on the log scale, of the same networks.
 
   Args:
     statistic: as of `statistics.estimate`.
-    *parts: `[networks, images]` to multiply by and to divide by, in turn.
+    *parts: `[networks, images]` to multiply by and to divide by, in turn; one
+      alone has no ratio, but the statistic itself.
   """
   ends = np.cumsum([part.shape[1] for part in parts])[:-1]
   signs = np.resize([1, -1], len(parts))
@@ -409,7 +406,9 @@ def ratio(statistic, *parts):
       logs = [np.log(statistic(v)) for v in np.split(values, ends, axis=-1)]
       return np.tensordot(signs, np.array(logs), 1)
 
-  found = estimate(log_ratio, np.concatenate(parts, axis=1))
+  found = statistics.estimate(
+    log_ratio, np.concatenate(parts, axis=1), unit='networks'
+  )
   value, low, high = np.exp(found[:3]).tolist()
   return found._replace(value=value, low=low, high=high)
 
@@ -552,8 +551,8 @@ def median_table(config, cases):
       column('over law', '', "untrained, over the law's at the image", '.2f'),
     ],
     [
-      [SHORT[name], p, kind, *(estimate(MEDIAN, v) for v in c.both[::-1]),
-       estimate(MEDIAN, c.over_law)]
+      [SHORT[name], p, kind, *(ratio(MEDIAN, v) for v in c.both[::-1]),
+       ratio(MEDIAN, c.over_law)]
       for (name, p, kind), c in cases.items()
     ],
   )  # fmt: skip

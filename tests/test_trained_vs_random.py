@@ -205,6 +205,10 @@ def test_ratios_multiply_and_divide_in_turn():
   one, two, three, four = (experiment.MEDIAN(v) for v in parts)
   np.testing.assert_allclose(found.value, one / two * three / four)
   assert found.low < found.value < found.high and found.n == 9
+  alone = experiment.ratio(experiment.MEDIAN, parts[0])
+  np.testing.assert_allclose(alone.value, one)
+  few = experiment.ratio(experiment.MEDIAN, parts[0][:2] ** 9)
+  assert few.low > 0  # On the log scale.
 
 
 # --- The rule ----------------------------------------------------------------

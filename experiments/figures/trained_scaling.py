@@ -36,11 +36,14 @@ def medians(rows, trained, content, inputs):
     at = own if own.any() else at  # Contents are one at the smallest size.
     relative = rows['distance'][at] / rows['input_norm'][at]
     num = rows['network'][at].max() + 1
-    found.append(
-      statistics.estimate(
-        statistics.sample_median, relative.reshape(num, -1), unit='networks'
+    with np.errstate(divide='ignore'):
+      log = statistics.estimate(
+        lambda v: np.log(statistics.sample_median(v)),
+        relative.reshape(num, -1),
+        unit='networks',
       )
-    )
+    value, low, high = np.exp(log[:3]).tolist()
+    found.append(log._replace(value=value, low=low, high=high))
   return found
 
 
