@@ -91,6 +91,17 @@ def test_a_run_ends_with_a_report_of_what_it_printed(tmp_path, capsys):
   assert again.report == run.report
 
 
+def test_verdicts_are_what_intervals_say():
+  of = lambda low, high: entry((low + high) / 2, low, high)
+  assert common.decide([True, True], [False, False]) == 'supported'
+  assert common.decide([True, False], [False, False]) == 'undecided'
+  assert common.decide([True, False], [False, True]) == 'not supported'
+  assert common.below(of(0, 1), of(2, 3))
+  assert common.below(0.5, of(0.6, 1)) and common.below(of(0, 0.2), 0.5)
+  assert not common.below(of(0, 2), of(1, 3))
+  assert not common.below(of(np.nan, np.nan), 1.0)
+
+
 def test_tables_are_printed_with_their_names_to_the_left(capsys):
   common.print_table(['a', 'bb', 'c'], [['xx', '1', 'y'], ['z', '22', 'long']])
   assert capsys.readouterr().out == (
