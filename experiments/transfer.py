@@ -119,7 +119,7 @@ class Config:
     '', 'Directory of tensorflow-datasets; empty takes its own default.'
   )
   num_classes: int = flags.flag(
-    10, 'Number of classes, the first ones of the set.', least=2
+    10, 'Number of classes, the first of the set.', least=2, most=1000
   )
   num_train: int = flags.flag(
     0, 'Number of training images, the first ones; 0 takes all.', least=0
@@ -144,9 +144,7 @@ class Config:
   )
   early_steps: int = flags.flag(100, 'How many steps are.', least=1)
   num_images: int = flags.flag(
-    360,
-    'Test images that are attacked; as many training ones compare.',
-    least=20,
+    360, 'Test images that are attacked; as many others compare.', least=20
   )
   num_segments: int = flags.flag(1000, 'Segments between the latter.', least=30)
 
@@ -213,19 +211,17 @@ def load(config):
   sets = []
   for split in ('train', 'test'):
     xs, labels = data.load(config.dataset, split, config.data_dir or None)
-    if config.num_classes > labels.max() + 1:
-      raise flags.FlagError(
-        f'--num_classes={config.num_classes} of {labels.max() + 1} classes'
-      )
-    sets.append(data.of_classes(xs, labels, np.arange(config.num_classes))[:2])
+    kept = np.arange(config.num_classes)
+    sets.append(data.of_classes(xs, labels, kept)[:2])
   first = slice(config.num_train or None)
-  known, test = tuple(v[first] for v in sets[0]), sets[1]
+  known, test = tuple(column[first] for column in sets[0]), sets[1]
   for flag, wanted, there in (
+    ('num_classes', config.num_classes, len(np.unique(known[1]))),
     ('parts', 2 * max(config.parts), len(known[1])),
     ('num_images', config.num_images, min(len(known[1]), len(test[1]))),
   ):
     if wanted > there:
-      raise flags.FlagError(f'--{flag} needs {wanted} of {there} images')
+      raise flags.FlagError(f'--{flag} asks for {wanted}, there are {there}')
   if config.num_networks % 2:
     raise flags.FlagError(f'--num_networks={config.num_networks} is not even')
   rng, drawn = np.random.default_rng(config.seed), []
@@ -318,9 +314,8 @@ def measure(config, inputs):
   """
   everyone, image = [], inputs.train[0][0]
   for number, empty in enumerate(populations_of(config)):
-    name = empty.name.replace(',', '').replace(' ', '-')
     rows = functools.partial(train_rows, config, inputs, empty, number)
-    unit = runner.Unit(f'train-{name}', rows, f'parameters-{name}')
+    unit = runner.Unit(f'train-{number}', rows, f'parameters_{number}')
     parameters = (yield unit).result()['parameters']
     everyone.append(empty.holding(parameters, image))
   rows = functools.partial(describe, config, inputs, everyone)
@@ -329,7 +324,7 @@ def measure(config, inputs):
   radius[-1] = radius[0]  # Random labels have no boundary points of their own.
   for number, size in enumerate(radius):
     rows = functools.partial(attack, config, inputs, everyone, number, size)
-    yield runner.Unit(f'attack-{number:02d}', rows)
+    yield runner.Unit(f'attack-{number}', rows)
   rows = functools.partial(first_steps, config, inputs, everyone[0], radius[0])
   yield runner.Unit('early', rows, 'early')
 
@@ -403,15 +398,10 @@ def attacked(inputs, sources, radius):
 
 
 def count(inputs, targets, moved):
-  """Counts images that targets have right, and hits: then no longer.
+  """Returns images that targets have right, and hits: no longer after steps.
 
-  Args:
-    inputs: with the images as they were.
-    targets: networks.
-    moved: images after steps `[m, s, n, ...]`, of m sources.
-
-  Returns:
-    `(images, hits)`, of halves of the images `[m, targets, s, 2]`.
+  Of images moved by m sources `[m, kinds, n, ...]`, and of halves of them:
+  `[m, targets, kinds, 2]` each.
   """
   xs, labels = inputs.attacked
   known = (classify(targets, xs) == labels)[:, None, None]
@@ -551,7 +541,6 @@ def along(rows):
     found.append(
       {
         'step': step,
-        'rise': np.mean(at['accuracy'] - first['accuracy']),
         'accuracy': statistics.proportion(at['accuracy'], unit='networks'),
         'cosine': pairs(at['cosine'], same=True),
         'rate': pairs(at['rate'], same=False),
@@ -596,19 +585,21 @@ def judge(config, of, within, early):
   rates, cosine = of.logits['own'].mean(-1), of.networks['cosine']
   pairs = [(first, first), (most, most)]
   pairs += [v for m in config.models[1:] for v in ((first, m), (m, first))]
-  begun = [row['rise'] > RISE for row in early[1:]]
+  start = early[0]['accuracy'].value
+  begun = [row['accuracy'].value - start > RISE for row in early[1:]]
   before = early[1:][: np.argmax([*begun, True])][-1:]  # The last such step.
+
+  def beside(what, matrix, pair, null):
+    text = f'{what} of {pair[0]}, beside {null[0]},'
+    return above(text, of.mean(matrix, *pair), of.mean(matrix, *null))
+
   why = why_not_tested(of)
   drawn = why or ('' if within.left.low > 0 else 'images alone explain')
   sudden = why or ('' if before else 'accuracy rises with the first step')
   found = {
     'transfer': [
       above('log odds over noise', of.mean(odds['noise'], first, first), 0.0),
-      above(
-        'logit of the rate, beside random labels,',
-        of.mean(rates, first, first),
-        of.mean(rates, random, first),
-      ),
+      beside('logit of the rate', rates, (first, first), (random, first)),
     ],
     'transfer, strong': [
       above(f'log odds, {" to ".join(v)},', of.mean(odds[OTHER], *v), 0.0)
@@ -622,18 +613,10 @@ def judge(config, of, within, early):
       above('share of what can be', within.of_left['common'], EXPLAINED)
     ],
     'more data': [
-      above(
-        f'concordance, {most},',
-        of.mean(of.concordance, most, most),
-        of.mean(of.concordance, least, least),
-      )
+      beside('concordance', of.concordance, (most, most), (least, least))
     ],
     'directions align': [
-      above(
-        'cosine, beside random labels,',
-        of.mean(cosine, first, first),
-        of.mean(cosine, random, random),
-      )
+      beside('cosine', cosine, (first, first), (random, random))
     ],
     'before accuracy': [
       above(f'{name} at step {row["step"]}', row[name], LEAST)
@@ -669,13 +652,13 @@ def answer(config, of, within):
   """One sentence."""
   first, cell = of.names[0], lambda value: tables.cell(value, '.0%')
   own, noise = (of.rate(kind, first, first) for kind in ('own', 'noise'))
+  common, accuracy = (within.alone[name] for name in ('common', 'accuracy'))
   return (
     f'Examples of one {first} on {config.dataset} fool another at {cell(own)} '
     f'of the images, noise of their size at {cell(noise)}; within strata, '
-    f'common boundaries explain {cell(within.alone["common"])} of the variance '
-    f'of rates, accuracies {cell(within.alone["accuracy"])}, of '
-    f'{cell(within.left)} that can be explained ({config.num_networks} '
-    f'networks in each of {len(of.names)} populations).'
+    f'common boundaries explain {cell(common)} of the variance of rates and '
+    f'accuracies {cell(accuracy)}, of {cell(within.left)} that is not the draw '
+    f'of images ({config.num_networks} networks in each population).'
   )
 
 
@@ -727,29 +710,24 @@ def explained_table(within, pooled):
 
 def network_table(of):
   """What networks of one population have in common."""
-  rows = []
-  for name in of.names:
-    right = of.networks['accuracy'][of.at(name)]
-    learns = name != of.names[-1]
-    rows.append(
-      [
-        name,
-        statistics.proportion(right, unit='networks'),
-        of.itself(name) if learns else None,
-        of.mean(of.concordance, name, name),
-        of.mean(of.networks['cosine'], name, name),
-      ]
-    )
+  right = lambda name: of.networks['accuracy'][of.at(name)]
   return table(
     'Networks of one population; of those on parts, two without common images',
     [
       ('population', '', ''),
       ('accuracy', 'on test images', '.1%'),
-      ('itself', 'images at which examples fool their source', '.0%'),
       ('concordance', 'correlation of where segments are crossed', '.2f'),
       ('cosine', 'of adversarial directions', '.2f'),
     ],
-    rows,
+    [
+      [
+        name,
+        statistics.proportion(right(name), unit='networks'),
+        of.mean(of.concordance, name, name),
+        of.mean(of.networks['cosine'], name, name),
+      ]
+      for name in of.names
+    ],
   )
 
 

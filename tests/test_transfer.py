@@ -58,8 +58,8 @@ def inputs():
 
 def linear(result, name, number):
   """Kernel and bias of a linear network of the run."""
-  slug = name.replace(',', '').replace(' ', '-')
-  flat = result.tables[f'parameters-{slug}']['parameters'][number]
+  table = result.tables[f'parameters_{[*NAMES, RANDOM].index(name)}']
+  flat = table['parameters'][number]
   unravel = populations.unraveler(models.Linear(), np.zeros((8, 8, 1)))
   head = unravel(flat)[0]['head']
   return np.asarray(head['kernel']), np.asarray(head['bias'])
@@ -210,7 +210,7 @@ def test_first_steps_begin_before_training(finished):
   assert np.all((early['rate'] >= 0) & (early['rate'] <= 1))
 
 
-@pytest.mark.parametrize('lost', ['attack-02', 'networks', 'early', '*'])
+@pytest.mark.parametrize('lost', ['attack-2', 'networks', 'early', '*'])
 def test_a_broken_run_ends_with_the_same_bytes(finished, tmp_path, lost):
   measured = resume.assert_same_bytes(
     transfer.run, toy, finished, tmp_path, lost=[lost]
@@ -230,10 +230,10 @@ def test_reports_fit_a_terminal(finished):
 @pytest.mark.parametrize(
   'given, message',
   [
-    (dict(parts=(40, 719)), '--parts needs 1438 of 1437 images'),
-    (dict(num_images=361), '--num_images needs 361 of 360 images'),
+    (dict(parts=(40, 719)), '--parts asks for 1438, there are 1437'),
+    (dict(num_images=361), '--num_images asks for 361, there are 360'),
     (dict(num_networks=5), '--num_networks=5 is not even'),
-    (dict(num_classes=11), '--num_classes=11 of 10 classes'),
+    (dict(num_classes=11), '--num_classes asks for 11, there are 10'),
     (dict(models=('tree',)), '--models=tree is unknown'),
   ],
 )

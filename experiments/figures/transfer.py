@@ -84,7 +84,7 @@ def explained(tables, rates, shares):
     ylabel='share of images fooled',
     ylim=(-0.02, 1.02),
   )
-  left.legend(fontsize=8)
+  canvas.legend(figure, left, ncols=4)
   for name, look, shift in (
     ('within strata', WITHIN, -0.12),
     ('all pairs', POOLED, 0.12),
