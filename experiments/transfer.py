@@ -696,8 +696,8 @@ def explained_table(within, pooled):
     'not fitted to',
     [
       ('explained by', '', ''),
-      ('within strata', 'means of populations are known', '.2f'),
-      ('all pairs', 'mostly the differences between populations', '.2f'),
+      ('within strata', 'means of populations are known', 'z.2f'),
+      ('all pairs', 'mostly the differences between populations', 'z.2f'),
     ],
     [
       ['concordance and cosine', *(v.alone['common'] for v in both)],
@@ -716,8 +716,8 @@ def network_table(of):
     [
       ('population', '', ''),
       ('accuracy', 'on test images', '.1%'),
-      ('concordance', 'correlation of where segments are crossed', '.2f'),
-      ('cosine', 'of adversarial directions', '.2f'),
+      ('concordance', 'correlation of where segments are crossed', 'z.2f'),
+      ('cosine', 'of adversarial directions', 'z.2f'),
     ],
     [
       [
@@ -736,7 +736,7 @@ def early_table(early):
   columns = [
     ('step', '', ''),
     ('accuracy', 'on test images', '.1%'),
-    ('cosine', 'of adversarial directions', '.2f'),
+    ('cosine', 'of adversarial directions', 'z.2f'),
     ('rate', 'images at which examples fool finished networks', '.1%'),
   ]
   rows = [[row[name] for name, *_ in columns] for row in early]

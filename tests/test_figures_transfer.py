@@ -77,7 +77,7 @@ def test_pairs_are_dots_and_shares_are_bars(drawn):
     np.testing.assert_allclose(y, np.arange(4) + shift)
     for got, end in ((x, 'value'), (low, 'low'), (high, 'high')):
       np.testing.assert_allclose(got, [getattr(v, end) for v in found_of])
-  cell = tables_lib.cell(shares[0]['within strata'], '.2f')
+  cell = tables_lib.cell(shares[0]['within strata'], 'z.2f')
   assert f'explain {cell}' in captions['explained']
 
 

@@ -108,8 +108,9 @@ def explained(tables, rates, shares):
     ylim=(len(shares) - 0.5, -0.5),
     xlabel='share of the variance of rates (logits)',
   )
-  right.legend(fontsize=8)
-  within = [tables_lib.cell(row['within strata'], '.2f') for row in shares]
+  above = dict(loc='lower center', bbox_to_anchor=(0.5, 1.0), ncols=2)
+  right.legend(fontsize=8, **above)
+  within = [tables_lib.cell(row['within strata'], 'z.2f') for row in shares]
   caption = (
     'Left: every ordered pair of networks that learned right labels. Right: '
     "shares of the variance of the rates' logits that are explained for pairs "
@@ -147,8 +148,8 @@ def first_steps(early):
     'cosine of the adversarial directions of two of them, and how often their '
     'examples fool finished networks. Bands are 95 % over networks. '
     f'At step {steps[-1]} they are at {early[-1]["accuracy"].value:.0%}, '
-    f'{early[-1]["cosine"].value:.2f} and {early[-1]["rate"].value:.0%}, from '
-    f'{early[0]["accuracy"].value:.0%}, {early[0]["cosine"].value:.2f} and '
+    f'{early[-1]["cosine"].value:z.2f} and {early[-1]["rate"].value:.0%}, from '
+    f'{early[0]["accuracy"].value:.0%}, {early[0]["cosine"].value:z.2f} and '
     f'{early[0]["rate"].value:.0%} before training.'
   )
   return figure, caption
