@@ -411,15 +411,21 @@ def concordances(config, of_segments, kinds):
 STATEMENTS = {
   'R1, weak': 'Boundaries between training samples are nearer to the middle '
   'than with random labels, and come nearer in training.',
-  'R1, middle': f'Most boundaries lie within {BAND} of the middle.',
-  'R1, nearest': 'So they do between nearest samples of different class.',
+  'R1, middle': f'Most boundaries lie within {BAND} of the middle between two '
+  'training samples.',
+  'R1, nearest': 'Boundaries lie no farther from the middle between nearest '
+  'samples of different class.',
   'R1, neighbour': 'The boundary is that of the nearest sample.',
   'R3, weak': 'Independent networks cross at one place, which the inputs alone '
   'do not give them.',
-  'R3, strong': f'Their concordance is above {CONCORDANT}.',
-  'R4, weak': 'Networks on disjoint halves cross at one place, likewise.',
-  'R4, labels': 'They do so more than by the same images and random labels.',
-  'R4, strong': f'Their concordance is above {CONCORDANT}.',
+  'R3, strong': 'Independent networks cross at places that are correlated '
+  f'above {CONCORDANT}.',
+  'R4, weak': 'Networks on disjoint halves cross at one place, which the '
+  'inputs alone do not give them.',
+  'R4, labels': 'Networks on disjoint halves cross at one place more than '
+  'those with the same images and random labels.',
+  'R4, strong': 'Networks on disjoint halves cross at places that are '
+  f'correlated above {CONCORDANT}.',
 }
 
 
