@@ -8,6 +8,8 @@ untrained networks of the same architecture on the same examples.
   python -m experiments.boundary_distances --dataset=mnist --data_dir=DIR \
     --model=convolutional --width=32 --depth=3 --workdir=runs/mnist
   python -m experiments.boundary_distances --checkpoint=runs/net0,runs/net1
+  python -m experiments.boundary_distances --network=my.module:function \
+    --data=my_images.npz --workdir=runs/mine
 
 The first takes 4 minutes on 2 CPU cores, --preset=quick 40 seconds. A run
 that was killed goes on where it was.
@@ -49,6 +51,7 @@ from experiments import networks
 from experiments.figures import boundary_distances as figures
 from experiments.lib import claims
 from experiments.lib import flags
+from experiments.lib import own
 from experiments.lib import runner
 from experiments.lib import tables
 
@@ -96,6 +99,8 @@ class Config:
     'measured; --model, --width, --depth, --num_trained, --epochs and '
     '--learning_rate then have no effect. Empty trains networks here.',
   )
+  network: str = flags.flag('', own.HELP)
+  data: str = flags.flag('', own.DATA_HELP)
   num_trained: int = flags.flag(
     8, 'Number of networks to train; 0 measures untrained ones alone.', least=0
   )
@@ -117,7 +122,10 @@ class Config:
     'portfolio', 'Search: portfolio (nearest), fast, or another by its name.'
   )
   max_gradients: int = flags.flag(2000, 'Gradients of a search.', least=2)
-  box: bool = flags.flag(True, 'Keep perturbed pixels in [0, 1].')
+  box: bool = flags.flag(True, 'Keep perturbed inputs within --bounds.')
+  bounds: tuple[float, ...] = flags.flag(
+    (0.0, 1.0), 'Least and largest value of an input.'
+  )
   certify: bool = flags.flag(
     True, 'Certify lower bounds; has no effect on other than dense networks.'
   )
@@ -167,7 +175,12 @@ def run(config: Config) -> runner.Result:
   flags.check_method(config.method, config.norms)
   if 0 in config.norms and not config.box:
     raise flags.FlagError('norm 0 needs --box: inputs have no other end')
-  if not (config.num_trained or config.num_untrained or config.checkpoint):
+  if len(config.bounds) != 2 or not config.bounds[0] < config.bounds[1]:
+    raise flags.FlagError('--bounds has to be two numbers, the least first')
+  if config.network and config.checkpoint:
+    raise flags.FlagError('--network and --checkpoint exclude each other')
+  given = config.checkpoint or config.network
+  if not (config.num_trained or config.num_untrained or given):
     raise flags.FlagError('--num_trained=0 and --num_untrained=0: no networks')
   return runner.run(
     'experiments.boundary_distances',
@@ -200,13 +213,10 @@ class Inputs(NamedTuple):
 
 def load(config):
   """Returns `Inputs`: the examples, and what networks are made of."""
+  if config.network:
+    return load_own(config)
   sets = {
-    split: data.load(
-      config.dataset,
-      split,
-      config.data_dir or None,
-      in_memory=config.in_memory,
-    )
+    split: read(config, split)
     for split in dict.fromkeys(('train', config.split))
   }
   known = classes = np.unique(sets['train'][1])
@@ -220,18 +230,42 @@ def load(config):
   kept = {name: data.of_classes(*pair, classes) for name, pair in sets.items()}
   examples = [column[: config.num_examples] for column in kept[config.split]]
   paths = [path for path in config.checkpoint.split(',') if path]
-  read = [
+  given = [
     networks.read_for(path, examples[0].shape[1:], len(classes))
     for path in paths
   ]
-  module = read[0].module if read else build(config, len(classes))
-  if len(set(paths)) < len(paths) or any(one.module != module for one in read):
+  module = given[0].module if given else build(config, len(classes))
+  if len(set(paths)) < len(paths) or any(one.module != module for one in given):
     raise flags.FlagError(
       f'--checkpoint={config.checkpoint} has to name different runs, of '
       'networks of one architecture'
     )
-  trained = [networks.variables(one.state) for one in read]
+  trained = [networks.variables(one.state) for one in given]
   return Inputs(module, trained, classes, kept['train'][:2], *examples)
+
+
+def read(config, split):
+  """Returns `(xs, labels)` of a split, of a file or of a data set."""
+  if config.data:
+    return own.examples(config.data, split)
+  return data.load(
+    config.dataset, split, config.data_dir or None, in_memory=config.in_memory
+  )
+
+
+def load_own(config):
+  """As `load`, for a network of the user's, whose classes are its logits."""
+  xs, labels = read(config, config.split)
+  network = own.network(config.network, xs[:1], labels)
+  classes = np.arange(network.num_classes)
+  kept = classes if config.classes == (-1,) else np.array(config.classes)
+  rows = np.flatnonzero(np.isin(labels, kept))[: config.num_examples]
+  if not len(rows):
+    raise flags.FlagError(
+      f'--classes={",".join(map(str, config.classes))}: no example has them'
+    )
+  examples = xs.take(rows, axis=0), labels[rows], rows
+  return Inputs(network, [network.params], classes, examples[:2], *examples)
 
 
 def build(config, num_classes):
@@ -284,7 +318,9 @@ def measure(config, inputs):
   """
   made = []
   trained = len(inputs.checkpoints) or config.num_trained
-  for kind, num in zip(KINDS, (trained, config.num_untrained), strict=True):
+  # Of a network that is a function it is not known what it was at the start.
+  untrained = 0 if config.network else config.num_untrained
+  for kind, num in zip(KINDS, (trained, untrained), strict=True):
     for number in range(num):
       row = functools.partial(make_network, config, inputs, kind, number)
       unit = runner.Unit(f'network-{kind}-{number:03d}', row, 'networks')
@@ -322,7 +358,7 @@ def measure_batch(config, inputs, network, norm, start):
   rows = (start + np.arange(size)) % num
   xs, labels = inputs.xs.take(rows, axis=0), inputs.labels[rows]
   own = np.full(size, -1)  # The class that the network itself predicts.
-  bounds = (0.0, 1.0) if config.box else None
+  bounds = config.bounds if config.box else None
   search = programs.bind(
     measure_example,
     module=inputs.module,

@@ -133,7 +133,6 @@ FORM = r'must be layers \[\(W \[in, out\], b \[out\]\), \.\.\.\]'
 @pytest.mark.parametrize(
   'layers, error, message',
   (
-    (lambda x: x @ W, TypeError, f'{FORM}.* got a function'),
     ({'dense0': (W, B)}, TypeError, f'{FORM}.* got dict'),
     (None, TypeError, f'{FORM}.* got NoneType'),
     ('layers', TypeError, f'{FORM}.* got str'),

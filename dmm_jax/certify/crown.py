@@ -1,5 +1,6 @@
 """Certified lower bounds of the distance, by linear relaxation (CROWN)."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ from dmm_jax import norms
 from dmm_jax import parallel
 from dmm_jax import programs
 from dmm_jax.boundary import inputs
+from dmm_jax.certify import functions
 from dmm_jax.certify import layers as layers_lib
 from dmm_jax.certify import regions
 from dmm_jax.certify import relaxation
@@ -144,7 +146,7 @@ def _distance(x, label, classes, low, high, layers, norm, *, num_steps):
 
 
 def lower_bounds(
-  layers: layers_lib.Layers,
+  network: Callable | layers_lib.Layers,
   xs: ArrayLike,
   labels: ArrayLike,
   *,
@@ -179,8 +181,13 @@ def lower_bounds(
   together; slopes of wide layers are shared by all their rows.
 
   Args:
-    layers: `[(W [in, out], b [out]), ...]` with a ReLU between each two, in
-      float32 or float64; see `dense_from_convolution`.
+    network: one input -> logits `[k]`, of affine operations (dense layers,
+      convolutions, mean pooling, batch normalisation in evaluation mode), ReLU,
+      leaky ReLU, maxima (max pooling without padding) and sums of results of
+      different depths (residual), these within finite bounds alone; it is read
+      as dense layers, whose matrices have to fit into memory. Or layers
+      `[(W [in, out], b [out]), ...]` with a ReLU between each two, in float32
+      or float64; see `dense_from_convolution`.
     xs: inputs `[n, ...]`, floating point, flattened in C order; n may be 0.
     labels: `[n]` integers.
     norm: any p >= 1.
@@ -200,18 +207,19 @@ def lower_bounds(
     where there is no box.
 
   Raises:
-    TypeError: for a network that is no list of layers, weights in half
-      precision, inputs that are not floating point, labels that are not
-      integers.
-    ValueError: for values out of range and shapes that do not fit, each with a
-      sentence that names the argument; for inputs outside the bounds; for
-      weights, or values at an input, that overflow float32.
+    TypeError: for a network that is neither, weights in half precision, inputs
+      that are not floating point, labels that are not integers.
+    ValueError: for operations that are not supported, with their place in the
+      network's code; for values out of range and shapes that do not fit, each
+      with a sentence that names the argument; for inputs outside the bounds;
+      for weights, or values at an input, that overflow float32.
   """
   norms.check(norm)
   inputs.check_count('num_steps', num_steps, 0)
   inputs.check_count('batch_size', batch_size)
-  layers = layers_lib.check(layers)
-  xs, labels, low, high = layers_lib.check_examples(layers, xs, labels, bounds)
+  layers, xs, labels, low, high = functions.prepare(network, xs, labels, bounds)
+  if not len(xs):
+    return np.zeros(0)
   classes = np.arange(len(layers[-1][1]))[None] != labels[:, None]
   return _run(
     (xs, labels, classes, low, high),
@@ -236,7 +244,7 @@ def _run(columns, layers, *, norm, num_steps, **options):
 
 
 def lower_bound(
-  layers: layers_lib.Layers,
+  network: Callable | layers_lib.Layers,
   x: ArrayLike,
   label: int,
   *,
@@ -250,7 +258,7 @@ def lower_bound(
   """
   xs, labels = np.asarray(x)[None], np.asarray(label)[None]
   found = lower_bounds(
-    layers, xs, labels, norm=norm, bounds=bounds, num_steps=num_steps
+    network, xs, labels, norm=norm, bounds=bounds, num_steps=num_steps
   )
   return float(found[0])
 
@@ -263,6 +271,7 @@ def class_bounds(
   high: np.ndarray,
   *,
   norm: float,
+  num_steps: int = 0,
 ) -> np.ndarray:
   """Return certified distances from each class, `[k]`; inf for the label.
 
@@ -271,7 +280,8 @@ def class_bounds(
     x: flat input `[n]`, float64.
     label: its class.
     low, high: the box `[n]`, which holds `x`.
-    norm: 1, 2 or inf.
+    norm: any p >= 1.
+    num_steps: as for `lower_bounds`.
   """
   num = len(layers[-1][1])
   others = np.delete(np.arange(num), label)
@@ -279,7 +289,7 @@ def class_bounds(
   labels = np.full(num - 1, label, np.int32)
   repeat = lambda v: np.broadcast_to(v, (num - 1, len(v)))
   columns = repeat(x), labels, classes, repeat(low), repeat(high)
-  found = _run(columns, layers, norm=norm, num_steps=0)
+  found = _run(columns, layers, norm=norm, num_steps=num_steps)
   return np.insert(found, label, np.inf)
 
 

@@ -1,0 +1,399 @@
+"""Networks of other libraries as functions of parameters and one input.
+
+Each `from_*` returns `(logits_fn, params)`, as `boundary.measure` takes them:
+
+  logits_fn, params = interop.from_torch(module)
+  boundary.measure(logits_fn, xs, labels, params=params)
+
+`logits_fn(params, x)` gives the logits `[k]` of one input, in evaluation mode:
+running averages, no dropout. Where a network takes batches it is given a batch
+of one. Of a tuple of outputs the first counts. Inputs are in the network's own
+layout: images of PyTorch are `[channels, height, width]`. A library is imported
+when its function is called.
+"""
+
+from collections.abc import Callable
+import copy
+import functools
+import importlib
+import inspect
+import types
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+LogitsFn = Callable[[Any, jax.Array], jax.Array]
+
+# Arguments by which modules are told that they are not being trained.
+EVALUATION = {
+  'train': False,
+  'training': False,
+  'is_training': False,
+  'deterministic': True,
+  'use_running_average': True,
+}
+# Largest difference between logits here and in PyTorch, of the largest logit.
+TOLERANCE = {'float64': 1e-9, 'float32': 1e-4}
+LOW_PRECISION = 0.05  # The same of half precision.
+CHECKED = 3  # Random inputs on which they are compared.
+OTHER_WAY = "interop.from_torch(module, via='callback') calls PyTorch instead"
+INSTALL = {
+  'flax.nnx': 'flax',
+  'torchax': '--pre torchax',
+}
+
+
+def from_flax(
+  module: Any, variables: Any, **arguments: Any
+) -> tuple[LogitsFn, Any]:
+  """Returns a Flax Linen module as a function of its variables and one input.
+
+  Args:
+    module: a `flax.linen.Module`.
+    variables: its parameters and statistics, `{'params': ..., ...}`.
+    **arguments: of the call, beside the input; `train`, `deterministic` and the
+      like are set to evaluation where they are not given.
+
+  Raises:
+    TypeError: for another object, or variables without `params`.
+  """
+  linen = _require('flax.linen')
+  if not isinstance(module, linen.Module):
+    raise TypeError(
+      f'module must be a flax.linen.Module, got {type(module).__name__}; a '
+      'model of flax.nnx goes to interop.from_nnx'
+    )
+  if not hasattr(variables, 'keys') or 'params' not in variables:
+    raise TypeError(
+      "variables must be a dict with 'params', as module.init returns it, got "
+      f'{_described(variables)}'
+    )
+  arguments = {**_evaluation(module.__call__), **arguments}
+
+  def call(variables, x):
+    return module.apply(variables, x, **arguments)
+
+  return _of_one(call, module), variables
+
+
+def from_nnx(model: Any, **arguments: Any) -> tuple[LogitsFn, Any]:
+  """Returns a Flax NNX model as a function of its state and one input.
+
+  The model itself is not changed; its state is copied by reference, as it is
+  now.
+
+  Args:
+    model: a `flax.nnx.Module`.
+    **arguments: as for `from_flax`.
+
+  Raises:
+    TypeError: for another object.
+  """
+  nnx = _require('flax.nnx')
+  if not isinstance(model, nnx.Module):
+    raise TypeError(
+      f'model must be a flax.nnx.Module, got {type(model).__name__}; a module '
+      'of flax.linen goes to interop.from_flax'
+    )
+  given = {**_evaluation(type(model).__call__), **arguments}
+  model = nnx.clone(model)
+  model.eval()
+  # Keys of dropout are no parameters.
+  graph, state, rest = nnx.split(model, nnx.Any(nnx.Param, nnx.BatchStat), ...)
+
+  def call(state, x):
+    return nnx.merge(graph, state, rest)(x, **given)
+
+  return _of_one(call, model), state
+
+
+def from_equinox(
+  model: Any, state: Any = None, **arguments: Any
+) -> tuple[LogitsFn, Any]:
+  """Returns an Equinox model as a function of its arrays and one input.
+
+  Args:
+    model: an `equinox.Module` that takes one input.
+    state: the `equinox.nn.State` of a model that has one (running averages): it
+      is then called as `model(x, state)`.
+    **arguments: of the call, beside these.
+
+  Raises:
+    TypeError: for another object.
+  """
+  equinox = _require('equinox')
+  if not isinstance(model, equinox.Module) or not callable(model):
+    raise TypeError(
+      f'model must be an equinox.Module that is called, got '
+      f'{type(model).__name__}'
+    )
+  params, static = equinox.partition(
+    (equinox.nn.inference_mode(model), state), equinox.is_array
+  )
+
+  def call(params, x):
+    model, state = equinox.combine(params, static)
+    rest = () if state is None else (state,)
+    return model(x, *rest, **arguments)
+
+  return _of_one(call, model, batches=(False, True)), params
+
+
+def from_keras(model: Any) -> tuple[LogitsFn, Any]:
+  """Returns a Keras 3 model as a function of its variables and one input.
+
+  Its last layer should give logits: `boundary.measure` warns of probabilities.
+
+  Args:
+    model: a built `keras.Model`; Keras has to run on JAX
+      (`KERAS_BACKEND=jax` in the environment, before it is imported).
+
+  Raises:
+    TypeError: for another object.
+    RuntimeError: if Keras runs on another backend.
+    ValueError: for a model that is not built.
+  """
+  keras = _require('keras')
+  if not isinstance(model, keras.Model):
+    raise TypeError(f'model must be a keras.Model, got {type(model).__name__}')
+  if keras.backend.backend() != 'jax':
+    raise RuntimeError(
+      f'Keras runs on {keras.backend.backend()}: set KERAS_BACKEND=jax in the '
+      'environment before it is imported, and load the model again'
+    )
+  if not model.built:
+    raise ValueError(
+      'the model has no weights yet: call it once, or model.build(shape)'
+    )
+  values = lambda variables: [variable.value for variable in variables]
+  params = {
+    'trainable': values(model.trainable_variables),
+    'others': values(model.non_trainable_variables),
+  }
+
+  def call(params, x):
+    return model.stateless_call(
+      params['trainable'], params['others'], x, training=False
+    )[0]
+
+  return _of_one(call, model, batches=(True,)), params
+
+
+def from_torch(module: Any, via: str = 'torchax') -> tuple[LogitsFn, Any]:
+  """Returns a PyTorch module as a function of its parameters and one input.
+
+  The first time that inputs of a shape are traced, its logits are compared with
+  the module's own, on random inputs.
+
+  Args:
+    module: a `torch.nn.Module` that takes a batch `[n, ...]`.
+    via: 'torchax' translates a copy of the module, as it is now, to JAX: it
+      runs on any device and is several times as fast. 'callback' calls PyTorch
+      at each evaluation, on the module's device: for operations that torchax
+      does not know. The module is then measured as it is at each call, and
+      params are empty. It has first derivatives alone.
+
+  Raises:
+    TypeError: for another object.
+    ValueError: for another `via`; and, when traced, for operations that torchax
+      does not know, or logits that differ from the module's.
+  """
+  torch = _require('torch')
+  if not isinstance(module, torch.nn.Module):
+    raise TypeError(
+      f'module must be a torch.nn.Module, got {type(module).__name__}'
+    )
+  if via == 'callback':
+    return _called_back(torch, module), {}
+  if via != 'torchax':
+    raise ValueError(f"via must be 'torchax' or 'callback', got {via!r}")
+  torchax = _require('torchax')
+  module = copy.deepcopy(module).eval().requires_grad_(False).cpu()
+  dtype = _torch_dtype(torch, module)
+  # Of the module's own arrays: what is extracted becomes arrays of JAX.
+  params, translated = torchax.extract_jax(copy.deepcopy(module))
+  known = set()
+
+  call = lambda params, x: translated(params, (x.astype(dtype),))
+  one = _of_one(call, module, batches=(True,))
+
+  def translate(params, x):
+    try:
+      return one(params, x)
+    except ValueError as error:
+      raise ValueError(f'{error}; torchax: {OTHER_WAY}') from error
+
+  def logits_fn(current, x):
+    if x.shape not in known:
+      with jax.ensure_compile_time_eval():
+        own = functools.partial(translate, params)
+        _compare(torch, module, own, x.shape, dtype)
+      known.add(x.shape)
+    return translate(current, x)
+
+  return logits_fn, params
+
+
+# --- One input ---------------------------------------------------------------
+
+
+def _of_one(call, network, batches=(True, False)):
+  """`call`, of a batch of one or of one input, as a function of one input."""
+
+  @jax.numpy_rank_promotion('allow')  # Whatever is set here: it is their code.
+  def logits_fn(params, x):
+    x, tried = jnp.asarray(x), []
+    for batched in batches:
+      x_given = x[None] if batched else x
+      try:
+        logits = _first(call(params, x_given))
+      except Exception as error:
+        tried.append((batched, _first_line(error), error))
+        continue
+      shape = logits.shape
+      if len(shape) == 1 or (batched and len(shape) == 2 and shape[0] == 1):
+        return logits.reshape(shape[-1])
+      tried.append((batched, f'outputs of shape {shape}', None))
+    said = '; '.join(
+      f'{"a batch of one" if batched else "one input"}: {what}'
+      for batched, what, _ in tried
+    )
+    raise ValueError(
+      f'{type(network).__name__} gives no logits [k] for an input of shape '
+      f'{x.shape} ({said})'
+    ) from next((error for *_, error in tried if error), None)
+
+  return logits_fn
+
+
+def _first(outputs):
+  """The logits of what a network returns."""
+  while isinstance(outputs, tuple | list) and outputs:
+    outputs = outputs[0]
+  if not hasattr(outputs, 'shape'):
+    raise TypeError(f'it returns {_described(outputs)}, not an array of logits')
+  return outputs
+
+
+def _evaluation(call):
+  """The arguments of a call that say that it is no training."""
+  try:
+    known = inspect.signature(call).parameters
+  except (TypeError, ValueError):
+    return {}
+  return {name: value for name, value in EVALUATION.items() if name in known}
+
+
+# --- PyTorch -----------------------------------------------------------------
+
+
+def _called_back(torch, module):
+  """A module as a function that calls it, with its gradient."""
+  dtype = _torch_dtype(torch, module)
+
+  def prepared(x):
+    values = np.array(x, np.float64 if dtype == jnp.float64 else np.float32)
+    device = next((p.device for p in module.parameters()), 'cpu')
+    return torch.from_numpy(values).to(device, getattr(torch, dtype.name))
+
+  def host(x, weights=None):
+    """Logits of a batch, or the gradient of their weighted sums."""
+    trains = module.training
+    module.eval()
+    try:
+      with torch.set_grad_enabled(weights is not None):
+        x = prepared(x).requires_grad_(weights is not None)
+        logits = _first(module(x))
+        if weights is None:
+          return logits.detach().cpu().to(torch.float64).numpy()
+        weights = torch.from_numpy(np.array(weights, np.float64))
+        total = (logits * weights.to(logits)).sum()
+        found = torch.autograd.grad(total, x)[0]
+        return found.cpu().to(torch.float64).numpy()
+    finally:
+      module.train(trains)
+
+  def outside(result, *arrays):
+    """Calls `host` on arrays whose first axes are batches of the last one's."""
+    size = len(arrays[0].shape)
+
+    def batched(*arrays):
+      lead = arrays[0].shape[: arrays[0].ndim - size]
+      flat = [
+        a.reshape(-1, *a.shape[len(lead) :]) for a in map(np.asarray, arrays)
+      ]
+      return host(*flat).reshape(*lead, *result.shape).astype(result.dtype)
+
+    return jax.pure_callback(
+      batched, result, *arrays, vmap_method='broadcast_all'
+    )
+
+  @jax.custom_vjp
+  def logits_of(x):
+    num = host(np.zeros((1, *x.shape))).shape
+    if len(num) != 2 or num[0] != 1:
+      raise ValueError(
+        f'{type(module).__name__} gives no logits [n, k] for inputs of shape '
+        f'[n, *{x.shape}], but outputs of shape {num} for n = 1'
+      )
+    return outside(jax.ShapeDtypeStruct(num[1:], x.dtype), x)
+
+  def backward(x, weights):
+    return (outside(jax.ShapeDtypeStruct(x.shape, x.dtype), x, weights),)
+
+  logits_of.defvjp(lambda x: (logits_of(x), x), backward)
+  return lambda params, x: logits_of(x)
+
+
+def _torch_dtype(torch, module):
+  """Of the floating-point parameters; float32 where there are none."""
+  for tensor in module.parameters():
+    if tensor.dtype.is_floating_point:
+      return jnp.dtype(str(tensor.dtype).removeprefix('torch.'))
+  return jnp.dtype('float32')
+
+
+def _compare(torch, module, logits_of, shape, dtype):
+  """Raises ValueError where logits differ from those of the module."""
+  xs = np.random.default_rng(0).uniform(size=(CHECKED, *shape))
+  with torch.no_grad():
+    given = torch.from_numpy(xs).to(getattr(torch, dtype.name))
+    wanted = _first(module(given)).to(torch.float64).numpy()
+  found = np.stack([np.asarray(logits_of(jnp.asarray(x, dtype))) for x in xs])
+  largest = max(np.abs(wanted).max(), np.finfo(np.float64).tiny)
+  gap = np.abs(found.astype(np.float64) - wanted).max() / largest
+  most = TOLERANCE.get(found.dtype.name, LOW_PRECISION)
+  if not gap <= most:
+    raise ValueError(
+      f'translated by torchax the module has other logits: they differ by '
+      f'{gap:.1e} of the largest; {OTHER_WAY}'
+    )
+
+
+# --- Libraries ---------------------------------------------------------------
+
+
+def _require(name: str) -> types.ModuleType:
+  """Imports a library.
+
+  Raises:
+    ImportError: that says how to install it.
+  """
+  try:
+    return importlib.import_module(name)
+  except ImportError as error:
+    package = INSTALL.get(name, name.split('.')[0])
+    raise ImportError(
+      f'{name} cannot be imported ({error}); python -m pip install {package}'
+    ) from error
+
+
+def _first_line(error):
+  lines = str(error).strip().splitlines()
+  return f'{type(error).__name__}: {lines[0] if lines else ""}'[:200]
+
+
+def _described(value):
+  return f'{type(value).__name__}'

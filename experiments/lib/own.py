@@ -1,0 +1,158 @@
+"""A user's own network and data, as flags name them.
+
+  --network=package.module:function   in the current directory or installed
+  --data=FILE.npz                     arrays xs and labels
+
+The function takes nothing and returns `logits_fn`, from one input to logits
+`[k]`, or `(logits_fn, params)` with `logits_fn(params, input)`, as those of
+`dmm_jax.interop` are.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import importlib
+import os
+import sys
+from typing import Any
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.lib import flags
+
+HELP = (
+  'Your own network, as package.module:function; the function returns '
+  '(logits_fn, params) or logits_fn. Empty trains networks here.'
+)
+DATA_HELP = (
+  'Your own examples: an .npz file with xs [n, ...] and labels [n], and '
+  'train_xs and train_labels where something is trained. Empty: --dataset.'
+)
+PAIRS = {'test': ('xs', 'labels'), 'train': ('train_xs', 'train_labels')}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Network:
+  """A function in place of a Flax module.
+
+  Attributes:
+    logits_fn: `(params, input)` -> logits `[k]`.
+    params: a pytree of arrays.
+    num_classes: k.
+  """
+
+  logits_fn: Callable
+  params: Any
+  num_classes: int
+
+  def init(self, *args: Any) -> Any:
+    """Returns the parameters, whatever a module would be given."""
+    del args
+    return self.params
+
+  def apply(self, variables: Any, x: jax.Array) -> tuple[jax.Array, dict]:
+    """Returns the logits of one input, and no codes."""
+    return self.logits_fn(variables, x), {}
+
+
+def network(name: str, xs: np.ndarray, labels: np.ndarray) -> Network:
+  """Returns the network that a flag names.
+
+  Args:
+    name: `package.module:function`.
+    xs: `[n, ...]`, its inputs.
+    labels: `[n]`, their classes.
+
+  Raises:
+    FlagError: if there is no such function, or what it returns is no network of
+      these inputs and classes.
+  """
+  made = _call(name)
+  fn, params = made if isinstance(made, tuple) else (made, None)
+  if not callable(fn):
+    raise flags.FlagError(
+      f'--network={name} has to return logits_fn or (logits_fn, params), not '
+      f'{type(fn).__name__}'
+    )
+  logits_fn = fn if isinstance(made, tuple) else lambda params, x: fn(x)
+  params = jax.tree.map(jnp.asarray, {} if params is None else params)
+  try:
+    shape = jax.eval_shape(logits_fn, params, jnp.asarray(xs[0])).shape
+  except Exception as error:
+    reason = str(error).strip().split('\n')[0]
+    raise flags.FlagError(
+      f'--network={name} takes no input of shape {xs.shape[1:]}: {reason}'
+    ) from error
+  if len(shape) != 1 or shape[0] < 2:
+    raise flags.FlagError(
+      f'--network={name} has to return logits [k], k >= 2, of one input of '
+      f'shape {xs.shape[1:]}, not an array of shape {shape}'
+    )
+  if labels.min() < 0 or labels.max() >= shape[0]:
+    raise flags.FlagError(
+      f'--network={name} has {shape[0]} classes, labels are '
+      f'{labels.min()} to {labels.max()}'
+    )
+  return Network(logits_fn, params, shape[0])
+
+
+def _call(name):
+  """What the function of that name returns."""
+  module, _, function = name.partition(':')
+  if not module or not function:
+    raise flags.FlagError(f'--network={name} has to be package.module:function')
+  if os.getcwd() not in sys.path:
+    sys.path.insert(0, os.getcwd())
+  try:
+    found = getattr(importlib.import_module(module), function)
+  except (ImportError, AttributeError, ValueError) as error:
+    raise flags.FlagError(f'--network={name}: {error}') from error
+  if not callable(found):
+    raise flags.FlagError(f'--network={name} is no function')
+  return found()
+
+
+def examples(path: str, split: str = 'test') -> tuple[np.ndarray, np.ndarray]:
+  """Returns `(xs [n, ...], labels [n])` of a file.
+
+  Args:
+    path: of an .npz file, without pickled objects.
+    split: 'test', or 'train' for `train_xs` and `train_labels`.
+
+  Raises:
+    FlagError: if it cannot be read, or has no such arrays.
+  """
+  names = PAIRS[split]
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      known = list(file)
+      missing = [name for name in names if name not in known]
+      if missing:
+        raise flags.FlagError(
+          f'--data={path} has no {" and no ".join(missing)}; it has '
+          f'{", ".join(known) or "nothing"}'
+        )
+      xs, labels = (file[name] for name in names)
+  except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
+    if isinstance(error, flags.FlagError):
+      raise
+    raise flags.FlagError(f'--data={path} cannot be read: {error}') from error
+  _check(path, names, xs, labels)
+  return xs, labels.astype(np.int32)
+
+
+def _check(path, names, xs, labels):
+  """Raises FlagError for what are no examples."""
+  wrong = None
+  if not np.issubdtype(xs.dtype, np.floating):
+    wrong = f'{names[0]} of {xs.dtype}, not of floating-point numbers'
+  elif not np.issubdtype(labels.dtype, np.integer):
+    wrong = f'{names[1]} of {labels.dtype}, not of integers'
+  elif xs.ndim < 2 or labels.shape != xs.shape[:1] or not len(xs):
+    wrong = f'{names[0]} {xs.shape} and {names[1]} {labels.shape}'
+  elif not np.isfinite(xs).all():
+    wrong = f'NaN or infinity in {names[0]}'
+  if wrong:
+    raise flags.FlagError(f'--data={path} has {wrong}')

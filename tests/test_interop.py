@@ -1,0 +1,272 @@
+"""The same weights through every library: equal logits, equal distances."""
+
+import itertools
+import os
+
+os.environ.setdefault('KERAS_BACKEND', 'jax')
+
+from flax import linen
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dmm_jax import boundary
+from dmm_jax import interop
+
+SIZES = 6, 12, 12, 3
+rng = np.random.default_rng(0)
+LAYERS = [
+  (
+    rng.normal(size=(n, m)).astype(np.float32) / n**0.5,
+    0.1 * rng.normal(size=m),
+  )
+  for n, m in itertools.pairwise(SIZES)
+]
+XS = rng.normal(size=(12, 6)).astype(np.float32)
+
+
+def plain(params, x):
+  for w, b in params[:-1]:
+    x = jax.nn.relu(x @ w + b)
+  return x @ params[-1][0] + params[-1][1]
+
+
+def of_plain():
+  return plain, [(w, b.astype(np.float32)) for w, b in LAYERS]
+
+
+class Linen(linen.Module):
+  @linen.compact
+  def __call__(self, x, train):
+    x = x.reshape(len(x), -1)
+    for number, m in enumerate(SIZES[1:]):
+      x = linen.Dense(m, name=f'd{number}')(x)
+      if number < 2:
+        x = linen.relu(x)
+        x = linen.Dropout(0.5, deterministic=not train)(x)
+    return x, {'codes': None}
+
+
+def of_linen():
+  params = {
+    f'd{i}': {'kernel': w, 'bias': b.astype(np.float32)}
+    for i, (w, b) in enumerate(LAYERS)
+  }
+  return interop.from_flax(Linen(), {'params': params})
+
+
+def of_nnx():
+  rngs = nnx.Rngs(0)
+  layers = []
+  for w, b in LAYERS:
+    layer = nnx.Linear(*w.shape, rngs=rngs)
+    layer.kernel[...], layer.bias[...] = jnp.asarray(w), jnp.float32(b)
+    layers += [layer, nnx.relu, nnx.Dropout(0.5, rngs=rngs)]
+  return interop.from_nnx(nnx.Sequential(*layers[:-2]))
+
+
+def of_equinox():
+  eqx = pytest.importorskip('equinox')
+  net = eqx.nn.MLP(6, 3, 12, 2, key=jax.random.key(0))
+  for i, (w, b) in enumerate(LAYERS):
+    where = lambda net, i=i: (net.layers[i].weight, net.layers[i].bias)
+    net = eqx.tree_at(where, net, (jnp.asarray(w.T), jnp.float32(b)))
+  return interop.from_equinox(net)
+
+
+def of_keras():
+  keras = pytest.importorskip('keras')
+  if keras.backend.backend() != 'jax':
+    pytest.skip('Keras was imported on another backend')
+  layers = [keras.layers.Input((6,))]
+  for i, m in enumerate(SIZES[1:]):
+    layers += [keras.layers.Dense(m, activation='relu' if i < 2 else None)]
+    layers += [keras.layers.Dropout(0.5)] if i < 2 else []
+  model = keras.Sequential(layers)
+  model.set_weights([v for w, b in LAYERS for v in (w, b)])
+  return interop.from_keras(model)
+
+
+def torch_module():
+  torch = pytest.importorskip('torch')
+  layers = []
+  for w, b in LAYERS:
+    layer = torch.nn.Linear(*w.shape)
+    with torch.no_grad():
+      layer.weight.copy_(torch.tensor(w.T))
+      layer.bias.copy_(torch.tensor(b))
+    layers += [layer, torch.nn.ReLU(), torch.nn.Dropout(0.5)]
+  return torch.nn.Sequential(*layers[:-2])
+
+
+def of_torchax():
+  pytest.importorskip('torchax')
+  return interop.from_torch(torch_module())
+
+
+def of_callback():
+  return interop.from_torch(torch_module(), via='callback')
+
+
+LIBRARIES = of_linen, of_nnx, of_equinox, of_keras, of_torchax, of_callback
+
+
+def wanted(x):
+  for w, b in LAYERS[:-1]:
+    x = np.maximum(x @ w.astype(float) + b, 0)
+  return x @ LAYERS[-1][0] + LAYERS[-1][1]
+
+
+@pytest.mark.parametrize('library', (of_plain, *LIBRARIES))
+def test_logits_of_one_input_and_of_many_are_those_of_numpy(library):
+  logits_fn, params = library()
+  for x in XS[:3]:
+    np.testing.assert_allclose(
+      logits_fn(params, jnp.asarray(x)), wanted(x), rtol=1e-5, atol=1e-5
+    )
+  batch = jax.jit(jax.vmap(logits_fn, (None, 0)))(params, XS)
+  np.testing.assert_allclose(batch, wanted(XS), rtol=1e-5, atol=1e-5)
+  slope = jax.jacrev(lambda x: logits_fn(params, x))(jnp.asarray(XS[0]))
+  truth = jax.jacrev(lambda x: plain(of_plain()[1], x))(jnp.asarray(XS[0]))
+  np.testing.assert_allclose(slope, truth, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('library', LIBRARIES)
+@pytest.mark.parametrize('method', ['fast', 'portfolio'])
+def test_distances_are_those_of_the_plain_network(library, method):
+  for norm in (2, np.inf):
+    found = []
+    for fn, params in (library(), of_plain()):
+      options = dict(params=params, norm=norm, method=method)
+      point = boundary.measure(fn, XS[:6], max_gradients=60, **options)
+      found.append(point.distance)
+    np.testing.assert_allclose(*found, rtol=1e-3)
+
+
+@pytest.mark.parametrize('library', LIBRARIES[:-1])
+def test_other_parameters_are_another_network(library):
+  logits_fn, params = library()
+  halved = jax.tree.map(lambda v: v * 0, params)
+  x = jnp.asarray(XS[0])
+  np.testing.assert_allclose(logits_fn(halved, x), 0)
+  assert np.abs(logits_fn(params, x)).max() > 0.1
+
+
+def test_a_module_that_is_called_back_is_measured_as_it_is():
+  torch = pytest.importorskip('torch')
+  module = torch_module().train()
+  logits_fn, params = interop.from_torch(module, via='callback')
+  fn = jax.jit(lambda x: logits_fn(params, x))
+  first = fn(XS[0])
+  assert module.training
+  with torch.no_grad():
+    module[-1].bias += 1
+  np.testing.assert_allclose(fn(XS[0]), first + 1, rtol=1e-5)
+
+
+class Averages(linen.Module):
+  """One input, running averages."""
+
+  @linen.compact
+  def __call__(self, x, use_running_average):
+    x = linen.BatchNorm(use_running_average=use_running_average)(x)
+    return linen.Dense(2)(x.mean((0, 1)))
+
+
+def test_running_averages_are_used_and_one_input_is_tried_after_a_batch():
+  x = jax.random.normal(jax.random.key(0), (4, 4, 3))
+  module = Averages()
+  variables = module.init(jax.random.key(1), x, True)
+  stats = {'mean': jnp.ones(3), 'var': 4 * jnp.ones(3)}
+  variables = {**variables, 'batch_stats': {'BatchNorm_0': stats}}
+  logits_fn, params = interop.from_flax(module, variables)
+  dense = params['params']['Dense_0']
+  want = ((x - 1) / 2).mean((0, 1)) @ dense['kernel'] + dense['bias']
+  np.testing.assert_allclose(logits_fn(params, x), want, atol=1e-4)
+
+
+def test_images_of_torch_are_channels_first_and_batch_norm_averages():
+  torch = pytest.importorskip('torch')
+  pytest.importorskip('torchax')
+  torch.manual_seed(0)
+  module = torch.nn.Sequential(
+    torch.nn.Conv2d(3, 4, 3),
+    torch.nn.BatchNorm2d(4),
+    torch.nn.ReLU(),
+    torch.nn.AdaptiveAvgPool2d(2),
+    torch.nn.Flatten(),
+    torch.nn.Linear(16, 5),
+  )
+  module[1].running_mean += 1
+  xs = np.random.default_rng(0).uniform(size=(2, 3, 8, 8)).astype(np.float32)
+  with torch.no_grad():
+    want = module.eval()(torch.tensor(xs)).numpy()
+  module.train()
+  for via in ('torchax', 'callback'):
+    logits_fn, params = interop.from_torch(module, via=via)
+    for x, one in zip(xs, want, strict=True):
+      np.testing.assert_allclose(logits_fn(params, x), one, atol=1e-5)
+  np.testing.assert_allclose(module[1].running_mean, 1 + 0 * want[0, :4])
+
+
+def test_a_wrong_translation_is_found(monkeypatch):
+  pytest.importorskip('torch')
+  torchax = pytest.importorskip('torchax')
+  extract = torchax.extract_jax
+
+  def other(module):
+    params, fn = extract(module)
+    return params, lambda params, xs: fn(params, xs) * 1.01
+
+  monkeypatch.setattr(torchax, 'extract_jax', other)
+  logits_fn, params = interop.from_torch(torch_module())
+  with pytest.raises(ValueError, match=r"differ by .*via='callback'"):
+    jax.jit(logits_fn)(params, XS[0])
+
+
+def test_what_torchax_does_not_know_is_said():
+  torch = pytest.importorskip('torch')
+  pytest.importorskip('torchax')
+
+  class Odd(torch.nn.Module):
+    def forward(self, x):
+      return torch.from_numpy(np.asarray(x.detach().numpy()) * 2)
+
+  logits_fn, params = interop.from_torch(Odd())
+  with pytest.raises(ValueError, match="via='callback'"):
+    logits_fn(params, jnp.asarray(XS[0]))
+  logits_fn, params = interop.from_torch(Odd(), via='callback')
+  np.testing.assert_allclose(logits_fn(params, XS[0]), 2 * XS[0])
+
+
+def test_what_is_no_network_is_refused(monkeypatch):
+  linear = linen.Dense(3)
+  variables = linear.init(jax.random.key(0), XS[0])
+  for fn, given, words in (
+    (interop.from_flax, (3, {}), 'flax.linen.Module, got int'),
+    (interop.from_flax, (linear, variables['params']), "with 'params'"),
+    (interop.from_nnx, (linear,), 'interop.from_flax'),
+  ):
+    with pytest.raises(TypeError, match=words):
+      fn(*given)
+  nested = linen.Sequential([lambda x: {'logits': x}])
+  logits_fn, params = interop.from_flax(nested, {'params': {}})
+  with pytest.raises(ValueError, match=r'gives no logits .*returns dict'):
+    logits_fn(params, XS[0])
+  picture = linen.Sequential([lambda x: jnp.zeros((*x.shape, 2))])
+  logits_fn, params = interop.from_flax(picture, {'params': {}})
+  with pytest.raises(ValueError, match=r'outputs of shape \(1, 6, 2\)'):
+    logits_fn(params, XS[0])
+  monkeypatch.setattr(interop, 'INSTALL', {'nothere.at_all': '--pre nothere'})
+  with pytest.raises(ImportError, match='pip install --pre nothere'):
+    interop._require('nothere.at_all')
+
+
+def test_what_is_no_torch_module_is_refused():
+  pytest.importorskip('torch')
+  with pytest.raises(TypeError, match=r'torch\.nn\.Module, got Dense'):
+    interop.from_torch(linen.Dense(3))
+  with pytest.raises(ValueError, match=r"'torchax' or 'callback'"):
+    interop.from_torch(torch_module(), via='onnx')

@@ -1,0 +1,188 @@
+"""A user's own network and examples, in place of what is trained here."""
+
+import sys
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from dmm_jax import boundary
+from experiments import boundary_distances
+from experiments.lib import flags
+from experiments.lib import own
+
+rng = np.random.default_rng(0)
+WEIGHTS = rng.normal(size=(4, 3)).astype(np.float32)
+XS = rng.uniform(-2, 3, size=(7, 2, 2)).astype(np.float32)
+LABELS = np.array([0, 1, 2, 0, 1, 2, 0])
+
+
+def linear(params, x):
+  return x.reshape(-1) @ params['w']
+
+
+def with_params():
+  return linear, {'w': WEIGHTS}
+
+
+def captured():
+  return lambda x: linear({'w': WEIGHTS}, x)
+
+
+def nothing():
+  return None
+
+
+def pictures():
+  return lambda x: x
+
+
+def narrow():
+  return lambda x: x.reshape(-1)[:2]
+
+
+NUMBER = 3
+
+
+@pytest.fixture
+def mine(monkeypatch):
+  """A module that can be imported, of what stands above."""
+  module = types.ModuleType('mine')
+  module.__dict__.update(globals())
+  monkeypatch.setitem(sys.modules, 'mine', module)
+
+
+def saved(tmp_path, **arrays):
+  path = tmp_path / 'mine.npz'
+  np.savez(path, **arrays)
+  return str(path)
+
+
+@pytest.mark.parametrize('name', ['with_params', 'captured'])
+def test_a_network_is_a_function_of_its_parameters_and_one_input(mine, name):
+  found = own.network(f'mine:{name}', XS, LABELS)
+  assert found.num_classes == 3
+  variables = found.init(jax.random.key(0), XS[0])
+  logits, codes = found.apply(variables, XS[0])
+  np.testing.assert_allclose(logits, XS[0].reshape(-1) @ WEIGHTS, rtol=1e-5)
+  assert codes == {}
+
+
+@pytest.mark.parametrize(
+  ('name', 'words'),
+  [
+    ('mine', 'has to be package.module:function'),
+    ('nowhere_at_all:f', "No module named 'nowhere_at_all'"),
+    ('mine:missing', "no attribute 'missing'"),
+    ('mine:NUMBER', 'is no function'),
+    ('mine:nothing', 'not NoneType'),
+    ('mine:pictures', r'not an array of shape \(2, 2\)'),
+    ('mine:narrow', 'has 2 classes, labels are 0 to 2'),
+  ],
+)
+def test_what_is_no_network_is_said(mine, name, words):
+  with pytest.raises(flags.FlagError, match=f'--network={name}.*{words}'):
+    own.network(name, XS, LABELS)
+
+
+def test_inputs_that_a_network_does_not_take_are_said(mine):
+  with pytest.raises(flags.FlagError, match=r'no input of shape \(5,\)'):
+    own.network('mine:with_params', np.ones((1, 5), np.float32), LABELS)
+
+
+def test_examples_are_those_of_the_file(tmp_path):
+  path = saved(
+    tmp_path, xs=XS, labels=LABELS, train_xs=XS[:2], train_labels=[0, 1]
+  )
+  for split, xs, labels in (('test', XS, LABELS), ('train', XS[:2], [0, 1])):
+    found = own.examples(path, split)
+    np.testing.assert_array_equal(found[0], xs)
+    np.testing.assert_array_equal(found[1], labels)
+    assert found[1].dtype == np.int32
+
+
+@pytest.mark.parametrize(
+  ('arrays', 'words'),
+  [
+    (dict(xs=XS), 'has no labels; it has xs'),
+    (dict(), 'has no xs and no labels; it has nothing'),
+    (dict(xs=XS.astype(int), labels=LABELS), 'xs of int64, not of floating'),
+    (dict(xs=XS, labels=LABELS / 2), 'labels of float64, not of integers'),
+    (dict(xs=XS, labels=LABELS[:3]), r'xs \(7, 2, 2\) and labels \(3,\)'),
+    (dict(xs=XS[:0], labels=LABELS[:0]), r'xs \(0, 2, 2\)'),
+    (dict(xs=XS * np.nan, labels=LABELS), 'NaN or infinity in xs'),
+    (dict(xs=np.array([None]), labels=LABELS), 'cannot be read'),
+  ],
+)
+def test_what_are_no_examples_is_said(tmp_path, arrays, words):
+  path = saved(tmp_path, **arrays)
+  with pytest.raises(flags.FlagError, match=f'--data=.*{words}'):
+    own.examples(path)
+
+
+def test_a_file_that_is_none_is_said(tmp_path):
+  (tmp_path / 'text').write_text('words')
+  for name in ('text', 'missing'):
+    with pytest.raises(flags.FlagError, match=f'{name} cannot be read'):
+      own.examples(str(tmp_path / name))
+
+
+def config(workdir, **more):
+  return flags.with_preset(
+    boundary_distances.Config,
+    boundary_distances.PRESETS,
+    'quick',
+    workdir=str(workdir),
+    **more,
+  )
+
+
+def test_distances_of_an_own_network_are_those_that_measure_finds(
+  mine, tmp_path
+):
+  path = saved(tmp_path, xs=XS, labels=LABELS)
+  given = dict(network='mine:with_params', data=path, bounds=(-2.0, 3.0))
+  result = boundary_distances.run(config(tmp_path / 'run', **given))
+  rows = result.tables['results']
+  want = boundary.measure(
+    linear,
+    XS,
+    LABELS,
+    params={'w': WEIGHTS},
+    bounds=(-2.0, 3.0),
+    method='fast',
+  )
+  np.testing.assert_allclose(rows['distance'], want.distance, rtol=1e-4)
+  np.testing.assert_array_equal(rows['label'], LABELS)
+  assert set(rows['kind']) == {'trained'}
+  assert np.any(rows['distance'] > 0)
+  verdicts = {claim.verdict for claim in result.report.claims}
+  assert verdicts == {'not tested'}
+  # Some classes: examples of these alone, by their own numbers.
+  given['classes'] = 0, 2
+  rows = boundary_distances.run(config(tmp_path / 'some', **given)).tables
+  chosen = np.isin(LABELS, (0, 2))
+  np.testing.assert_allclose(
+    rows['results']['distance'], want.distance[chosen], rtol=1e-4
+  )
+  np.testing.assert_array_equal(
+    rows['results']['index'], np.flatnonzero(chosen)
+  )
+
+
+@pytest.mark.parametrize(
+  ('given', 'words'),
+  [
+    (dict(checkpoint='runs/net'), 'exclude each other'),
+    (dict(bounds=(1.0, 0.0)), 'two numbers'),
+    (dict(bounds=(0.0,)), 'two numbers'),
+    (dict(classes=(1, 5)), 'no example has them'),
+  ],
+)
+def test_flags_that_contradict_are_said(mine, tmp_path, given, words):
+  path = saved(tmp_path, xs=XS, labels=0 * LABELS)
+  given |= dict(network='mine:with_params', data=path)
+  with pytest.raises(flags.FlagError, match=words):
+    boundary_distances.run(config(tmp_path / 'run', **given))
+  assert not (tmp_path / 'run').exists()
