@@ -8,7 +8,7 @@ larger than off it.
   python -m experiments.manifold_split
   python -m experiments.manifold_split --preset=mnist --data_dir=DIR
 
-The first takes 4 minutes on 2 CPU cores, --preset=quick 1, mnist 11 and cifar
+The first takes 2 minutes on 2 CPU cores, --preset=quick 1, mnist 11 and cifar
 12, with 128 principal directions for the tangent space. A run that was killed
 goes on where it was.
 

@@ -10,8 +10,8 @@ passes between the displaced image and the original.
   python -m experiments.mislabelled_training --preset=mnist --data_dir=DIR
   python -m experiments.mislabelled_training --preset=cifar --data_dir=DIR
 
-The first takes 2 minutes on 2 CPU cores, --preset=quick less than 1, mnist
-4; cifar trains convolutional networks, for a GPU. A run that was killed goes on
+The first takes 1 minute on 2 CPU cores, --preset=quick less, mnist 4 minutes;
+cifar trains convolutional networks, for a GPU. A run that was killed goes on
 where it was.
 
 A source network is trained. Every training image is moved towards a wrong class
