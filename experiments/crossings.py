@@ -9,7 +9,7 @@ theorem here is the paper's. R2 is in `experiments.influence`.
   python -m experiments.crossings --preset=mnist --data_dir=DIR
   python -m experiments.crossings --preset=cifar --data_dir=DIR
 
-The first takes 5 minutes of one core, mnist and cifar 20, --preset=quick 1. A
+The first takes 3 minutes of one core, mnist and cifar 20, --preset=quick 1. A
 run that was killed goes on where it was.
 
 On the segment between two samples of different class, t* is the part of the

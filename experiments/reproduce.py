@@ -56,7 +56,7 @@ MINUTES = {
   'clinging_dimpling': (1, 5),
   'dimple_depth': (1, 3),
   'mislabelled_training': (1, 2),
-  'crossings': (1, 5),
+  'crossings': (1, 3),
   'influence': (1, 2),
   'transfer': (1, 5),
   'som_codes': (2, 10),
