@@ -17,12 +17,15 @@ import copy
 import functools
 import importlib
 import inspect
+import threading
 import types
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from dmm_jax import boundary
 
 LogitsFn = Callable[[Any, jax.Array], jax.Array]
 
@@ -38,8 +41,10 @@ EVALUATION = {
 TOLERANCE = {'float64': 1e-9, 'float32': 1e-4}
 LOW_PRECISION = 0.05  # The same of half precision.
 CHECKED = 3  # Random inputs on which they are compared.
+_CALLING = threading.Lock()
 OTHER_WAY = "interop.from_torch(module, via='callback') calls PyTorch instead"
 INSTALL = {
+  'foolbox.attacks.base': 'foolbox',
   'flax.nnx': 'flax',
   'torchax': '--pre torchax',
 }
@@ -236,6 +241,95 @@ def from_torch(module: Any, via: str = 'torchax') -> tuple[LogitsFn, Any]:
   return logits_fn, params
 
 
+# --- Our search among the attacks of others ----------------------------------
+
+
+def torch_attack(
+  *, norm: float = 2, bounds: tuple = (0.0, 1.0), **options: Any
+) -> Callable:
+  """Returns the search as an attack on PyTorch models.
+
+  As adv-lib's attacks are called, and as AttackBench calls its own:
+  `attack(model, inputs, labels) -> adversarial inputs`, of the shape and dtype
+  of the inputs and on their device; an input stays where none was found, or
+  where it is misclassified. PyTorch is called at each evaluation, so that
+  queries of a model that counts them are counted.
+
+  Args:
+    norm: of the distance.
+    bounds: of the inputs.
+    **options: of `boundary.measure`: method, max_gradients, seed, batch_size.
+  """
+  torch = _require('torch')
+
+  def attack(model, inputs, labels, targets=None, targeted=False, **unknown):
+    if targeted or targets is not None or unknown:
+      raise ValueError(
+        'the search has no targets and no options at the call, got '
+        f'{["targets"] if targeted or targets is not None else [*unknown]}'
+      )
+    logits_fn, params = from_torch(model, via='callback')
+    found = boundary.measure(
+      logits_fn,
+      inputs.detach().cpu().numpy(),
+      labels.cpu().numpy(),
+      params=params,
+      norm=norm,
+      bounds=bounds,
+      **options,
+    )
+    points = torch.from_numpy(np.array(found.point)).to(inputs)
+    moved = torch.from_numpy(np.isfinite(found.distance) & (found.distance > 0))
+    moved = moved.to(inputs.device).reshape(-1, *[1] * (inputs.ndim - 1))
+    return torch.where(moved, points, inputs)
+
+  return attack
+
+
+def foolbox_attack(*, norm: float = 2, **options: Any) -> Any:
+  """Returns the search as an attack of Foolbox, on its PyTorch models.
+
+  A `foolbox.attacks.base.MinimizationAttack`: call it as
+  `attack(model, inputs, labels, epsilons=None)`. Bounds and preprocessing are
+  those of the Foolbox model.
+
+  Args:
+    norm, **options: as for `torch_attack`.
+  """
+  torch: Any = _require('torch')
+  base: Any = _require('foolbox.attacks.base')
+  criteria = _require('foolbox.criteria')
+  distances = _require('foolbox.distances')
+
+  class Wrapped(torch.nn.Module):
+    """A model of Foolbox as a module."""
+
+    def __init__(self, model: Any) -> None:
+      super().__init__()
+      self.model = model
+
+    def forward(self, x):
+      return self.model(x)
+
+  class BoundarySearch(base.MinimizationAttack):
+    distance = distances.LpDistance(norm)
+
+    def run(self, model, inputs, criterion, *, early_stop=None, **kwargs):
+      del early_stop, kwargs
+      if isinstance(criterion, criteria.Misclassification):
+        criterion = criterion.labels.raw
+      if not isinstance(criterion, torch.Tensor):
+        raise ValueError(
+          'the criterion must be labels, or foolbox.criteria.Misclassification'
+        )
+      attack = torch_attack(norm=norm, bounds=tuple(model.bounds), **options)
+      raw = getattr(inputs, 'raw', inputs)  # Foolbox may wrap tensors.
+      points = attack(Wrapped(model), raw, criterion)
+      return points if raw is inputs else type(inputs)(points)
+
+  return BoundarySearch()
+
+
 # --- One input ---------------------------------------------------------------
 
 
@@ -300,20 +394,24 @@ def _called_back(torch, module):
 
   def host(x, weights=None):
     """Logits of a batch, or the gradient of their weighted sums."""
-    trains = module.training
-    module.eval()
-    try:
-      with torch.set_grad_enabled(weights is not None):
-        x = prepared(x).requires_grad_(weights is not None)
-        logits = _first(module(x))
-        if weights is None:
-          return logits.detach().cpu().to(torch.float64).numpy()
-        weights = torch.from_numpy(np.array(weights, np.float64))
-        total = (logits * weights.to(logits)).sum()
-        found = torch.autograd.grad(total, x)[0]
-        return found.cpu().to(torch.float64).numpy()
-    finally:
-      module.train(trains)
+    with _CALLING:  # Devices call at once, and the module has one mode.
+      trains = module.training
+      module.eval()
+      try:
+        return evaluate(x, weights)
+      finally:
+        module.train(trains)
+
+  def evaluate(x, weights):
+    with torch.set_grad_enabled(weights is not None):
+      x = prepared(x).requires_grad_(weights is not None)
+      logits = _first(module(x))
+      if weights is None:
+        return logits.detach().cpu().to(torch.float64).numpy()
+      weights = torch.from_numpy(np.array(weights, np.float64))
+      total = (logits * weights.to(logits)).sum()
+      found = torch.autograd.grad(total, x)[0]
+      return found.cpu().to(torch.float64).numpy()
 
   def outside(result, *arrays):
     """Calls `host` on arrays whose first axes are batches of the last one's."""

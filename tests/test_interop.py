@@ -1,5 +1,6 @@
 """The same weights through every library: equal logits, equal distances."""
 
+from concurrent import futures
 import itertools
 import os
 
@@ -166,6 +167,17 @@ def test_a_module_that_is_called_back_is_measured_as_it_is():
   np.testing.assert_allclose(fn(XS[0]), first + 1, rtol=1e-5)
 
 
+def test_threads_do_not_put_each_other_into_training():
+  module = torch_module().train()
+  logits_fn, params = interop.from_torch(module, via='callback')
+  fn = jax.jit(lambda x: logits_fn(params, x))
+  run = lambda x: np.stack([fn(x) for _ in range(100)])
+  with futures.ThreadPoolExecutor(4) as pool:
+    found = list(pool.map(run, XS[:8]))
+  for x, rows in zip(XS[:8], found, strict=True):
+    np.testing.assert_allclose(rows, np.tile(wanted(x), (100, 1)), atol=1e-5)
+
+
 class Averages(linen.Module):
   """One input, running averages."""
 
@@ -270,3 +282,42 @@ def test_what_is_no_torch_module_is_refused():
     interop.from_torch(linen.Dense(3))
   with pytest.raises(ValueError, match=r"'torchax' or 'callback'"):
     interop.from_torch(torch_module(), via='onnx')
+
+
+@pytest.mark.parametrize('norm', [2, np.inf])
+def test_the_search_is_an_attack_of_torch_and_of_foolbox(norm):
+  torch = pytest.importorskip('torch')
+  module = torch_module().eval()
+  xs = torch.tensor((XS - XS.min()) / (XS.max() - XS.min()))
+  with torch.no_grad():
+    labels = module(xs).argmax(1)
+  labels[0] = (labels[0] + 1) % 3  # Misclassified: it stays.
+  options = dict(norm=norm, method='fast', max_gradients=40)
+  logits_fn, params = of_callback()
+  found = boundary.measure(
+    logits_fn,
+    xs.numpy(),
+    labels.numpy(),
+    params=params,
+    bounds=(0.0, 1.0),
+    **options,
+  )
+  points = interop.torch_attack(**options)(module, xs, labels)
+  assert points.dtype == xs.dtype
+  lengths = np.linalg.norm((points - xs).numpy(), norm, axis=1)
+  there = np.isfinite(found.distance)
+  assert there.sum() > 4
+  np.testing.assert_allclose(lengths[there], found.distance[there], rtol=1e-4)
+  np.testing.assert_array_equal(lengths[~there], 0)
+  with torch.no_grad():
+    changed = (module(points).argmax(1) != labels).numpy()
+  assert changed[there].all()
+  with pytest.raises(ValueError, match='no targets'):
+    interop.torch_attack()(module, xs, labels, targets=labels, targeted=True)
+  foolbox = pytest.importorskip('foolbox')
+  model = foolbox.PyTorchModel(module, bounds=(0, 1), device='cpu')
+  raw, _, success = interop.foolbox_attack(**options)(
+    model, xs, labels, epsilons=None
+  )
+  np.testing.assert_allclose(raw.numpy(), points.numpy(), atol=1e-6)
+  np.testing.assert_array_equal(success.numpy()[there], True)

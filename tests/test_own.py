@@ -1,5 +1,6 @@
 """A user's own network and examples, in place of what is trained here."""
 
+import os
 import sys
 import types
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from dmm_jax import boundary
+from dmm_jax import data
 from experiments import boundary_distances
 from experiments.lib import flags
 from experiments.lib import own
@@ -186,3 +188,31 @@ def test_flags_that_contradict_are_said(mine, tmp_path, given, words):
   with pytest.raises(flags.FlagError, match=words):
     boundary_distances.run(config(tmp_path / 'run', **given))
   assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize(
+  ('name', 'library'),
+  [
+    ('plain', 'jax'),
+    ('flax_linen', 'flax'),
+    ('flax_nnx', 'flax'),
+    ('equinox_mlp', 'equinox'),
+    ('keras_cnn', 'keras'),
+    ('pytorch_cnn', 'torchax'),
+  ],
+)
+def test_templates_are_networks_of_digits(name, library):
+  if library == 'keras' and os.environ.get('KERAS_BACKEND') != 'jax':
+    pytest.skip('Keras runs on another backend')
+  pytest.importorskip(library)
+  xs, labels = data.load('digits', 'test')
+  found = own.network(f'examples.{name}:network', xs, labels)
+  assert found.num_classes == 10
+  point = boundary.measure(
+    lambda params, x: found.apply(params, x)[0],
+    xs[:4],
+    params=found.params,
+    method='fast',
+    max_gradients=20,
+  )
+  assert np.all(np.isfinite(point.distance) & (point.distance > 0))
