@@ -23,6 +23,12 @@ setuptools.setup(
   install_requires=(ROOT / 'requirements.txt').read_text().split(),
   extras_require={
     'docs': ['mkdocs-material>=9.6', 'mkdocstrings[python]>=1', 'ruff>=0.12'],
+    'interop': [
+      'equinox>=0.13',
+      'foolbox>=3.3',
+      'torch>=2.13',
+      'torchax>=0.0.14.dev20260814',
+    ],
     'parquet': ['pyarrow>=18'],
     'stream': ['grain>=0.2.13'],
     'test': [
