@@ -9,9 +9,9 @@ decision boundary".
   python -m experiments.dimple_depth --plain=runs/a,runs/b \
     --robust=runs/c,runs/d
 
-The first takes 3 minutes on 2 CPU cores and --preset=quick 1; cifar is for a
-GPU. --plain and --robust name runs of train_classifier instead, in
-pairs. A run that was killed goes on where it was.
+The first takes 2 minutes on 2 CPU cores, --preset=quick 1 and mnist 4; cifar is
+for a GPU. --plain and --robust name runs of train_classifier instead, in pairs.
+A run that was killed goes on where it was.
 
 From the same weights and in the same order, networks are trained plainly, with
 projected gradient (PGD) in l2 and in linf, and by TRADES; from other weights
