@@ -58,7 +58,7 @@ MINUTES = {
   'mislabelled_training': (1, 2),
   'crossings': (1, 3),
   'influence': (1, 2),
-  'transfer': (1, 5),
+  'transfer': (1, 3),
   'som_codes': (2, 10),
 }
 # What `full` runs: flags of each run, after the name of its directory.
