@@ -27,6 +27,7 @@ LAYERS = (
     'bit_strings',
     'plots',
     'certify',
+    'interop',
     'scaling',
     'manifold',
     'halfway',
