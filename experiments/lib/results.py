@@ -259,7 +259,9 @@ def add(
   kept: dict[str, Any] = {key: record[key] for key in ('started', 'devices')}
   kept['versions'] = {'python': record.get('python'), **record['versions']}
   kept |= {'git': commit(record), 'seconds': record['seconds']}
-  result = {'name': name, **run.raw, 'run': kept}
+  # Where the data lie says nothing to others.
+  command = re.sub(r'(--data_dir)=\S+', r'\1=DIR', run.raw['command'])
+  result = {'name': name, **run.raw, 'command': command, 'run': kept}
   if not with_claims:
     result['claims'] = []
   records.write_text(path, json.dumps(result, indent=1, allow_nan=False) + '\n')
@@ -374,8 +376,7 @@ def _made(run):
 
 
 def _run(run):
-  command = re.sub(r'(--data_dir)=\S+', r'\1=DIR', run.raw['command'])
-  return f'    {command}\n\n{_made(run)}.\n'
+  return f'    {run.raw["command"]}\n\n{_made(run)}.\n'
 
 
 _PARTS = {
