@@ -12,7 +12,7 @@ perturbations orthogonal to the data".
   python -m experiments.initial_scale --preset=mnist --data_dir=DIR
   python -m experiments.initial_scale --weight_decay=0.01 --workdir=runs/decay
 
-The first takes 6 minutes on 2 CPU cores, --preset=quick 1, mnist 3. A run that
+The first takes 5 minutes on 2 CPU cores, --preset=quick 1, mnist 3. A run that
 was killed goes on where it was.
 
 Networks without biases are trained from first layers divided by each of
