@@ -7,6 +7,7 @@ larger than off it.
 
   python -m experiments.manifold_split
   python -m experiments.manifold_split --preset=mnist --data_dir=DIR
+  python -m experiments.manifold_split --network=my.module:function
 
 The first takes 2 minutes on 2 CPU cores, --preset=quick 1, mnist 11 and cifar
 12, with 128 principal directions for the tangent space. A run that was killed
@@ -77,6 +78,7 @@ from experiments import networks
 from experiments.figures import manifold_split as figures
 from experiments.lib import claims
 from experiments.lib import flags
+from experiments.lib import own as own_lib
 from experiments.lib import runner
 from experiments.lib import tables
 
@@ -136,6 +138,8 @@ class Config:
   checkpoints: tuple[str, ...] = flags.flag(
     HERE, 'Runs of train_classifier to measure; "here" trains classifiers here.'
   )
+  network: str = flags.flag('', own_lib.HELP)
+  data: str = flags.flag('', own_lib.DATA_HELP)
   manifold: str = flags.flag(
     'decoder',
     'Tangent space: that of a decoder, or principal directions of the nearest '
@@ -245,6 +249,8 @@ def run(config: Config) -> runner.Result:
   """Runs the experiment; returns its rows and its report."""
   flags.check(config)
   flags.check_method(config.method)
+  if config.network and config.checkpoints != HERE:
+    raise flags.FlagError('--network and --checkpoints exclude each other')
   return runner.run(
     'experiments.manifold_split',
     config,
@@ -281,10 +287,7 @@ class Inputs(NamedTuple):
 
 def load(config):
   """Returns `Inputs`, having checked all that flags may have wrong."""
-  sets = [
-    data.load(config.dataset, split, config.data_dir or None)
-    for split in ('train', 'test')
-  ]
+  sets = [read(config, split) for split in ('train', 'test')]
   shape, num_classes = sets[0][0].shape[1:], int(sets[0][1].max()) + 1
   if config.model == 'playground' and min(shape[:2]) < 32:
     raise flags.FlagError(
@@ -303,10 +306,13 @@ def load(config):
     config.num_classifiers,
     functools.partial(networks.read_for, shape=shape, num_classes=num_classes),
   )
-  own = config.autoencoders if config.manifold == 'decoder' else HERE
+  if config.network:
+    found = own_lib.network(config.network, *sets[1])
+    classifiers = Group(found, [found.params], 1)
+  coders = config.autoencoders if config.manifold == 'decoder' else HERE
   autoencoders = group(
     'autoencoders',
-    own,
+    coders,
     models.ConvAutoEncoder(shape, config.latent, config.widths),
     config.num_autoencoders if config.manifold == 'decoder' else 0,
     functools.partial(networks.read_for, shape=shape, kind='autoencoder'),
@@ -319,6 +325,13 @@ def load(config):
       f'than the {len(sets[0][0])} training images (of neighbors a third)'
     )
   return Inputs(classifiers, autoencoders, *sets, k)
+
+
+def read(config, split):
+  """Returns `(xs, labels)` of a split, of a file or of a data set."""
+  if config.data:
+    return own_lib.examples(config.data, split)
+  return data.load(config.dataset, split, config.data_dir or None)
 
 
 def group(flag, paths, module, num, read):

@@ -1,5 +1,7 @@
 """Perturbations and the data's manifold: toy runs, and planted worlds."""
 
+import dataclasses
+import sys
 import types
 
 import jax
@@ -247,6 +249,38 @@ def test_networks_of_other_runs_are_measured(tmp_path):
   other = toy('', checkpoints=(net,), autoencoders=('here',), latent=64)
   with pytest.raises(flags.FlagError, match='--latent=64 has to be less than'):
     manifold_split.load(other)
+
+
+def mine():
+  """As --network names it: the nearest mean of each class."""
+  xs, labels = data.load('digits', 'train')
+  means = np.stack([xs[labels == c].mean(0).ravel() for c in range(10)])
+  offsets = -np.sum(means**2, 1) / 2
+  return lambda params, x: x.ravel() @ params[0].T + params[1], (means, offsets)
+
+
+def test_an_own_network_is_measured(tmp_path, monkeypatch):
+  module = types.ModuleType('mine')
+  module.mine = mine
+  monkeypatch.setitem(sys.modules, 'mine', module)
+  given = dict(network='mine:mine', manifold='principal', method='fast')
+  config = toy(tmp_path / 'run', **given)
+  result = manifold_split.run(config)
+  rows = result.table
+  assert set(rows['classifier']) == {0} and np.all(np.isfinite(rows['free']))
+  means, offsets = mine()[1]
+  flat = data.load('digits', 'test')[0].reshape(360, -1)[rows['index']]
+  logits = flat @ means.T + offsets
+  label = rows['label']
+  own_logit = np.take_along_axis(logits, label[:, None], 1)[:, 0]
+  gaps = own_logit[:, None] - logits
+  slopes = np.linalg.norm(means[label][:, None] - means[None], axis=2)
+  with np.errstate(divide='ignore', invalid='ignore'):
+    far = np.where(slopes > 0, gaps / slopes, np.inf).min(1)
+  np.testing.assert_allclose(rows['free'], np.maximum(far, 0), rtol=1e-3)
+  assert {c.verdict for c in result.report.claims} == {'not tested'}
+  with pytest.raises(flags.FlagError, match='exclude each other'):
+    manifold_split.run(dataclasses.replace(config, checkpoints=('runs/net',)))
 
 
 @pytest.mark.parametrize(
