@@ -169,7 +169,7 @@ def test_bounds_of_a_function_are_those_of_its_layers(norm):
 @pytest.mark.parametrize('module', [Plain, Residual])
 @pytest.mark.parametrize('norm', [1, 2, np.inf])
 def test_no_bound_is_above_a_point_that_was_found(module, norm):
-  for seed in range(3):
+  for seed in range(2):
     fn = flax(module, seed)
     xs = np.random.default_rng(seed).uniform(size=(6, *SHAPE))
     xs = xs.astype(np.float32)
@@ -185,7 +185,7 @@ def test_no_bound_is_above_a_point_that_was_found(module, norm):
     assert np.all(lower[there] > 0.05 * found.distance[there])
 
 
-@pytest.mark.parametrize('kind', ['plain', 'late', 'leaky'])
+@pytest.mark.parametrize('kind', ['plain', 'leaky'])
 @pytest.mark.parametrize('norm', [1, 2, np.inf])
 def test_both_ends_meet(kind, norm):
   fn = given(kind)
