@@ -10,7 +10,7 @@ shallow bulges put each example on its side (dimpling).
   python -m experiments.clinging_dimpling --preset=cifar --data_dir=DIR
 
 The first takes 2 minutes on 2 CPU cores, as mnist does, --preset=quick 1 and
-cifar 4. A run that was killed goes on where it was.
+cifar 5. A run that was killed goes on where it was.
 
 Dense networks are trained by Adam at a constant rate. At log-spaced steps the
 l2 distance to the boundary of the class that a network predicts is measured, at
@@ -181,8 +181,9 @@ PRESETS = {
     workdir='runs/clinging_dimpling_cifar',
     dataset='cifar10',
     widths=(100,),
-    init_scales=(1.0, 3.0),
-    num_networks=8,
+    init_scales=(1.0,),
+    num_networks=16,
+    learning_rate=3e-4,
   ),
 }
 COLUMNS = {
