@@ -343,7 +343,7 @@ def _of_one(call, network, batches=(True, False)):
       x_given = x[None] if batched else x
       try:
         logits = _first(call(params, x_given))
-      except Exception as error:
+      except Exception as error:  # Networks raise what they like.
         tried.append((batched, _first_line(error), error))
         continue
       shape = logits.shape

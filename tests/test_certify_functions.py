@@ -129,11 +129,28 @@ def test_what_is_carried_through_a_relu_is_no_relu_in_the_box():
     (lambda x: x, r'logits \[k\], got shapes \[\(4, 4, 2\)\]'),
     (lambda x: (x.ravel(), x.ravel()), r'got shapes \[\(32,\), \(32,\)\]'),
     (lambda x: 1.0 / (1 + x.ravel()), "'div'"),
+    # Programs of one step are no calls.
+    (
+      lambda x: jax.lax.reduce(x, 0.0, lambda a, b: a + 2 * b, (0, 1)),
+      "'reduce'",
+    ),
+    (
+      lambda x: jax.lax.fori_loop(0, 2, lambda i, v: 2 * v, x.ravel()),
+      'is not',
+    ),
   ],
 )
 def test_what_is_not_supported_is_said(fn, words):
   with pytest.raises(ValueError, match=words):
     certify.lower_bound(fn, np.zeros(SHAPE, np.float32), 0)
+
+
+def test_layers_that_are_not_the_function_are_found(monkeypatch):
+  wrong = lambda a, b: jnp.maximum(a - b, 0) + 2 * b
+  monkeypatch.setitem(functions.REWRITTEN, 'max', wrong)
+  x = np.ones(SHAPE, np.float32)
+  with pytest.raises(ValueError, match='read as layers that have other logits'):
+    certify.lower_bound(pieces('max'), x, 0, bounds=(0.0, 1.0))
 
 
 def test_half_precision_and_wide_layers_are_refused(monkeypatch):

@@ -57,7 +57,20 @@ PRODUCTS = {
   'mul': (0, 1),
   'select_n': (1, 2, 3, 4, 5, 6, 7, 8, 9),
 }
-CALLS = 'call_jaxpr', 'jaxpr', 'fun_jaxpr'
+# Calls of a program: where it stands. Others have programs of another meaning:
+# of one step of a loop, or of how two entries are reduced.
+CALLS = {
+  'checkpoint': 'jaxpr',
+  'closed_call': 'call_jaxpr',
+  'core_call': 'call_jaxpr',
+  'custom_jvp_call': 'call_jaxpr',
+  'custom_vjp_call': 'call_jaxpr',
+  'custom_vjp_call_jaxpr': 'fun_jaxpr',
+  'jit': 'jaxpr',
+  'pjit': 'jaxpr',
+  'remat2': 'jaxpr',
+}
+AGREE = 0.02  # Between logits, where a device rounds products to bfloat16.
 LARGEST = 2**28  # Entries of a matrix: 2 GiB.
 BATCH = 1024  # Unit vectors at once.
 SUPPORTED = (
@@ -193,9 +206,23 @@ def prepare(
       return None, xs, xs, xs, xs
     low, high = layers_lib.check_bounds(xs, bounds)
     ends = low.reshape(len(xs), -1).min(0), high.reshape(len(xs), -1).max(0)
-    network = as_layers(network, xs[0], *ends)
+    found = as_layers(network, xs[0], *ends)
+    _compare(network, found, xs[0])
+    network = found
   layers = layers_lib.check(network)
   return layers, *layers_lib.check_examples(layers, xs, labels, bounds)
+
+
+def _compare(logits_fn, layers, x):
+  """Raises ValueError where layers are not the function."""
+  want = np.asarray(logits_fn(jnp.asarray(x)), np.float64)
+  found = layers_lib.preactivations(layers, x.ravel().astype(np.float64))[-1]
+  usable = np.isfinite(want).all()
+  if usable and np.abs(found - want).max() > AGREE * np.abs(want).max() + AGREE:
+    raise ValueError(
+      'network was read as layers that have other logits: '
+      f'{found} instead of {want}; please report it'
+    )
 
 
 def as_layers(
@@ -293,8 +320,8 @@ class _Reader:
     """Returns the results of one operation."""
     name, params = equation.primitive.name, equation.params
     values = [v for v in operands if isinstance(v, _Value)]
-    inner = next((params[key] for key in CALLS if key in params), None)
-    if inner is not None and name not in ('scan', 'while', 'cond'):
+    if name in CALLS:
+      inner = params[CALLS[name]]
       consts = getattr(inner, 'consts', ())
       call = functools.partial(
         self.read, getattr(inner, 'jaxpr', inner), consts
