@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from flax import linen as nn
 import jax
+from jax import flatten_util
 import jax.numpy as jnp
 import numpy as np
 
@@ -223,3 +224,34 @@ def _sample(key, xs, *, module, **options):
   params = module.init(key, xs[0])
   logits_fn = lambda x: module.apply(params, x)[0]
   return jax.vmap(lambda x: distances(logits_fn, x, **options))(xs)
+
+
+def measure_trained(
+  flat: jax.Array,
+  inputs: jax.Array,
+  xs: jax.Array,
+  labels: jax.Array,
+  *,
+  module: nn.Module,
+  **options: Any,
+) -> tuple[Distances, jax.Array]:
+  """Measures one network of given weights: distances, and its accuracy.
+
+  Args:
+    flat: all its parameters in one array, in the order of `ravel_pytree`, of
+      which a set of networks makes one array.
+    inputs: `[m, ...]`, what is measured.
+    xs, labels: `[n, ...]` and `[n]`, what it has to classify.
+    module: a Flax module that returns `(logits, codes)`.
+    **options: those of `distances`.
+
+  Returns:
+    `Distances [m, p]`, and the share of labels that it gives.
+  """
+  like = jax.eval_shape(module.init, jax.random.key(0), inputs[0])['params']
+  like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), like)
+  params = flatten_util.ravel_pytree(like)[1](flat)
+  logits_fn = lambda x: module.apply({'params': params}, x)[0]
+  found = jax.vmap(lambda x: distances(logits_fn, x, **options))(inputs)
+  predicted = jax.lax.map(lambda x: logits_fn(x).argmax(), xs, batch_size=100)
+  return found, jnp.mean(predicted == labels)

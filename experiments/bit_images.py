@@ -74,15 +74,11 @@ MOST_LOST = 0.05  # Share of the searches, where a claim is tested.
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  preset: str = flags.flag('default', 'Values of flags that are not given.')
-  workdir: str = flags.flag('runs/bit_images', 'Run directory.')
-  seed: int = flags.flag(0, 'Seed of weights, orders and strings.', least=0)
-  dataset: str = flags.flag(
-    'digits', 'digits (embedded), or an image set of tensorflow-datasets.'
-  )
-  data_dir: str = flags.flag(
-    '', 'Directory of tensorflow-datasets; empty takes its own default.'
-  )
+  preset: str = flags.preset()
+  workdir: str = flags.workdir('runs/bit_images')
+  seed: int = flags.seed()
+  dataset: str = flags.dataset()
+  data_dir: str = flags.data_dir()
   threshold: float = flags.flag(
     0.5, 'Value above which a pixel is 1.', least=0, most=1
   )

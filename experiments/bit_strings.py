@@ -77,9 +77,9 @@ PARTS = 10  # Of the networks of one size, at most: what a kill can cost.
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  preset: str = flags.flag('default', 'Values of flags that are not given.')
-  workdir: str = flags.flag('runs/bit_strings', 'Run directory.')
-  seed: int = flags.flag(0, 'Seed of weights and orders.', least=0)
+  preset: str = flags.preset()
+  workdir: str = flags.workdir('runs/bit_strings')
+  seed: int = flags.seed()
   sizes: tuple[int, ...] = flags.flag(
     (100, 250, 500, 1000, 2500, 5000, 10000),
     'Numbers of bits, flipped greedily.',

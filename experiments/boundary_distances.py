@@ -65,15 +65,11 @@ UNDEFINED = 'undefined, as the median of a network is 0 or infinite'
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  preset: str = flags.flag('default', 'Values of flags that are not given.')
-  workdir: str = flags.flag('runs/boundary_distances', 'Run directory.')
-  seed: int = flags.flag(0, 'Seed of weights and training.', least=0)
-  dataset: str = flags.flag(
-    'digits', 'digits (embedded), or an image set of tensorflow-datasets.'
-  )
-  data_dir: str = flags.flag(
-    '', 'Directory of tensorflow-datasets; empty takes its own default.'
-  )
+  preset: str = flags.preset()
+  workdir: str = flags.workdir('runs/boundary_distances')
+  seed: int = flags.seed()
+  dataset: str = flags.dataset()
+  data_dir: str = flags.data_dir()
   in_memory: bool = flags.flag(
     True, 'Hold all images in memory; false reads each batch from disk.'
   )
@@ -118,10 +114,8 @@ class Config:
     least=0,
     infinite=True,
   )
-  method: str = flags.flag(
-    'portfolio', 'Search: portfolio (nearest), fast, or another by its name.'
-  )
-  max_gradients: int = flags.flag(2000, 'Gradients of a search.', least=2)
+  method: str = flags.method('portfolio')
+  max_gradients: int = flags.max_gradients(2000)
   box: bool = flags.flag(True, 'Keep perturbed inputs within --bounds.')
   bounds: tuple[float, ...] = flags.flag(
     (0.0, 1.0), 'Least and largest value of an input.'
@@ -216,7 +210,7 @@ def load(config):
   if config.network:
     return load_own(config)
   sets = {
-    split: read(config, split)
+    split: own.read(config, split, in_memory=config.in_memory)
     for split in dict.fromkeys(('train', config.split))
   }
   known = classes = np.unique(sets['train'][1])
@@ -244,18 +238,9 @@ def load(config):
   return Inputs(module, trained, classes, kept['train'][:2], *examples)
 
 
-def read(config, split):
-  """Returns `(xs, labels)` of a split, of a file or of a data set."""
-  if config.data:
-    return own.examples(config.data, split)
-  return data.load(
-    config.dataset, split, config.data_dir or None, in_memory=config.in_memory
-  )
-
-
 def load_own(config):
   """As `load`, for a network of the user's, whose classes are its logits."""
-  xs, labels = read(config, config.split)
+  xs, labels = own.read(config, config.split, in_memory=config.in_memory)
   network = own.network(config.network, xs[:1], labels)
   classes = np.arange(network.num_classes)
   kept = classes if config.classes == (-1,) else np.array(config.classes)

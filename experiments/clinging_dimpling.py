@@ -84,6 +84,7 @@ from experiments.figures import clinging_dimpling as figures
 from experiments.lib import claims
 from experiments.lib import flags
 from experiments.lib import runner
+from experiments.lib import splits
 from experiments.lib import tables as tables_lib
 
 PAPER = '2106.10151'
@@ -106,18 +107,12 @@ NUM_DRAWN = 1000  # Infinitely wide networks.
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  preset: str = flags.flag('default', 'Values of flags that are not given.')
-  workdir: str = flags.flag('runs/clinging_dimpling', 'Run directory.')
-  seed: int = flags.flag(0, 'Seed of weights, order and images.', least=0)
-  dataset: str = flags.flag(
-    'digits', 'digits (embedded), or an image set of tensorflow-datasets.'
-  )
-  data_dir: str = flags.flag(
-    '', 'Directory of tensorflow-datasets; empty takes its own default.'
-  )
-  num_train: int = flags.flag(
-    5000, 'Number of training images, the first; 0 uses all.', least=0
-  )
+  preset: str = flags.preset()
+  workdir: str = flags.workdir('runs/clinging_dimpling')
+  seed: int = flags.seed()
+  dataset: str = flags.dataset()
+  data_dir: str = flags.data_dir()
+  num_train: int = flags.num_train(5000)
   num_images: int = flags.flag(
     20, 'Images of each kind that a network is measured at.', least=1
   )
@@ -144,10 +139,8 @@ class Config:
   )
   batch_size: int = flags.flag(128, 'Images of a training step.', least=1)
   learning_rate: float = flags.flag(1e-3, 'Constant rate of Adam.', least=0)
-  method: str = flags.flag('fast', 'Search for the boundary.')
-  max_gradients: int = flags.flag(
-    200, 'Budget of one search, in gradients; fast takes 40.', least=2
-  )
+  method: str = flags.method('fast')
+  max_gradients: int = flags.max_gradients(200)
   film: bool = flags.flag(
     False,
     'Film the boundary of one network around five points of a line (GIF).',
@@ -233,10 +226,10 @@ class Inputs(NamedTuple):
 
 def load(config):
   """Returns `Inputs`."""
-  xs, labels = data.load(config.dataset, 'train', config.data_dir or None)
-  test = data.load(config.dataset, 'test', config.data_dir or None)
-  most = config.num_train or len(xs)
-  found = Inputs(np.asarray(xs[:most]), labels[:most], *map(np.asarray, test))
+  known, test = splits.load(
+    config.dataset, config.data_dir, num_train=config.num_train
+  ).values()
+  found = Inputs(*map(np.asarray, known + test))
   fewest = min(len(found.xs), len(found.test_xs))
   if config.num_images > fewest:
     raise flags.FlagError(

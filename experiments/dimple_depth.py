@@ -70,7 +70,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmm_jax import boundary
-from dmm_jax import data
 from dmm_jax import manifold
 from dmm_jax import margins
 from dmm_jax import models
@@ -84,6 +83,7 @@ from experiments.figures import dimple_depth as figures
 from experiments.lib import claims
 from experiments.lib import flags
 from experiments.lib import runner
+from experiments.lib import splits
 from experiments.lib import tables
 
 PAPER = '2106.10151'
@@ -125,20 +125,12 @@ STATEMENTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  preset: str = flags.flag('default', 'Values of flags that are not given.')
-  workdir: str = flags.flag('runs/dimple_depth', 'Run directory.')
-  seed: int = flags.flag(
-    0, 'Seed of weights, training and random subspaces.', least=0
-  )
-  dataset: str = flags.flag(
-    'digits', 'digits (embedded), or an image set of tensorflow-datasets.'
-  )
-  data_dir: str = flags.flag(
-    '', 'Directory of tensorflow-datasets; empty takes its own default.'
-  )
-  num_train: int = flags.flag(
-    0, 'Number of training images, the first; 0 uses all.', least=0
-  )
+  preset: str = flags.preset()
+  workdir: str = flags.workdir('runs/dimple_depth')
+  seed: int = flags.seed()
+  dataset: str = flags.dataset()
+  data_dir: str = flags.data_dir()
+  num_train: int = flags.num_train()
   num_examples: int = flags.flag(
     150, 'Number of test images to measure: the first, at most all.', least=10
   )
@@ -200,12 +192,8 @@ class Config:
     'between an image and the nearest one of another class.',
     least=1e-3,
   )
-  method: str = flags.flag(
-    'fast', 'Search: portfolio (nearest), fast, or another by its name.'
-  )
-  max_gradients: int = flags.flag(
-    300, 'Gradients of a search; fast takes 40 at most.', least=2
-  )
+  method: str = flags.method('fast')
+  max_gradients: int = flags.max_gradients(300)
   batch_size: int = flags.flag(
     1000, 'Number of searches that run together.', least=1
   )
@@ -327,10 +315,7 @@ class Inputs(NamedTuple):
 
 def load(config):
   """Returns `Inputs`; all that flags name has to be there."""
-  train_set, test_set = (
-    data.load(config.dataset, split, config.data_dir or None)
-    for split in ('train', 'test')
-  )
+  train_set, test_set = splits.load(config.dataset, config.data_dir).values()
   num_classes = int(train_set[1].max()) + 1
   train_set = tuple(c[: config.num_train or None] for c in train_set)
   xs, labels = (column[: config.num_examples] for column in test_set)

@@ -51,7 +51,6 @@ import functools
 import jax
 import numpy as np
 
-from dmm_jax import data
 from dmm_jax import halfway
 from dmm_jax import models
 from dmm_jax import parallel
@@ -64,6 +63,7 @@ from experiments.figures import influence as figures
 from experiments.lib import claims
 from experiments.lib import flags
 from experiments.lib import runner
+from experiments.lib import splits
 from experiments.lib import tables
 
 MOST = 0.9
@@ -79,21 +79,13 @@ BATCH, MOMENTUM = 64, 0.9  # Of training.
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  preset: str = flags.flag('default', 'Values of flags that are not given.')
-  workdir: str = flags.flag('runs/influence', 'Run directory.')
-  seed: int = flags.flag(0, 'Seed of every random draw.', least=0)
-  dataset: str = flags.flag(
-    'digits', 'digits (embedded), or an image set of tensorflow-datasets.'
-  )
-  data_dir: str = flags.flag(
-    '', 'Directory of tensorflow-datasets; empty takes its own default.'
-  )
-  num_classes: int = flags.flag(
-    10, 'Number of classes, the first ones of the set.', least=2
-  )
-  num_train: int = flags.flag(
-    0, 'Number of training images, the first ones; 0 takes all.', least=0
-  )
+  preset: str = flags.preset()
+  workdir: str = flags.workdir('runs/influence')
+  seed: int = flags.seed()
+  dataset: str = flags.dataset()
+  data_dir: str = flags.data_dir()
+  num_classes: int = flags.num_classes()
+  num_train: int = flags.num_train()
   model: str = flags.flag(
     'mlp', 'Architecture of all networks.', choices=('mlp', 'deep_linear')
   )
@@ -190,12 +182,12 @@ def run(config: Config) -> runner.Result:
 
 def load(config):
   """Returns images and labels by split."""
-  sets = {}
-  for split in ('train', 'test'):
-    xs, labels = data.load(config.dataset, split, config.data_dir or None)
-    sets[split] = data.of_classes(xs, labels, np.arange(config.num_classes))[:2]
-  first = slice(config.num_train or None)
-  return sets | {'train': tuple(column[first] for column in sets['train'])}
+  return splits.load(
+    config.dataset,
+    config.data_dir,
+    num_train=config.num_train,
+    num_classes=config.num_classes,
+  )
 
 
 # --- Measuring -------------------------------------------------------------

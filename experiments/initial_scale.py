@@ -122,20 +122,16 @@ THEIRS = {
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  preset: str = flags.flag('default', 'Values of flags that are not given.')
-  workdir: str = flags.flag('runs/initial_scale', 'Run directory.')
-  seed: int = flags.flag(0, 'Seed of every random draw.', least=0)
+  preset: str = flags.preset()
+  workdir: str = flags.workdir('runs/initial_scale')
+  seed: int = flags.seed()
   datasets: tuple[str, ...] = flags.flag(
     ('sphere',),
     'Data: sphere, digits (embedded), or image sets of tensorflow-datasets.',
   )
-  data_dir: str = flags.flag(
-    '', 'Directory of tensorflow-datasets; empty takes its own default.'
-  )
+  data_dir: str = flags.data_dir()
   num_points: int = flags.flag(375, 'Points on the sphere.', least=2)
-  num_train: int = flags.flag(
-    0, 'Training images, the first ones; 0 takes all.', least=0
-  )
+  num_train: int = flags.num_train()
   num_examples: int = flags.flag(
     50, 'Points, or test images, that are measured; at most all.', least=1
   )
@@ -164,10 +160,8 @@ class Config:
     0.87, 'Share of test images at which training ends.', least=0, most=1
   )
   max_steps: int = flags.flag(4000, 'Most steps of training.', least=1)
-  method: str = flags.flag(
-    'fast', 'Search: portfolio (nearest), fast, or another by its name.'
-  )
-  max_gradients: int = flags.flag(40, 'Gradients of a search.', least=2)
+  method: str = flags.method('fast')
+  max_gradients: int = flags.max_gradients(40)
 
 
 PRESETS = {

@@ -66,7 +66,6 @@ import numpy as np
 from scipy import special
 
 from dmm_jax import boundary
-from dmm_jax import data
 from dmm_jax import manifold
 from dmm_jax import models
 from dmm_jax import parallel
@@ -109,15 +108,11 @@ HELD_OUT = 1000  # Images of the check of auto-encoders, at most.
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  preset: str = flags.flag('default', 'Values of flags that are not given.')
-  workdir: str = flags.flag('runs/manifold_split', 'Run directory.')
-  seed: int = flags.flag(0, 'Seed of weights, images and subspaces.', least=0)
-  dataset: str = flags.flag(
-    'digits', 'digits (embedded), or an image set of tensorflow-datasets.'
-  )
-  data_dir: str = flags.flag(
-    '', 'Directory of tensorflow-datasets; empty takes its own default.'
-  )
+  preset: str = flags.preset()
+  workdir: str = flags.workdir('runs/manifold_split')
+  seed: int = flags.seed()
+  dataset: str = flags.dataset()
+  data_dir: str = flags.data_dir()
   num_examples: int = flags.flag(
     100, 'Test images drawn for each classifier, at most all.', least=2
   )
@@ -164,10 +159,8 @@ class Config:
     'Keep perturbed pixels in [0, 1]: where many are 0, hardly any step within '
     'a subspace does.',
   )
-  method: str = flags.flag(
-    'fast', 'Search: portfolio (nearest), fast, or another by its name.'
-  )
-  max_gradients: int = flags.flag(200, 'Gradients of a search.', least=2)
+  method: str = flags.method('fast')
+  max_gradients: int = flags.max_gradients(200)
   batch_size: int = flags.flag(300, 'Searches at once.', least=1)
 
 
@@ -287,7 +280,7 @@ class Inputs(NamedTuple):
 
 def load(config):
   """Returns `Inputs`, having checked all that flags may have wrong."""
-  sets = [read(config, split) for split in ('train', 'test')]
+  sets = [own_lib.read(config, split) for split in ('train', 'test')]
   shape, num_classes = sets[0][0].shape[1:], int(sets[0][1].max()) + 1
   if config.model == 'playground' and min(shape[:2]) < 32:
     raise flags.FlagError(
@@ -325,13 +318,6 @@ def load(config):
       f'than the {len(sets[0][0])} training images (of neighbors a third)'
     )
   return Inputs(classifiers, autoencoders, *sets, k)
-
-
-def read(config, split):
-  """Returns `(xs, labels)` of a split, of a file or of a data set."""
-  if config.data:
-    return own_lib.examples(config.data, split)
-  return data.load(config.dataset, split, config.data_dir or None)
 
 
 def group(flag, paths, module, num, read):

@@ -66,7 +66,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dmm_jax import data
 from dmm_jax import manifold
 from dmm_jax import parallel
 from dmm_jax import programs
@@ -79,6 +78,7 @@ from experiments.figures import mislabelled_training as figures
 from experiments.lib import claims
 from experiments.lib import flags
 from experiments.lib import runner
+from experiments.lib import splits
 from experiments.lib import tables
 
 PAPER = '2106.10151'
@@ -103,18 +103,12 @@ AT_EVERY_RADIUS = ('random', 'noise')
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  preset: str = flags.flag('default', 'Values of flags that are not given.')
-  workdir: str = flags.flag('runs/mislabelled_training', 'Run directory.')
-  seed: int = flags.flag(0, 'Seed of every random draw.', least=0)
-  dataset: str = flags.flag(
-    'digits', 'digits (embedded), or an image set of tensorflow-datasets.'
-  )
-  data_dir: str = flags.flag(
-    '', 'Directory of tensorflow-datasets; empty takes its own default.'
-  )
-  num_train: int = flags.flag(
-    0, 'Number of training images, the first ones; 0 takes all.', least=0
-  )
+  preset: str = flags.preset()
+  workdir: str = flags.workdir('runs/mislabelled_training')
+  seed: int = flags.seed()
+  dataset: str = flags.dataset()
+  data_dir: str = flags.data_dir()
+  num_train: int = flags.num_train()
   model: str = flags.flag(
     'mlp', 'Architecture of all networks.', choices=('mlp', 'cnn')
   )
@@ -228,12 +222,10 @@ class Inputs(NamedTuple):
 
 def load(config):
   """Returns `Inputs`."""
-  data_dir = config.data_dir or None
-  xs, labels = data.load(config.dataset, 'train', data_dir)
+  (xs, labels), test_set = splits.load(config.dataset, config.data_dir).values()
   num_classes = int(labels.max()) + 1
   about = networks.describe('classifier', config.model, num_classes=num_classes)
   first = slice(config.num_train or None)
-  test_set = data.load(config.dataset, 'test', data_dir)
   module = networks.build(about)
   return Inputs(module, xs[first], labels[first], test_set, num_classes)
 

@@ -73,9 +73,9 @@ EXACT = ('fully_connected', 'convolutional', 'resnet')
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  preset: str = flags.flag('default', 'Values of flags that are not given.')
-  workdir: str = flags.flag('runs/random_scaling', 'Run directory.')
-  seed: int = flags.flag(0, 'Seed of every random draw.', least=0)
+  preset: str = flags.preset()
+  workdir: str = flags.workdir('runs/random_scaling')
+  seed: int = flags.seed()
   architectures: tuple[str, ...] = flags.flag(
     tuple(random_nets.ARCHITECTURES),
     'Random networks to draw.',
@@ -130,9 +130,7 @@ class Config:
     'Pixels drawn uniformly from [0, 1], or real images resized to each side.',
     choices=('uniform', 'digits', 'mnist', 'cifar10'),
   )
-  data_dir: str = flags.flag(
-    '', 'Directory of tensorflow-datasets, for mnist and cifar10.'
-  )
+  data_dir: str = flags.data_dir()
   noise: float = flags.flag(
     1 / 256,
     'Uniform noise blended into real images: pixels of exactly 0 put whole '
@@ -147,9 +145,7 @@ class Config:
     'about the first, and the last is the reference of the others.',
     choices=tuple(boundary.METHODS),
   )
-  max_gradients: int = flags.flag(
-    200, 'Budget of one search, in gradients; fast takes 40.', least=2
-  )
+  max_gradients: int = flags.max_gradients(200)
   box: bool = flags.flag(True, 'Keep perturbed pixels in [0, 1].')
   batch_size: int = flags.flag(
     50, 'Networks measured and saved together.', least=1

@@ -135,7 +135,7 @@ class Config:
     choices=('quick', 'default', 'full'),
   )
   workdir: str = flags.flag('runs/reproduce', 'Folder of the runs.')
-  data_dir: str = flags.flag('', 'Of tensorflow-datasets, for full.')
+  data_dir: str = flags.data_dir()
   only: tuple[str, ...] = flags.flag(
     ('all',), 'Only these experiments, in the order of the papers.'
   )

@@ -47,7 +47,7 @@ NUM_PICTURES = 8
 
 @dataclasses.dataclass(frozen=True)
 class Config(training.Config):
-  workdir: str = flags.flag('runs/train_autoencoder', 'Run directory.')
+  workdir: str = flags.workdir('runs/train_autoencoder')
   model: str = flags.flag(
     'convolutional', 'Architecture.', choices=tuple(models.AUTOENCODERS)
   )

@@ -43,7 +43,7 @@ from experiments.lib import flags
 
 @dataclasses.dataclass(frozen=True)
 class Config(training.Config):
-  workdir: str = flags.flag('runs/train_classifier', 'Run directory.')
+  workdir: str = flags.workdir('runs/train_classifier')
   labels: str = flags.flag(
     'true',
     'Of training: as they are, even or odd, or shuffled.',

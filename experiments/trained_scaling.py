@@ -47,7 +47,6 @@ import operator
 
 import jax
 from jax import flatten_util
-import jax.numpy as jnp
 import numpy as np
 
 from dmm_jax import data
@@ -63,6 +62,7 @@ from experiments.figures import trained_scaling as figures
 from experiments.lib import claims
 from experiments.lib import flags
 from experiments.lib import runner
+from experiments.lib import splits
 from experiments.lib import tables
 
 PAPER = '2004.05923'
@@ -85,15 +85,11 @@ BLEND = 1 / 256
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  preset: str = flags.flag('default', 'Values of flags that are not given.')
-  workdir: str = flags.flag('runs/trained_scaling', 'Run directory.')
-  seed: int = flags.flag(0, 'Seed of weights, orders and images.', least=0)
-  dataset: str = flags.flag(
-    'digits', 'digits (embedded), or an image set of tensorflow-datasets.'
-  )
-  data_dir: str = flags.flag(
-    '', 'Directory of tensorflow-datasets; empty takes its own default.'
-  )
+  preset: str = flags.preset()
+  workdir: str = flags.workdir('runs/trained_scaling')
+  seed: int = flags.seed()
+  dataset: str = flags.dataset()
+  data_dir: str = flags.data_dir()
   sizes: tuple[int, ...] = flags.flag(
     (4, 8, 16, 24), 'Sides of the images, in pixels.', least=2
   )
@@ -101,17 +97,13 @@ class Config:
     ('mlp', 'cnn'), 'Architectures.', choices=('mlp', 'cnn')
   )
   num_networks: int = flags.flag(8, 'Networks of each size.', least=2)
-  num_train: int = flags.flag(
-    0, 'Training images, the first ones; 0 takes all.', least=0
-  )
+  num_train: int = flags.num_train()
   num_examples: int = flags.flag(
     16, 'Test images for each network, and as much noise.', least=1
   )
   epochs: int = flags.flag(15, 'Passes over the training images.', least=1)
-  method: str = flags.flag(
-    'fast', 'Search: portfolio (nearest), fast, or another by its name.'
-  )
-  max_gradients: int = flags.flag(40, 'Gradients of a search.', least=2)
+  method: str = flags.method('fast')
+  max_gradients: int = flags.max_gradients(40)
 
 
 PRESETS = {
@@ -163,10 +155,7 @@ def run(config: Config) -> runner.Result:
     'experiments.trained_scaling',
     config,
     question=flags.question(__doc__),
-    inputs={
-      split: data.load(config.dataset, split, config.data_dir or None)
-      for split in ('train', 'test')
-    },
+    inputs=splits.load(config.dataset, config.data_dir),
     measure=measure,
     analyze=analyze,
     draw=figures.draw,
@@ -264,7 +253,7 @@ def measure_networks(config, sets, name, content, size):
     [to_measure(config, test, i, content, size) for i in range(num)]
   )
   one = programs.bind(
-    measure_network,
+    random_nets.measure_trained,
     module=module,
     exponents=NORMS,
     bounds=(0.0, 1.0),
@@ -301,17 +290,6 @@ def measure_networks(config, sets, name, content, size):
     columns |= {field: getattr(found, field) for field in names}
     parts.append({field: column.ravel() for field, column in columns.items()})
   return records.concatenate(parts)
-
-
-def measure_network(flat, inputs, xs, labels, *, module, **options):
-  """Returns `random_nets.Distances` of a network's inputs, and its accuracy."""
-  like = jax.eval_shape(module.init, jax.random.key(0), inputs[0])['params']
-  like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), like)
-  params = flatten_util.ravel_pytree(like)[1](flat)
-  logits_fn = lambda v: module.apply({'params': params}, v)[0]
-  one = lambda x: random_nets.distances(logits_fn, x, **options)
-  predicted = jax.lax.map(lambda v: logits_fn(v).argmax(), xs, batch_size=100)
-  return jax.vmap(one)(inputs), jnp.mean(predicted == labels)
 
 
 # --- Judging ---------------------------------------------------------------

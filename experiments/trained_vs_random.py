@@ -72,6 +72,7 @@ from experiments.figures import trained_vs_random as figures
 from experiments.lib import claims
 from experiments.lib import flags
 from experiments.lib import runner
+from experiments.lib import splits
 from experiments.lib import tables
 
 PAPER = '2004.05923'
@@ -85,18 +86,12 @@ UNIT = nngp.distance_quantile(1.0, 0.5)  # Median of |N(0, 1)|.
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  preset: str = flags.flag('default', 'Values of flags that are not given.')
-  workdir: str = flags.flag('runs/trained_vs_random', 'Run directory.')
-  seed: int = flags.flag(0, 'Seed of weights, order and images.', least=0)
-  dataset: str = flags.flag(
-    'digits', 'digits (embedded), or an image set of tensorflow-datasets.'
-  )
-  data_dir: str = flags.flag(
-    '', 'Directory of tensorflow-datasets; empty takes its own default.'
-  )
-  num_train: int = flags.flag(
-    1000, 'Training images, the first ones; 0 takes all.', least=0
-  )
+  preset: str = flags.preset()
+  workdir: str = flags.workdir('runs/trained_vs_random')
+  seed: int = flags.seed()
+  dataset: str = flags.dataset()
+  data_dir: str = flags.data_dir()
+  num_train: int = flags.num_train(1000)
   architectures: tuple[str, ...] = flags.flag(
     ('fully_connected', 'convolutional'),
     'Networks to train.',
@@ -122,10 +117,8 @@ class Config:
     0.0, 'Factor of the weights in their gradients.', least=0
   )
   epochs: int = flags.flag(20, 'Passes over the training images.', least=1)
-  method: str = flags.flag(
-    'fast', 'Search: portfolio (nearest), fast, or another by its name.'
-  )
-  max_gradients: int = flags.flag(40, 'Gradients of a search.', least=2)
+  method: str = flags.method('fast')
+  max_gradients: int = flags.max_gradients(40)
 
 
 _REDUCED = dict(
@@ -185,16 +178,14 @@ def run(config: Config) -> runner.Result:
   flags.check(config)
   flags.check_method(config.method, config.norms, together=True)
   modules(config)
-  sets = {}
-  for split in ('train', 'test'):
-    xs, labels = data.load(config.dataset, split, config.data_dir or None)
-    num = (config.num_train if split == 'train' else 0) or len(xs)
-    sets[split] = xs[:num], data.parity(labels)[:num]
+  sets = splits.load(
+    config.dataset, config.data_dir, num_train=config.num_train
+  )
   return runner.run(
     'experiments.trained_vs_random',
     config,
     question=flags.question(__doc__),
-    inputs=sets,
+    inputs={name: (xs, data.parity(v)) for name, (xs, v) in sets.items()},
     measure=measure,
     analyze=analyze,
     draw=figures.draw,
@@ -289,7 +280,7 @@ def measure_networks(config, sets, name, module, numbers):
   flat = images.reshape(-1, *images.shape[2:])
   scale = predictions.scales(name, flat, config.norms, bounds=(0.0, 1.0))
   one = programs.bind(
-    measure_network,
+    random_nets.measure_trained,
     module=module,
     exponents=config.norms,
     bounds=(0.0, 1.0),
@@ -324,17 +315,6 @@ def measure_networks(config, sets, name, module, numbers):
     columns |= {field: getattr(found, field) for field in names}
     parts.append({field: column.ravel() for field, column in columns.items()})
   return records.concatenate(parts)
-
-
-def measure_network(flat, images, xs, labels, *, module, **options):
-  """Returns `random_nets.Distances` of a network's images, and its accuracy."""
-  like = jax.eval_shape(module.init, jax.random.key(0), images[0])['params']
-  like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), like)
-  params = flatten_util.ravel_pytree(like)[1](flat)
-  logits_fn = lambda v: module.apply({'params': params}, v)[0]
-  one = lambda x: random_nets.distances(logits_fn, x, **options)
-  predicted = jax.lax.map(lambda v: logits_fn(v).argmax(), xs, batch_size=100)
-  return jax.vmap(one)(images), jnp.mean(predicted == labels)
 
 
 # --- Judging ---------------------------------------------------------------

@@ -20,12 +20,10 @@ class Config:
   preset: str = flags.flag(
     'default', 'Values for the flags that are not given; see above.'
   )
-  workdir: str = flags.flag('runs/training', 'Run directory.')
+  workdir: str = flags.workdir('runs/training')
   seed: int = flags.flag(0, 'Of weights, order and noise.', least=0)
-  dataset: str = flags.flag(
-    'digits', 'digits (embedded), or an image set of tensorflow-datasets.'
-  )
-  data_dir: str = flags.flag('', 'Of tensorflow-datasets.')
+  dataset: str = flags.dataset()
+  data_dir: str = flags.data_dir()
   num_train: int = flags.flag(0, 'Only the first so many; 0 for all.', least=0)
   num_test: int = flags.flag(0, 'Likewise, of the test set.', least=0)
   batch_norm: str = flags.flag(

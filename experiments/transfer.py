@@ -63,7 +63,6 @@ import optax
 from scipy import special
 
 from dmm_jax import boundary
-from dmm_jax import data
 from dmm_jax import halfway
 from dmm_jax import models
 from dmm_jax import parallel
@@ -76,6 +75,7 @@ from experiments.figures import transfer as figures
 from experiments.lib import claims
 from experiments.lib import flags
 from experiments.lib import runner
+from experiments.lib import splits
 from experiments.lib import tables
 
 SMALL = {
@@ -109,21 +109,13 @@ COLUMNS = {
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  preset: str = flags.flag('default', 'Values of flags that are not given.')
-  workdir: str = flags.flag('runs/transfer', 'Run directory.')
-  seed: int = flags.flag(0, 'Seed of every random draw.', least=0)
-  dataset: str = flags.flag(
-    'digits', 'digits (embedded), or an image set of tensorflow-datasets.'
-  )
-  data_dir: str = flags.flag(
-    '', 'Directory of tensorflow-datasets; empty takes its own default.'
-  )
-  num_classes: int = flags.flag(
-    10, 'Number of classes, the first of the set.', least=2, most=1000
-  )
-  num_train: int = flags.flag(
-    0, 'Number of training images, the first ones; 0 takes all.', least=0
-  )
+  preset: str = flags.preset()
+  workdir: str = flags.workdir('runs/transfer')
+  seed: int = flags.seed()
+  dataset: str = flags.dataset()
+  data_dir: str = flags.data_dir()
+  num_classes: int = flags.num_classes()
+  num_train: int = flags.num_train()
   models: tuple[str, ...] = flags.flag(
     ('mlp', 'cnn', 'linear'),
     'Architectures; the first one also has parts, random labels, small steps.',
@@ -211,13 +203,12 @@ class Inputs(NamedTuple):
 
 def load(config):
   """Returns `Inputs`."""
-  sets = []
-  for split in ('train', 'test'):
-    xs, labels = data.load(config.dataset, split, config.data_dir or None)
-    kept = np.arange(config.num_classes)
-    sets.append(data.of_classes(xs, labels, kept)[:2])
-  first = slice(config.num_train or None)
-  known, test = tuple(column[first] for column in sets[0]), sets[1]
+  known, test = splits.load(
+    config.dataset,
+    config.data_dir,
+    num_train=config.num_train,
+    num_classes=config.num_classes,
+  ).values()
   for flag, wanted, there in (
     ('num_classes', config.num_classes, len(np.unique(known[1]))),
     ('parts', 2 * max(config.parts), len(known[1])),

@@ -11,6 +11,7 @@ import resume
 
 from dmm_jax import data
 from dmm_jax import models
+from dmm_jax import random_nets
 from dmm_jax import records
 from dmm_jax import scaling
 from experiments import trained_scaling
@@ -97,7 +98,7 @@ def test_distances_of_a_linear_network_are_exact():
   weights = np.asarray(jax.tree.leaves(params)[-1])
   gap = weights[:, 0] - weights[:, 1]
   flat = jax.flatten_util.ravel_pytree(params)[0]
-  found, right = trained_scaling.measure_network(
+  found, right = random_nets.measure_trained(
     flat,
     x,
     x,

@@ -83,6 +83,54 @@ def flag(
   return dataclasses.field(default=default, metadata=metadata)
 
 
+# Fields that most experiments have.
+
+
+def preset() -> Any:
+  """Returns the field `preset`, whose help text lists all of them."""
+  return flag('default', 'Values of flags that are not given.')
+
+
+def workdir(default: str) -> Any:
+  """Returns the field `workdir`."""
+  return flag(default, 'Run directory.')
+
+
+def seed() -> Any:
+  """Returns the field `seed`."""
+  return flag(0, 'Seed of every random draw.', least=0)
+
+
+def dataset() -> Any:
+  """Returns the field `dataset`."""
+  return flag('digits', 'digits (embedded), or the name of an image set.')
+
+
+def data_dir() -> Any:
+  """Returns the field `data_dir`."""
+  return flag('', 'Directory of data sets; empty: that of tensorflow-datasets.')
+
+
+def num_train(default: int = 0) -> Any:
+  """Returns the field `num_train`."""
+  return flag(default, 'Training images, the first ones; 0 is all.', least=0)
+
+
+def num_classes() -> Any:
+  """Returns the field `num_classes`."""
+  return flag(10, 'Classes, the first of the set.', least=2, most=1000)
+
+
+def method(default: str) -> Any:
+  """Returns the field `method`, of a search."""
+  return flag(default, 'Search: portfolio (nearest), fast, or another by name.')
+
+
+def max_gradients(default: int) -> Any:
+  """Returns the field `max_gradients`, of a search."""
+  return flag(default, 'Gradients of a search; fast takes 40 at most.', least=2)
+
+
 def with_preset(
   config_cls: Callable, presets: dict, preset: str, **explicit: Any
 ) -> Any:

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dmm_jax import data
 from experiments.lib import flags
 
 HELP = (
@@ -112,6 +113,19 @@ def _call(name):
   if not callable(found):
     raise flags.FlagError(f'--network={name} is no function')
   return found()
+
+
+def read(config: Any, split: str, **options: Any) -> tuple[Any, np.ndarray]:
+  """Returns `(xs [n, ...], labels [n])` of a split, as flags say.
+
+  Args:
+    config: with `data`, a file or '', `dataset` and `data_dir`.
+    split: 'train' or 'test'.
+    **options: of `data.load`.
+  """
+  if config.data:
+    return examples(config.data, split)
+  return data.load(config.dataset, split, config.data_dir or None, **options)
 
 
 def examples(path: str, split: str = 'test') -> tuple[np.ndarray, np.ndarray]:

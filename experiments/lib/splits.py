@@ -1,0 +1,25 @@
+"""The images that an experiment's flags name."""
+
+import numpy as np
+
+from dmm_jax import data
+
+
+def load(
+  name: str, data_dir: str, *, num_train: int = 0, num_classes: int = 0
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+  """Returns images `[n, ...]` and labels `[n]` by split, train and test.
+
+  Args:
+    name: of the data set, as `data.load` knows it.
+    data_dir: where it is; '' where tensorflow-datasets would look.
+    num_train: how many training images, the first ones; 0 is all.
+    num_classes: images of the first so many classes; 0 is all.
+  """
+  sets = {}
+  for split, most in (('train', num_train), ('test', 0)):
+    xs, labels = map(np.asarray, data.load(name, split, data_dir or None))
+    if num_classes:
+      xs, labels, _ = data.of_classes(xs, labels, np.arange(num_classes))
+    sets[split] = xs[: most or None], labels[: most or None]
+  return sets
