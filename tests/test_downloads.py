@@ -24,11 +24,11 @@ def no_downloads(monkeypatch):
 
 
 def test_absent_set_says_how_to_prepare_it(tmp_path):
-  command = f'tfds build mnist --file_format=array_record --data_dir={tmp_path}'
+  command = f'tfds build beans --file_format=array_record --data_dir={tmp_path}'
   with pytest.raises(
     FileNotFoundError, match='tests download nothing'
   ) as error:
-    data.load('mnist', 'test', str(tmp_path))
+    data.load('beans', 'test', str(tmp_path))
   assert command in str(error.value)
 
 
@@ -51,15 +51,15 @@ def test_hosts_that_do_not_answer_are_named_and_nothing_is_written(
   with pytest.raises(
     FileNotFoundError, match=r'no answer from storage\.googleapis\.com'
   ):
-    data.load('mnist', 'test', str(tmp_path))
+    data.load('beans', 'test', str(tmp_path))
   assert len(asked) == 1 and not list(tmp_path.iterdir())
-  (tmp_path / 'downloads' / 'mnist').mkdir(parents=True)
+  (tmp_path / 'downloads' / 'beans').mkdir(parents=True)
   with pytest.raises(FileNotFoundError, match='no answer from'):
-    data.load('mnist', 'test', str(tmp_path))
+    data.load('beans', 'test', str(tmp_path))
   # Files that are there already may suffice.
-  (tmp_path / 'downloads' / 'mnist' / 'images.gz').touch()
+  (tmp_path / 'downloads' / 'beans' / 'images.gz').touch()
   with pytest.raises(FileNotFoundError, match='tests download nothing'):
-    data.load('mnist', 'test', str(tmp_path))
+    data.load('beans', 'test', str(tmp_path))
   assert len(asked) == 2
 
 
@@ -159,7 +159,7 @@ def test_a_download_that_is_cut_off_leaves_nothing(tmp_path, monkeypatch):
   root = tmp_path / 'sets'
 
   def cut_off(self, **_):
-    folder = root / 'downloads' / 'mnist'
+    folder = root / 'downloads' / 'beans'
     (root / 'downloads' / 'extracted').mkdir(parents=True)
     (folder / 'images.gz.tmp.0123').mkdir(parents=True)
     (folder / 'images.gz.tmp.0123' / 'images.gz').write_bytes(b'half')
@@ -168,12 +168,12 @@ def test_a_download_that_is_cut_off_leaves_nothing(tmp_path, monkeypatch):
     raise KeyboardInterrupt
 
   monkeypatch.setattr(
-    type(tfds.builder('mnist')), 'download_and_prepare', cut_off
+    type(tfds.builder('beans')), 'download_and_prepare', cut_off
   )
   root.mkdir()
   for kept in (False, True):
     with pytest.raises(KeyboardInterrupt):
-      data.load('mnist', 'test', str(root))
+      data.load('beans', 'test', str(root))
     files = [p.name for p in root.rglob('*') if p.is_file()]
     assert files == ['labels.gz'] * kept
     assert bool(list(root.iterdir())) == kept
@@ -200,12 +200,12 @@ def test_failed_preparation_leaves_no_set(tmp_path, monkeypatch):
     tfds.core.DatasetBuilder, '_make_download_manager', lambda *_, **__: None
   )
   monkeypatch.setattr(
-    type(tfds.builder('mnist')), '_download_and_prepare', half
+    type(tfds.builder('beans')), '_download_and_prepare', half
   )
   # The second time, too, it is prepared anew, not read.
   for times in (1, 2):
     with pytest.raises(FileNotFoundError, match='tensorflow'):
-      data.load('mnist', 'test', str(tmp_path))
+      data.load('beans', 'test', str(tmp_path))
     assert len(written) == times
     assert not list(tmp_path.iterdir())
 

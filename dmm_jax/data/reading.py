@@ -1,7 +1,7 @@
 """Sets of tensorflow-datasets: found, prepared, read record by record.
 
 Records are read from array_record files without TensorFlow; preparing them
-needs it, and the network.
+needs it, and the network. Some sets are prepared without: see `prepared`.
 """
 
 from collections.abc import Iterable
@@ -17,6 +17,7 @@ import pathlib
 import re
 import shutil
 import time
+import types
 from typing import Any
 from urllib import parse
 
@@ -35,18 +36,30 @@ class DataError(ValueError):
   """A set that cannot be used as it was asked for; the message says why."""
 
 
+def is_local(data_dir: str | None) -> bool:
+  """Returns whether sets lie on this machine's file systems."""
+  return data_dir is None or '://' not in str(data_dir)
+
+
+def check_directory(data_dir: str | None) -> None:
+  """Raises FileNotFoundError or PermissionError for one without use."""
+  if data_dir is None or not is_local(data_dir):
+    return
+  if not os.path.isdir(data_dir):
+    raise FileNotFoundError(
+      f'no such directory: data_dir {str(data_dir)!r}; pass the directory '
+      'that holds the prepared sets, or None for the default one'
+    )
+  if not os.access(data_dir, os.R_OK | os.X_OK):
+    raise PermissionError(
+      f'data_dir {str(data_dir)!r} may not be read; change its permissions'
+    )
+
+
 def find(name: str, data_dir: str | None) -> Any:
   """Returns the tensorflow-datasets builder of a set."""
-  if data_dir is not None and '://' not in str(data_dir):
-    if not os.path.isdir(data_dir):
-      raise FileNotFoundError(
-        f'no such directory: data_dir {str(data_dir)!r}; pass the directory '
-        'that holds the prepared sets, or None for the default one'
-      )
-    if not os.access(data_dir, os.R_OK | os.X_OK):
-      raise PermissionError(
-        f'data_dir {str(data_dir)!r} may not be read; change its permissions'
-      )
+  check_directory(data_dir)
+  if data_dir is not None and is_local(data_dir):
     _refuse_foreign_classes(pathlib.Path(data_dir) / re.split('[/:]', name)[0])
   import tensorflow_datasets as tfds
 
@@ -149,6 +162,35 @@ def records(
       f'{builder.data_path} holds {name!r} in a format without random access.\n'
       f'Prepare it elsewhere: `{_command(name, "OTHER_DIR")}`.'
     ) from error
+
+
+def slices(
+  name: str, sizes: dict[str, int], split: str
+) -> list[tuple[str, slice]]:
+  """Returns the parts of a split in tensorflow-datasets' language.
+
+  Args:
+    name: of the set.
+    sizes: numbers of examples by split.
+    split: such as 'train', 'test[:10%]' or 'train+test'.
+
+  Raises:
+    DataError: for another one.
+  """
+  if split in sizes:
+    return [(split, slice(None))]
+  import tensorflow_datasets as tfds
+
+  # All that is asked of a split is its size.
+  known = {k: types.SimpleNamespace(num_examples=n) for k, n in sizes.items()}
+  try:
+    parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(known)
+  except ValueError as error:
+    raise DataError(
+      f'split of {name!r} is {" or ".join(map(repr, sizes))}, or slices, got '
+      f'{split!r}'
+    ) from error
+  return [(part.splitname, slice(part.from_, part.to)) for part in parts]
 
 
 def has_tensorflow() -> bool:

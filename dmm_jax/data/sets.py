@@ -1,12 +1,13 @@
 """Whole sets in memory, or streams of batches."""
 
 from collections.abc import Iterator
-import types
 
 import numpy as np
 
 from dmm_jax.data import columns
 from dmm_jax.data import images
+from dmm_jax.data import prepared
+from dmm_jax.data import raw
 from dmm_jax.data import reading
 
 # Images decoded at a time, so that no second copy of a whole set is held.
@@ -24,11 +25,12 @@ def load(
 ) -> tuple[np.ndarray | columns.Column, np.ndarray]:
   """Returns `(xs [n, h, w, c] float32 in [0, 1], labels [n] int32)`.
 
-  A set that is not on disk is downloaded and prepared on first use, which needs
-  TensorFlow and the network and, for some sets, hours and many gigabytes. Let
-  one process do it: several at once would each download. Without TensorFlow, or
-  where no host answers, it fails within seconds. A failure leaves finished
-  downloads alone behind, for the next time.
+  A set that is not on disk is downloaded and prepared on first use: those of
+  `raw.SETS` ('mnist', 'fashion_mnist', 'kmnist', 'cifar10', 'cifar100' and
+  'svhn_cropped') from their publishers' files, which takes minutes, and which a
+  broken download continues. Other sets need TensorFlow and, for some, hours and
+  many gigabytes; let one process do it: several at once would each download.
+  Where no host answers, it fails within seconds, and says what to do elsewhere.
 
   Args:
     name: 'digits' (1797 images, 8x8, embedded in scikit-learn) or an image
@@ -56,7 +58,7 @@ def load(
   if name == 'digits':
     xs, labels = _digits(split)
     return xs if size is None else images.resize(xs, size, 1), labels
-  source = reading.records(name, split, data_dir, download)
+  source = _source(name, split, data_dir, download)
   n = len(source)
   if not in_memory:
     read = lambda keys: [x for x, _ in reading.examples(source, keys, size)]
@@ -139,7 +141,28 @@ def num_classes(name: str, data_dir: str | None = None) -> int:
   """Returns a set's number of classes, without reading or preparing it."""
   if name == 'digits':
     return 10
+  if name in raw.SETS:
+    reading.check_directory(data_dir)
+    return raw.SETS[name].num_classes
   return reading.num_classes(reading.find(name, data_dir), name)
+
+
+def _source(name, split, data_dir, download):
+  """Returns the records of a split, which is prepared first if need be."""
+  if name not in raw.SETS or not reading.is_local(data_dir):
+    return reading.records(name, split, data_dir, download)
+  reading.check_directory(data_dir)
+  if not prepared.path_of(name, data_dir).exists():
+    if reading.find(name, data_dir).is_prepared():
+      return reading.records(name, split, data_dir, download)
+    if not download:
+      raise FileNotFoundError(
+        f'data set {name!r} is not in {prepared.root(data_dir)}, and download '
+        'is False; pass the directory that holds it as data_dir, or prepare it '
+        f'with `{prepared.command(name, data_dir)}`'
+      )
+    prepared.prepare(name, data_dir)
+  return prepared.records(name, split, data_dir)
 
 
 def _digits(split):
@@ -148,25 +171,10 @@ def _digits(split):
   xs, labels = datasets.load_digits(return_X_y=True)
   xs = (xs / 16).astype(np.float32).reshape(-1, 8, 8, 1)
   rows = {'train': np.arange(1437), 'test': np.arange(1437, 1797)}
-  kept = rows[split] if split in rows else _slices(rows, split)
+  sizes = {key: len(numbers) for key, numbers in rows.items()}
+  parts = reading.slices('digits', sizes, split)
+  kept = np.concatenate([rows[key][some] for key, some in parts])
   return xs[kept], labels[kept].astype(np.int32)
-
-
-def _slices(rows, split):
-  """Returns the rows of a split in tensorflow-datasets' language."""
-  import tensorflow_datasets as tfds
-
-  # All that is asked of a split is its size.
-  sizes = {
-    k: types.SimpleNamespace(num_examples=len(r)) for k, r in rows.items()
-  }
-  try:
-    parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(sizes)
-  except ValueError as error:
-    raise reading.DataError(
-      f"split of 'digits' is 'train' or 'test', or slices, got {split!r}"
-    ) from error
-  return np.concatenate([rows[p.splitname][p.from_ : p.to] for p in parts])
 
 
 def _examples(name, split, data_dir, size, download):
@@ -174,7 +182,7 @@ def _examples(name, split, data_dir, size, download):
   if name == 'digits':
     xs, labels = load(name, split, size=size)
     return len(xs), lambda i: (xs[i], labels[i])
-  source = reading.records(name, split, data_dir, download)
+  source = _source(name, split, data_dir, download)
   if size is None and None in source.dataset_info.features['image'].shape:
     raise reading.DataError(
       f'images of {name!r} may differ in size: pass size=, in pixels, to have '
