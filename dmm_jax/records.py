@@ -50,6 +50,8 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
+from dmm_jax import frames
+
 LOCK = 'run.lock'
 # Files of a run directory that change without it.
 _CHANGING = ('run.json', LOCK, 'metrics.jsonl')
@@ -570,6 +572,36 @@ def _read_columns(path):
     raise _damaged(path)
   with np.load(io.BytesIO(data), allow_pickle=False) as columns:
     return dict(columns)
+
+
+def to_frame(
+  run_dir: str | pathlib.Path, table: str = 'results', most: float = 64
+) -> Any:
+  """Returns a table of a run as a `pandas.DataFrame`.
+
+  Columns of arrays are split, `point[0,1]`. `attrs['columns']` has unit and
+  meaning of each column, `attrs['left_out']` those with too many numbers.
+
+  Args:
+    run_dir: of the run.
+    table: its name: that of the .npz file.
+    most: numbers a row; columns of more are left out.
+
+  Raises:
+    FileNotFoundError: if the run has no such table.
+    DamagedError: for what is not as it was written.
+    ImportError: without pandas.
+  """
+  run_dir = pathlib.Path(run_dir)
+  path = run_dir / f'{table}.npz'
+  if not path.exists():
+    known = sorted(file.stem for file in run_dir.glob('*.npz'))
+    raise FileNotFoundError(
+      f'{run_dir} has no table {table!r}; it has {", ".join(known) or "none"}'
+    )
+  meanings = run_dir / 'columns.json'
+  about = read_json(meanings).get(table, {}) if meanings.exists() else {}
+  return frames.make(load_columns(path), about, most)
 
 
 def save_chunk(

@@ -2,17 +2,22 @@
 
 import csv
 import io
+import pathlib
+import subprocess
 import sys
 
 import numpy as np
 import pytest
 import runs
 
+from dmm_jax import boundary
+from dmm_jax import frames
 from dmm_jax import records
 from experiments import export
 from experiments.lib import flags
 
 parquet = pytest.importorskip('pyarrow.parquet')
+pandas = pytest.importorskip('pandas')
 
 COLUMNS = {
   'whole': np.arange(3),
@@ -24,6 +29,11 @@ COLUMNS = {
   'pair': np.arange(6.0).reshape(3, 2),
   'grid': np.asfortranarray(np.arange(24).reshape(3, 2, 4)),
 }
+
+NAMES = [
+  *('whole', 'small', 'real', 'half', 'true', 'name', 'pair[0]', 'pair[1]'),
+  *(f'grid[{i},{j}]' for i in range(2) for j in range(4)),
+]
 
 
 @pytest.fixture(scope='module')
@@ -60,15 +70,39 @@ def test_parquet_holds_meanings_too(run_dir):
   field = parquet.read_table(paths[2]).schema.field('x')
   assert field.metadata[b'unit'] == b'cm'
   assert field.metadata[b'meaning'].decode() == f'where {runs.EVIL}'
-  assert field.metadata[b'shape'] == b'[3]'
+  frame = pandas.read_parquet(paths[1])
+  assert list(frame.columns) == ['v[0]', 'v[1]', 'name']
+  assert frame['name'].tolist() == ['a', 'b', runs.EVIL]
+  assert frame['v[1]'].tolist() == [1, 3, 5]
+
+
+def frame_of(num=3, most=64):
+  columns = {name: column[:num] for name, column in COLUMNS.items()}
+  return frames.make(columns, {'pair': {'unit': 'm', 'meaning': 'é'}}, most)
+
+
+def test_a_frame_has_named_columns_with_units():
+  frame = frame_of()
+  assert list(frame.columns) == NAMES
+  for name in ('whole', 'small', 'real', 'half', 'true', 'name'):
+    np.testing.assert_array_equal(frame[name].to_numpy(), COLUMNS[name])
+  for name in ('whole', 'small', 'real', 'half', 'true'):
+    assert frame[name].dtype == COLUMNS[name].dtype
+  np.testing.assert_array_equal(frame['grid[1,2]'], COLUMNS['grid'][:, 1, 2])
+  known = {'unit': 'm', 'meaning': 'é'}
+  assert frame.attrs['columns']['pair[1]'] == known
+  assert frame.attrs['columns']['whole'] == {'unit': '', 'meaning': ''}
+  assert frame.attrs['left_out'] == {}
+  few = frame_of(most=2)
+  assert list(few.columns) == NAMES[:-8]
+  assert few.attrs['left_out'] == {'grid': 8}
+  assert list(few.attrs['columns']) == NAMES[:-8]
+  assert frame_of(num=0).shape == (0, len(NAMES))
 
 
 def test_numbers_are_the_same_in_csv():
-  rows = list(csv.reader(io.StringIO(export.to_csv(COLUMNS))))
-  assert rows[0] == [
-    *('whole', 'small', 'real', 'half', 'true', 'name', 'pair[0]', 'pair[1]'),
-    *(f'grid[{i},{j}]' for i in range(2) for j in range(4)),
-  ]
+  rows = list(csv.reader(io.StringIO(export.to_csv(frame_of()).decode())))
+  assert rows[0] == NAMES
   columns = dict(zip(rows[0], zip(*rows[1:], strict=True), strict=True))
   for name in ('whole', 'small', 'real', 'half'):
     found = np.array(columns[name], float).astype(COLUMNS[name].dtype)
@@ -78,29 +112,22 @@ def test_numbers_are_the_same_in_csv():
   np.testing.assert_array_equal(
     np.array(columns['grid[1,2]'], int), COLUMNS['grid'][:, 1, 2]
   )
-  empty = {name: column[:0] for name, column in COLUMNS.items()}
-  assert export.to_csv(empty).count('\n') == 1
+  assert export.to_csv(frame_of(num=0)).count(b'\n') == 1
 
 
 @pytest.mark.parametrize('num', [3, 0])
 def test_columns_are_the_same_in_parquet(num):
-  columns = {name: column[:num] for name, column in COLUMNS.items()}
-  meanings = {'pair': {'unit': 'm', 'meaning': 'é', 'shape': [num, 2]}}
-  table = parquet.read_table(io.BytesIO(export.to_parquet(columns, meanings)))
-  assert table.column_names == [*columns] and table.num_rows == num
-  for name, column in columns.items():
-    found = np.array(table.column(name).to_pylist(), column.dtype)
-    np.testing.assert_array_equal(found.reshape(column.shape), column)
-  kinds = {name: str(table.schema.field(name).type) for name in columns}
+  table = parquet.read_table(io.BytesIO(export.to_parquet(frame_of(num))))
+  assert table.column_names == NAMES and table.num_rows == num
+  for name in ('whole', 'small', 'real', 'half', 'true', 'name'):
+    found = np.array(table.column(name).to_pylist(), COLUMNS[name].dtype)
+    np.testing.assert_array_equal(found, COLUMNS[name][:num])
+  kinds = {name: str(table.schema.field(name).type) for name in NAMES}
   assert kinds['small'] == 'uint8' and kinds['half'] == 'halffloat'
-  assert kinds['pair'] == 'fixed_size_list<element: double>[2]'
-  assert kinds['grid'].endswith('[4]>[2]')
-  assert table.schema.field('pair').metadata == {
+  assert table.schema.field('pair[0]').metadata == {
     b'unit': b'm',
     b'meaning': 'é'.encode(),
-    b'shape': f'[{num}, 2]'.encode(),
   }
-  assert not table.schema.field('whole').metadata
 
 
 def test_columns_that_are_too_many_or_none_are_named(tmp_path, capsys):
@@ -121,9 +148,72 @@ def test_columns_that_are_too_many_or_none_are_named(tmp_path, capsys):
   assert out.count('left out') == 2
   header = paths[-1].read_text().split('\n')[0]
   assert header.startswith('x,"fits[0,0]",') and header.count('fits') == 64
-  paths = start(path, format='parquet')
+  paths = start(path, format='parquet', most_columns=65)
   assert capsys.readouterr().out.count('left out') == 1
-  assert parquet.read_table(paths[-1]).column_names == ['x', 'wide', 'fits']
+  assert len(parquet.read_table(paths[-1]).column_names) == 1 + 65 + 64
+
+
+def test_a_table_of_a_run_is_a_frame(run_dir):
+  frame = records.to_frame(run_dir)
+  assert frame['x'].tolist() == [0, 1, 2]
+  assert frame.attrs['columns']['x']['unit'] == 'cm'
+  other = records.to_frame(str(run_dir), 'other', most=1)
+  assert list(other.columns) == ['name'] and other.attrs['left_out'] == {'v': 2}
+  with pytest.raises(
+    FileNotFoundError, match=r"no table 'some'; it has other, results"
+  ):
+    records.to_frame(run_dir, 'some')
+  with pytest.raises(FileNotFoundError, match='it has none'):
+    records.to_frame(run_dir / 'figures')
+
+
+def test_a_run_without_descriptions_is_a_frame(tmp_path):
+  records.save_columns(tmp_path / 'results.npz', {'x': np.arange(2)})
+  assert records.to_frame(tmp_path)['x'].tolist() == [0, 1]
+
+
+def test_boundary_points_are_a_frame():
+  weights = np.array([[1.0, -1.0], [2.0, 0.0]], np.float32)
+  xs = np.array([[1.0, 1.0], [3.0, 0.5], [-1.0, 0.0]], np.float32)
+  labels = np.array([0, 0, 0])
+  found = boundary.measure(lambda x: x @ weights, xs, labels)
+  frame = found.to_frame()
+  assert list(frame.columns) == [
+    *('distance', 'target', 'margin', 'status', 'gradients', 'forwards')
+  ]
+  np.testing.assert_array_equal(frame['distance'], found.distance)
+  assert frame['status'].tolist() == ['FOUND', 'FOUND', 'MISCLASSIFIED']
+  assert frame['target'].tolist() == found.target.tolist()
+  assert frame.attrs['columns']['distance']['unit'] == 'input units'
+  assert all(text['meaning'] for text in frame.attrs['columns'].values())
+  assert frame.attrs['left_out'] == {'point': 2, 'normal': 2}
+  more = found.to_frame(most=2)
+  np.testing.assert_array_equal(
+    more[['point[0]', 'point[1]']].to_numpy(), found.point
+  )
+  assert 'normal[1]' in more.columns and not more.attrs['left_out']
+  one = boundary.nearest_point(lambda x: x @ weights, xs[0], 0)
+  assert one.to_frame(most=2).shape == (1, 10)
+  assert len(one._fields) == 8
+
+
+def test_frames_without_pandas_are_told(monkeypatch):
+  monkeypatch.setitem(sys.modules, 'pandas', None)
+  with pytest.raises(ImportError, match='pip install pandas'):
+    frame_of()
+
+
+def test_a_run_may_be_named_without_its_flag(run_dir, tmp_path):
+  out = f'--out={tmp_path / "out"}'
+  done = subprocess.run(
+    [sys.executable, '-m', 'experiments.export', str(run_dir), out],
+    cwd=pathlib.Path(__file__).parent.parent,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  assert (tmp_path / 'out' / 'results.csv').exists()
 
 
 def test_titles_become_names_of_files(tmp_path):
@@ -148,9 +238,11 @@ def test_what_cannot_be_done_is_told(run_dir, tmp_path, monkeypatch):
   with pytest.raises(flags.FlagError, match=r'--out=.*file cannot be written'):
     start(run_dir, out=str(tmp_path / 'file'))
   monkeypatch.setitem(sys.modules, 'pyarrow', None)
-  with pytest.raises(
-    flags.FlagError, match=r"needs pyarrow: .* '.\[parquet\]'"
-  ):
+  with pytest.raises(flags.FlagError, match=r"needs pyarrow: .* '.\[tables\]'"):
     start(run_dir, out=str(tmp_path / 'new'), format='parquet')
+  monkeypatch.setitem(sys.modules, 'pandas', None)
+  with pytest.raises(flags.FlagError, match='need pandas'):
+    start(run_dir, out=str(tmp_path / 'new'))
   assert not (tmp_path / 'new').exists()
+  monkeypatch.undo()
   assert len(start(run_dir, out=str(tmp_path / 'new'))) == 3

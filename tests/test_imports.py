@@ -8,6 +8,7 @@ import sys
 ROOT = pathlib.Path(__file__).parent.parent
 # Modules of each layer may import from the layers before it.
 LAYERS = (
+  ('frames',),
   (
     'programs',
     'norms',

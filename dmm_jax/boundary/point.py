@@ -1,9 +1,13 @@
 """What a boundary search returns."""
 
 import enum
+from typing import Any
 from typing import NamedTuple
 
 import jax
+import numpy as np
+
+from dmm_jax import frames
 
 
 class Status(enum.IntEnum):
@@ -42,6 +46,48 @@ class BoundaryPoint(NamedTuple):
   status: jax.Array
   gradients: jax.Array
   forwards: jax.Array
+
+  def to_frame(self, most: float = 0) -> Any:
+    """Returns a `pandas.DataFrame`, one row an example.
+
+    `status` is by name. Units and meanings are in `attrs['columns']`.
+
+    Args:
+      most: numbers an example of `point` and `normal`, one column each; where
+        they have more, they are left out.
+
+    Raises:
+      ImportError: without pandas.
+    """
+    rows = np.reshape(self.distance, -1).size
+    columns = {
+      name: np.reshape(
+        value, (rows, *np.shape(value)[np.ndim(self.distance) :])
+      )
+      for name, value in self._asdict().items()
+    }
+    columns['status'] = np.array([Status(v).name for v in columns['status']])
+    about = {
+      name: dict(zip(('unit', 'meaning'), text, strict=True))
+      for name, text in _MEANINGS.items()
+    }
+    return frames.make(columns, about, max(most, 1))
+
+
+_MEANINGS = {
+  'distance': (
+    'input units',
+    '0 where misclassified, inf where no boundary point was found; in norm 0 '
+    'the number of changed inputs',
+  ),
+  'point': ('input units', 'just beyond the boundary; the input if not found'),
+  'target': ('', 'class on the far side; -1 where none was found'),
+  'normal': ('', "unit gradient of the label's margin at the point"),
+  'margin': ('logits', "the label's margin at the point; negative if found"),
+  'status': ('', 'how the search ended, a boundary.Status'),
+  'gradients': ('', 'value-and-gradient evaluations used'),
+  'forwards': ('', 'forward-only evaluations used'),
+}
 
 
 class Segment(NamedTuple):
