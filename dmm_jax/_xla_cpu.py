@@ -4,11 +4,15 @@ Convolutions (seen in jaxlib 0.10 and 0.12): outside of loops XLA brings those
 that derivatives are made of into the one memory layout for which it has a fast
 routine. Inside loops it does not, and they take 4 to 10 times as long.
 
-Compiling (seen in jaxlib 0.10): what LLVM does beyond its first level is a
-fifth of the time that a search takes to compile, and makes it no faster.
+Compiling: what LLVM does beyond its first level (seen in jaxlib 0.10 and 0.12)
+is a fifth of the time that a search takes to compile, and four fifths of that
+of drawing weights, and makes neither faster. The emitters of fused loops (seen
+in jaxlib 0.10; 0.12 leaves no choice) are a third to a half of what is left;
+searches are as fast without them, training is not.
 """
 
 from collections.abc import Callable
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +20,23 @@ import jax.numpy as jnp
 from dmm_jax import programs
 
 
+@functools.cache
 def compiler_options() -> dict:
   """Returns the options of `jax.jit` for searches; none but on CPUs."""
   if jax.default_backend() != 'cpu':
     return {}
-  return {'xla_backend_optimization_level': 1}
+  least = {'xla_backend_optimization_level': 1}
+  wanted = least | {'xla_cpu_use_fusion_emitters': False}
+  return wanted if _known(wanted) else least
+
+
+def _known(options):
+  """Whether this jaxlib has such options."""
+  try:
+    jax.jit(lambda: 0, compiler_options=options)()
+  except (jax.errors.JaxRuntimeError, ValueError):
+    return False
+  return True
 
 
 def channels_last_gradients(fn: Callable) -> Callable:

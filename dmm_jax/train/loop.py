@@ -268,14 +268,14 @@ def _train(key, gradient, state, table, task, first_step, pauses):
   on_disk = any(isinstance(column, data.Column) for column in table)
   whole = None if on_disk else parallel.replicate(table)
   gradient = parallel.replicate(gradient)
+  zero, never = np.zeros(key.shape, np.float32), np.iinfo(np.int32).max
+  fresh = [zero, np.full(key.shape, never, np.int32)]
   if task.apart:
-    key, state = parallel.shard((key, state))
+    key, state, fresh = parallel.shard((key, state, fresh))
   else:
-    state = parallel.replicate(state)
+    state, fresh = parallel.replicate((state, fresh))
   if 0 in pauses and first_step == 0:
     yield Progress(0, 0, state, np.full(key.shape, np.nan, np.float32))
-  zero, never = np.zeros(key.shape, np.float32), np.iinfo(np.int32).max
-  fresh = zero, np.full(key.shape, never, np.int32)
   step, epoch, order, sums = first_step, -1, None, fresh
   total = task.config.num_epochs * task.per_epoch
   for pause in sorted(p for p in pauses if first_step < p <= total):

@@ -17,6 +17,7 @@ from jax import flatten_util
 import jax.numpy as jnp
 import numpy as np
 
+from dmm_jax import _xla_cpu
 from dmm_jax import data
 from dmm_jax.train import config as config_lib
 from dmm_jax.train import loop
@@ -176,7 +177,10 @@ def fit(
   optimizer = config_lib.make_optimizer(config, seen)
   first = jnp.asarray(xs[0])
   begin = lambda key: loop.init_state(key, module, first, optimizer)
-  states = jax.jit(jax.vmap(begin))(jax.random.split(weights, num))
+  # Compiling this takes longer than training, without them.
+  options = _xla_cpu.compiler_options()
+  begin = jax.jit(jax.vmap(begin), compiler_options=options)
+  states = begin(jax.random.split(weights, num))
   steps = sorted({*pause_steps, num_steps})
   orders, forward = jax.random.split(order, num), loop.flax_forward(module)
   run = functools.partial(
