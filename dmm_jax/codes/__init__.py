@@ -20,12 +20,24 @@ from dmm_jax.codes.layers import POOLINGS
 from dmm_jax.codes.layers import of_network
 from dmm_jax.codes.layers import pool
 from dmm_jax.codes.layers import standardize
+from dmm_jax.codes.maps import LayerMaps
+from dmm_jax.codes.maps import class_dispersion
+from dmm_jax.codes.maps import class_uncertainty
+from dmm_jax.codes.maps import fit_maps
+from dmm_jax.codes.maps import place
+from dmm_jax.codes.maps import scale
+from dmm_jax.codes.maps import statistics
+from dmm_jax.codes.maps import unit_codes
+from dmm_jax.codes.maps import unit_distance
+from dmm_jax.codes.measures import Telescope
 from dmm_jax.codes.measures import diversity
 from dmm_jax.codes.measures import entropy
+from dmm_jax.codes.measures import most_components
 from dmm_jax.codes.measures import num_components
 from dmm_jax.codes.measures import occupancy
 from dmm_jax.codes.measures import participation_ratio
 from dmm_jax.codes.measures import spectrum
+from dmm_jax.codes.measures import telescope
 from dmm_jax.codes.shifts import Shift
 from dmm_jax.codes.shifts import matched_noise
 from dmm_jax.codes.shifts import nearest_other_class
@@ -33,27 +45,39 @@ from dmm_jax.codes.shifts import unit_shift
 
 __all__ = (
   'POOLINGS',
+  'LayerMaps',
   'Shift',
+  'Telescope',
   'accuracy',
+  'class_dispersion',
+  'class_uncertainty',
   'dispersion',
   'diversity',
   'entropy',
+  'fit_maps',
   'kmeans',
   'majorities',
   'matched_noise',
+  'most_components',
   'nearest_other_class',
   'nmi',
   'num_components',
   'occupancy',
   'of_network',
   'participation_ratio',
+  'place',
   'pool',
   'purity',
   'random_bits',
   'reencoded',
+  'scale',
   'spectrum',
   'standardize',
+  'statistics',
   'synthesize',
+  'telescope',
   'top_inputs',
+  'unit_codes',
+  'unit_distance',
   'unit_shift',
 )

@@ -4,6 +4,7 @@ import collections
 from collections.abc import Callable
 from collections.abc import Sequence
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,11 +41,11 @@ def of_network(
   xs: np.ndarray,
   *,
   shared: tuple = (),
-  pooling: str = 'mean',
+  pooling: str | Sequence[str] = 'mean',
   layers: Sequence[str] | None = None,
   batch_size: int = 256,
   progress: str | None = None,
-) -> dict[str, np.ndarray]:
+) -> dict[str, Any]:
   """Returns the codes of a data set by layer, in the order of the network.
 
   Args:
@@ -53,37 +54,44 @@ def of_network(
       traced at each call, with the arrays that it captures as they are now.
     xs: inputs `[n, ...]`.
     shared: arrays, as parameters of one network of many.
-    pooling: of the hidden layers, as for `pool`.
+    pooling: of the hidden layers, as for `pool`; of several, each input passes
+      the network once.
     layers: which; None for all hidden ones between 'input', flat, and 'logits'.
     batch_size, progress: as for `parallel.map_examples`.
 
   Returns:
-    `{layer: [n, d]}`, at least float32; `[n, ...]` for 'raw'.
+    `{layer: [n, d]}`, at least float32; `[n, ...]` for 'raw'. Of several
+    poolings, `{pooling: {layer: [n, d]}}`.
   """
   chosen = None if layers is None else tuple(layers)
-  options = dict(forward=forward, pooling=pooling, layers=chosen)
+  poolings = (pooling,) if isinstance(pooling, str) else tuple(pooling)
+  options = dict(forward=forward, poolings=poolings, layers=chosen)
   encode: Callable = functools.partial(_encode, **options)
   if isinstance(forward, programs.Bound):
     encode = programs.bind(_encode, **options)
-  return parallel.map_examples(
+  found = parallel.map_examples(
     encode,
     (xs,),
     shared=shared,
     batch_size=batch_size,
     progress=progress,
   )
+  return found[pooling] if isinstance(pooling, str) else found
 
 
-def _encode(x, *shared, forward, pooling, layers):
-  """Codes of one input by layer."""
+def _encode(x, *shared, forward, poolings, layers):
+  """Codes of one input by pooling and layer."""
   logits, hidden = forward(x, *shared)
-  found = {name: pool(code, pooling) for name, code in hidden.items()}
-  found = {'input': x.ravel(), **found, 'logits': logits}
   wide = lambda v: v.astype(jnp.promote_types(v.dtype, jnp.float32))
   # Plain dicts come back from `jit` sorted by name.
-  return collections.OrderedDict(
-    (name, wide(found[name])) for name in (layers or found)
-  )
+  result = collections.OrderedDict()
+  for pooling in poolings:
+    found = {name: pool(code, pooling) for name, code in hidden.items()}
+    found = {'input': x.ravel(), **found, 'logits': logits}
+    result[pooling] = collections.OrderedDict(
+      (name, wide(found[name])) for name in (layers or found)
+    )
+  return result
 
 
 def standardize(codes: np.ndarray, of: np.ndarray | None = None) -> np.ndarray:

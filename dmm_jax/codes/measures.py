@@ -4,7 +4,64 @@ Units here are numbers `[n]`, such as `som.flat` gives, or clusters of any other
 kind; those below 0 are none, and do not count.
 """
 
+from typing import NamedTuple
+
 import numpy as np
+
+
+class Telescope(NamedTuple):
+  """How effective dimensions fall and rise along layers, one row a network.
+
+  Natural logarithms of ratios `[m]`.
+
+  Attributes:
+    bare_fall: the input's over the narrowest layer's, whatever that could hold.
+    fall: what the narrowest layer could hold of the input's, over what it has.
+    rise: the last layer's over the narrowest one's.
+  """
+
+  bare_fall: np.ndarray
+  fall: np.ndarray
+  rise: np.ndarray
+
+
+def telescope(
+  dimensions: np.ndarray,
+  ceiling: np.ndarray,
+  of_input: float,
+  *,
+  over_ceiling: bool = False,
+) -> Telescope:
+  """Returns by how much dimensions fall to the narrowest layer, and rise again.
+
+  The narrowest layer of a network is the one that is narrowest on average in
+  all others: the least of a network's own is too small by its noise.
+
+  Args:
+    dimensions: of the hidden layers of at least two networks `[m, layers]`.
+    ceiling: the largest that they could be, likewise, as of `most_components`.
+    of_input: the same dimension of the input.
+    over_ceiling: whether layers are compared by dimension over ceiling; then
+      `rise` is of that, and what wider layers bring is none.
+  """
+  logs, most = (np.log(np.maximum(v, 1)) for v in (dimensions, ceiling))
+  values = logs - most if over_ceiling else logs
+  at = np.arange(len(values)), np.argmin(values.sum(0) - values, axis=1)
+  given = np.log(of_input)
+  return Telescope(
+    given - logs[at],
+    np.minimum(given, most[at]) - logs[at],
+    values[:, -1] - values[at],
+  )
+
+
+def most_components(codes: np.ndarray, share: float = 0.9) -> int:
+  """Returns the largest that `num_components` of such codes `[n, d]` can be.
+
+  That of equal variances: `share` of the features that vary, or of n - 1.
+  """
+  varying = int(np.sum(np.ptp(codes, axis=0) > 0))
+  return int(np.ceil(round(share * min(varying, len(codes) - 1), 9)))
 
 
 def spectrum(codes: np.ndarray) -> np.ndarray:
