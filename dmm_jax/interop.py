@@ -385,64 +385,126 @@ def _evaluation(call):
 
 def _called_back(torch, module):
   """A module as a function that calls it, with its gradient."""
-  dtype = _torch_dtype(torch, module)
-
-  def prepared(x):
-    values = np.array(x, np.float64 if dtype == jnp.float64 else np.float32)
-    device = next((p.device for p in module.parameters()), 'cpu')
-    return torch.from_numpy(values).to(device, getattr(torch, dtype.name))
-
-  def host(x, weights=None):
-    """Logits of a batch, or the gradient of their weighted sums."""
-    with _CALLING:  # Devices call at once, and the module has one mode.
-      trains = module.training
-      module.eval()
-      try:
-        return evaluate(x, weights)
-      finally:
-        module.train(trains)
-
-  def evaluate(x, weights):
-    with torch.set_grad_enabled(weights is not None):
-      x = prepared(x).requires_grad_(weights is not None)
-      logits = _first(module(x))
-      if weights is None:
-        return logits.detach().cpu().to(torch.float64).numpy()
-      weights = torch.from_numpy(np.array(weights, np.float64))
-      total = (logits * weights.to(logits)).sum()
-      found = torch.autograd.grad(total, x)[0]
-      return found.cpu().to(torch.float64).numpy()
-
-  def outside(result, *arrays):
-    """Calls `host` on arrays whose first axes are batches of the last one's."""
-    size = len(arrays[0].shape)
-
-    def batched(*arrays):
-      lead = arrays[0].shape[: arrays[0].ndim - size]
-      flat = [
-        a.reshape(-1, *a.shape[len(lead) :]) for a in map(np.asarray, arrays)
-      ]
-      return host(*flat).reshape(*lead, *result.shape).astype(result.dtype)
-
-    return jax.pure_callback(
-      batched, result, *arrays, vmap_method='broadcast_all'
-    )
+  host = _Host(torch, module)
 
   @jax.custom_vjp
   def logits_of(x):
-    num = host(np.zeros((1, *x.shape))).shape
-    if len(num) != 2 or num[0] != 1:
+    shape = host.logits(np.zeros((1, *x.shape))).shape
+    if len(shape) != 2 or shape[0] != 1:
       raise ValueError(
         f'{type(module).__name__} gives no logits [n, k] for inputs of shape '
-        f'[n, *{x.shape}], but outputs of shape {num} for n = 1'
+        f'[n, *{x.shape}], but outputs of shape {shape} for n = 1'
       )
-    return outside(jax.ShapeDtypeStruct(num[1:], x.dtype), x)
+
+    def call(x):
+      lead = x.shape[: x.ndim - size]
+      logits = host.logits(np.asarray(x).reshape(-1, *x.shape[len(lead) :]))
+      return logits.reshape(*lead, -1).astype(result.dtype)
+
+    size, result = x.ndim, jax.ShapeDtypeStruct(shape[1:], x.dtype)
+    return jax.pure_callback(call, result, x, vmap_method='expand_dims')
 
   def backward(x, weights):
-    return (outside(jax.ShapeDtypeStruct(x.shape, x.dtype), x, weights),)
+    size = x.ndim
+    call = lambda x, w: host.pull_back(np.asarray(x), np.asarray(w), size)
+    result = jax.ShapeDtypeStruct(x.shape, x.dtype)
+    found = jax.pure_callback(
+      call, result, x, weights, vmap_method='expand_dims'
+    )
+    return (found,)
 
   logits_of.defvjp(lambda x: (logits_of(x), x), backward)
   return lambda params, x: logits_of(x)
+
+
+class _Host:
+  """A module that is called on numpy arrays, in evaluation mode.
+
+  What was evaluated last is kept until it is differentiated: a value and its
+  gradient take one evaluation.
+  """
+
+  def __init__(self, torch: Any, module: Any) -> None:
+    self._torch, self._module = torch, module
+    self._dtype = _torch_dtype(torch, module)
+    self._last = None
+
+  def logits(self, xs):
+    """Logits `[n, k]`, float64, of a batch `[n, ...]`."""
+    with _CALLING:  # Devices call at once, and the module has one mode.
+      self._last = self._state(xs), *self._evaluate(xs)
+      return self._to_numpy(self._last[2])
+
+  def pull_back(self, xs, weights, size):
+    """Gradients of weighted sums of logits.
+
+    Args:
+      xs: inputs of `size` axes, behind axes of batches.
+      weights: `[..., k]`, of as many axes of batches: 1 where they have the
+        same in `xs`, or there are several weights an input.
+      size: axes of an input.
+
+    Returns:
+      An array `[..., *input]`.
+    """
+    inner = xs.shape[xs.ndim - size :]
+    lead = np.broadcast_shapes(xs.shape[: xs.ndim - size], weights.shape[:-1])
+    several = [i for i, n in enumerate(lead) if xs.shape[i] < n]
+    rest = [i for i in range(len(lead)) if i not in several]
+    weights = np.broadcast_to(weights, (*lead, weights.shape[-1]))
+    weights = weights.transpose(*several, *rest, -1)
+    sizes = [lead[i] for i in (*several, *rest)]
+    xs = np.squeeze(xs, tuple(several)).reshape(-1, *inner)
+    rows = weights.reshape(-1, len(xs), weights.shape[-1])
+    with _CALLING:
+      found = np.stack(self._gradients(xs, rows)).reshape(*sizes, *inner)
+    back = np.argsort([*several, *rest])
+    axes = range(len(lead), found.ndim)
+    return found.transpose(*back, *axes).astype(xs.dtype)
+
+  def _gradients(self, xs, rows):
+    """Of each of several weightings `[m, n, k]`, a list of `[n, ...]`."""
+    last, self._last = self._last, None
+    if last is None or not self._same(last[0], self._state(xs)):
+      last = None, *self._evaluate(xs)
+    _, leaf, logits = last
+    return [
+      self._to_numpy(
+        self._torch.autograd.grad(
+          logits,
+          leaf,
+          self._torch.from_numpy(np.array(row)).to(logits),
+          retain_graph=number + 1 < len(rows),
+        )[0]
+      )
+      for number, row in enumerate(rows)
+    ]
+
+  def _state(self, xs):
+    """What logits depend on: inputs, and which version weights are of."""
+    tensors = [*self._module.parameters(), *self._module.buffers()]
+    return xs, [(t.data_ptr(), t._version) for t in tensors]
+
+  def _same(self, last, now):
+    return last[1] == now[1] and np.array_equal(last[0], now[0])
+
+  def _evaluate(self, xs):
+    """Inputs as a tensor, and their logits."""
+    device = next((p.device for p in self._module.parameters()), 'cpu')
+    wide = np.float64 if self._dtype == jnp.float64 else np.float32
+    leaf = self._torch.from_numpy(np.array(xs, wide))
+    leaf = leaf.to(device, getattr(self._torch, self._dtype.name))
+    leaf.requires_grad_(True)
+    trains = self._module.training
+    self._module.eval()
+    try:
+      with self._torch.enable_grad():
+        return leaf, _first(self._module(leaf))
+    finally:
+      self._module.train(trains)
+
+  def _to_numpy(self, tensor):
+    return tensor.detach().cpu().to(self._torch.float64).numpy()
 
 
 def _torch_dtype(torch, module):

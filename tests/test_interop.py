@@ -167,6 +167,70 @@ def test_a_module_that_is_called_back_is_measured_as_it_is():
   np.testing.assert_allclose(fn(XS[0]), first + 1, rtol=1e-5)
 
 
+def counted(module):
+  """The rows of each evaluation of a module, in a list."""
+  rows = []
+  module.register_forward_hook(lambda module, xs, out: rows.append(len(xs[0])))
+  return rows
+
+
+def test_a_value_and_its_gradients_evaluate_a_module_once():
+  pytest.importorskip('torch')
+  module = torch_module()
+  logits_fn, params = interop.from_torch(module, via='callback')
+
+  def both(x):
+    logits, pull_back = jax.vjp(lambda x: logits_fn(params, x), x)
+    return logits, jax.vmap(pull_back)(jnp.eye(3, dtype=x.dtype))[0]
+
+  fn = jax.jit(jax.vmap(both))
+  fn(XS[:4])
+  rows = counted(module)
+  logits, slopes = fn(XS[:4])
+  assert rows == [4]
+  np.testing.assert_allclose(logits, wanted(XS[:4]), atol=1e-5)
+  truth = jax.vmap(jax.jacrev(lambda x: plain(of_plain()[1], x)))(XS[:4])
+  np.testing.assert_allclose(slopes, truth, rtol=1e-4, atol=1e-5)
+
+
+def test_batches_of_batches_and_shared_inputs_have_their_own_gradients():
+  pytest.importorskip('torch')
+  truth = of_plain()
+  weights = np.random.default_rng(3).normal(size=(5, 4, 3)).astype(np.float32)
+  pull = lambda fn, params: jax.jit(
+    lambda x, w: jax.vjp(lambda x: fn(params, x), x)[1](w)[0]
+  )
+  several = lambda pull: {
+    'inputs and weights': jax.vmap(pull)(XS[:4], weights[0]),
+    'weights': jax.vmap(pull, (None, 0))(XS[0], weights[0]),
+    'inputs': jax.vmap(pull, (0, None))(XS[:4], weights[0, 0]),
+    'weights of inputs': jax.vmap(jax.vmap(pull, (None, 0)))(XS[:5], weights),
+    'inputs of weights': jax.vmap(jax.vmap(pull, (0, None)), (None, 0))(
+      XS[:3], weights[0]
+    ),
+    'crossed': jax.vmap(jax.vmap(pull), (None, 0))(XS[:4], weights),
+    'in batches': jax.vmap(jax.vmap(pull))(XS.reshape(3, 4, 6), weights[:3]),
+  }
+  found, want = several(pull(*of_callback())), several(pull(*truth))
+  for name, value in want.items():
+    np.testing.assert_allclose(found[name], value, atol=1e-5, err_msg=name)
+
+
+def test_a_changed_module_is_evaluated_anew_for_its_gradient():
+  torch = pytest.importorskip('torch')
+  module = torch_module()
+  logits_fn, params = interop.from_torch(module, via='callback')
+  fn = jax.jit(lambda x: logits_fn(params, x))
+  slope = jax.jit(jax.grad(lambda x: logits_fn(params, x)[0]))
+  first = slope(XS[0])
+  fn(XS[0])
+  with torch.no_grad():
+    module[-1].weight *= 2
+  np.testing.assert_allclose(slope(XS[0]), 2 * first, rtol=1e-5)
+  fn(XS[1])
+  np.testing.assert_allclose(slope(XS[0]), 2 * first, rtol=1e-5)
+
+
 def test_threads_do_not_put_each_other_into_training():
   module = torch_module().train()
   logits_fn, params = interop.from_torch(module, via='callback')
