@@ -243,13 +243,15 @@ def main(run: Callable, config_cls: Any, presets: dict | None = None) -> None:
     config_cls: a dataclass whose fields are `flag`.
     presets: by name, the values that each sets; None for a script without.
   """
-  from experiments.lib import processes  # It has flags itself.
+  from experiments.lib import machine  # They have flags themselves.
+  from experiments.lib import processes
 
   for name in ('stdout', 'stderr'):
     if getattr(sys, name) is None:  # Closed by who started this process.
       setattr(sys, name, open(os.devnull, 'w'))
   _define(config_cls, presets)
   _define(processes.Processes)
+  _define(machine.Machine)
 
   def start(argv):
     try:
@@ -263,6 +265,7 @@ def main(run: Callable, config_cls: Any, presets: dict | None = None) -> None:
         config = with_preset(config_cls, presets, preset, **given)
       check(config)
       set_up()
+      machine.keep_programs(machine.Machine(**_given(machine.Machine)))
       processes.join(processes.Processes(**_given(processes.Processes)))
       if presets is not None:  # Other scripts have children, or end in seconds.
         processes.end_on_signals()

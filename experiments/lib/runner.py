@@ -141,6 +141,7 @@ def run(
       records.finish_run(run_dir, seconds=clock.seconds)
       print(to_text(report))
       print(f'figures: {", ".join(map(str, paths))}')
+      print(clock.text())
     records.agree(0)  # None leaves while another one works.
   return Result(tables['results'], report, tables, run_dir)
 
@@ -167,6 +168,10 @@ class _Clock:
     self.seconds[name] = round(now - self.start, 2)
     self.seconds['compile'] = round(_Clock.compiled - self.before, 2)
     self.start = now
+
+  def text(self):
+    total = sum(v for name, v in self.seconds.items() if name != 'compile')
+    return f'seconds: {total:.0f}, {self.seconds["compile"]:.0f} of compiling'
 
 
 def _listen(event: str, duration_secs: float, **_: str | int | float) -> None:
