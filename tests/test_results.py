@@ -291,31 +291,31 @@ def test_the_summary_has_every_claim_and_holms_correction(root):
   add(root, 'a', runs.claim('weak', p=0.02), runs.claim('own', paper=''))
   text = (root / 'RESULTS.md').read_text()
   assert text.startswith(
-    '# Results\n\n<!-- results -->\n\n### Random networks, '
+    '# Results\n\n<!-- results -->\n\n### In short\n\n| run | question | '
   )
   assert text.endswith('\n<!-- end -->\n\nProse.\n')
-  lines = block(text).splitlines()
+  short, *rest = block(text).split('### Random networks, ')
+  rows = [line.split(' | ') for line in short.splitlines()[5:7]]
+  assert [row[0] for row in rows] == ['| a', '| b']
+  assert [row[2:] for row in rows] == [
+    ['2', '', '', ' |'],
+    ['2', '1', '', '1 |'],
+  ]
+  lines = ['', *('### Random networks, ' + rest[0]).splitlines()]
   head = '[2004.05923](https://arxiv.org/abs/2004.05923)'
   assert lines[1] == f'### Random networks, {head}'
-  assert lines[3] == '| claim | verdict | Holm-corrected | why | run |'
-  evil = r'&lt;script>alert("x")&lt;/script> & \'"\|\`'.replace(r'\'', "'")
-  holds = lambda name: f'holds: {name} True {evil}; {name} True {evil}; and 1'
-  rows = [line.split(' | ') for line in lines[5:10]]
-  assert [row[:3] for row in rows] == [
-    ['| Claim weak.', 'supported', 'undecided'],
-    ['| Claim weak.', 'supported', 'undecided'],
-    ['| Claim strong.', 'supported', 'supported'],
-    ['| Claim null.', 'not supported', 'not supported'],
-    ['| Claim big.', 'not tested', 'not tested'],
+  assert lines[3] == '| experiment | claim | a | b |'
+  assert lines[5:9] == [
+    '| gallery | Claim weak. | supported † | supported † |',
+    '|  | Claim strong. |  | supported |',
+    '|  | Claim null. |  | not supported |',
+    '|  | Claim big. |  | not tested |',
   ]
-  assert [row[4] for row in rows] == ['a |', 'b |', 'b |', 'b |', 'b |']
-  assert rows[0][3] == holds('weak') + ' more'
-  assert rows[3][3] == f'refuted: null False {evil}; null False {evil}'
-  assert rows[4][3] == 'needs a GPU'
-  assert lines[11] == '### Ours' and lines[15].startswith('| Claim own. | supp')
-  assert lines[17] == '### Runs'
+  assert lines[10] == '### Ours'
+  assert lines[14] == '| gallery | Claim own. | supported |'
+  assert lines[16] == '### Runs'
   made = '27 November 2026, aaaaaaaaaaaa+, Python 3.11.7, JAX 0.10.2, 2 x cpu'
-  assert lines[19:] == [
+  assert lines[18:] == [
     '| run | answer | made |',
     '|---|---|---|',
     f'| a | It depends. | {made} |',

@@ -19,6 +19,7 @@ SUPPORTED = 'supported'
 NOT_SUPPORTED = 'not supported'
 UNDECIDED = 'undecided'
 NOT_TESTED = 'not tested'
+VERDICTS = SUPPORTED, NOT_SUPPORTED, UNDECIDED, NOT_TESTED
 # Of one side of a 95 % interval.
 LEVEL = 0.025
 _DECISIVE: dict[str, tuple[str, bool | None]] = {

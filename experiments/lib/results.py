@@ -7,7 +7,7 @@ The first copies the report of a finished run to results/NAME.json and renews
 RESULTS.md and docs/papers/*.md; the second renews the pages alone. Pages are
 prose, with blocks that are generated between markers, <!-- end --> after each:
 
-  <!-- results -->                      every claim of every result
+  <!-- results -->                      what every result says of every claim
   <!-- results: NAME -->                one result, whole
   <!-- results: NAME claims tables -->  parts of it: answer, claims, tables, run
 """
@@ -38,6 +38,7 @@ PAPERS = {
   '2206.04463': 'Halfway',
   '2205.10952': 'Codes',
 }
+LOST = ' †'  # Undecided by Holm's correction over the claims of a paper.
 _BLOCK = re.compile(
   r'(?s)(<!-- results:? ?([^\n]*?) ?-->\n)(?:(?!<!--).)*(<!-- end -->)'
 )
@@ -307,34 +308,57 @@ def _generated(words, results) -> str:
 
 
 def _summary(results) -> str:
-  """Every claim, a table a paper, and the runs that they are from."""
-  found = []
+  """The runs in short; a row a claim, a column a run, by paper; the runs."""
   pairs = claims_by_paper(results)
+  found = [f'### In short\n\n{_counts(results)}'] if pairs else []
   for paper in dict.fromkeys(claim.paper for claim, _ in pairs):
     of_paper = [pair for pair in pairs if pair[0].paper == paper]
-    kept = claims_lib.holm(claim for claim, _ in of_paper)
-    rows = [
-      [
-        c.statement,
-        c.verdict,
-        _corrected(c, keeps),
-        c.short_reason(2),
-        run.name,
-      ]
-      for (c, run), keeps in zip(of_paper, kept, strict=True)
-    ]
-    heads = 'claim', 'verdict', 'Holm-corrected', 'why', 'run'
-    found.append(f'### {_paper(paper)}\n\n{_markdown(heads, rows)}')
+    found.append(f'### {_paper(paper)}\n\n{_verdicts(of_paper)}')
   runs = [[run.name, run.report.answer, _made(run)] for run in results]
   found.append(f'### Runs\n\n{_markdown(("run", "answer", "made"), runs)}')
   return '\n'.join(found) if results else 'No run has been added yet.\n'
 
 
-def _corrected(claim, keeps):
-  """The verdict after Holm's correction over the claims of a paper."""
-  if claim.verdict == claims_lib.SUPPORTED and not keeps:
-    return claims_lib.UNDECIDED
-  return claim.verdict
+def _counts(results):
+  """How many claims each run supports, refutes and leaves open."""
+  kinds = claims_lib.VERDICTS
+  rows = []
+  for run in by_paper([run for run in results if run.report.claims]):
+    verdicts = [claim.verdict for claim in run.report.claims]
+    counts = [verdicts.count(kind) or '' for kind in kinds]
+    rows.append([run.name, run.raw['question'], *counts])
+  return _markdown(['run', 'question', *kinds], rows)
+
+
+def _verdicts(pairs):
+  """What each run says of each claim of a paper."""
+  kept = claims_lib.holm(claim for claim, _ in pairs)
+  rows: dict[tuple, dict] = {}
+  for (claim, run), keeps in zip(pairs, kept, strict=True):
+    lost = claim.verdict == claims_lib.SUPPORTED and not keeps
+    said = f'{claim.verdict}{LOST if lost else ""}'
+    row = rows.setdefault((run.experiment, claim.name), {'': claim.statement})
+    row[_column(run)] = said
+  runs = sorted({_column(run) for _, run in pairs}, key=_order)
+  heads = ['experiment', 'claim', *runs]
+  shown, before = [], ''
+  for (experiment, _), row in rows.items():
+    first = experiment if experiment != before else ''
+    shown.append([first, row[''], *(row.get(name, '') for name in runs)])
+    before = experiment
+  return _markdown(heads, shown)
+
+
+def _column(run):
+  """What tells a run from others of its experiment."""
+  return run.name.removeprefix(run.experiment).strip('_') or 'default'
+
+
+def _order(column):
+  """Default runs first, then by data set, the small one first."""
+  sets = ['default', 'mnist', 'cifar']
+  found = [place for place, name in enumerate(sets) if name in column]
+  return min([*found, len(sets)]), column
 
 
 def _paper(number):
