@@ -10,6 +10,8 @@ import pytest
 
 from dmm_jax import boundary
 from dmm_jax import data
+from dmm_jax import train
+from dmm_jax.train import populations
 from experiments import boundary_distances
 from experiments.lib import flags
 from experiments.lib import own
@@ -121,6 +123,44 @@ def test_what_are_no_examples_is_said(tmp_path, arrays, words):
   path = saved(tmp_path, **arrays)
   with pytest.raises(flags.FlagError, match=f'--data=.*{words}'):
     own.examples(path)
+
+
+def doubled():
+  return lambda x: 2 * linear({'w': WEIGHTS}, x)
+
+
+def shifted():
+  return lambda params, x: linear(params, x) + params['b'], {
+    'w': WEIGHTS,
+    'b': np.ones(3),
+  }
+
+
+def two():
+  return lambda x: x.reshape(-1)[:2]
+
+
+def test_several_networks_are_one_module(mine):
+  names = 'mine:with_params,mine:doubled,mine:shifted'
+  module = own.several(names, XS, LABELS)
+  assert module.num_classes == 3 and len(module.networks) == 3
+  assert module.init(None, XS[0])['params'] == 0
+  forward = train.flax_forward(module)
+  want = XS.reshape(7, -1) @ WEIGHTS
+  for number, logits in enumerate((want, 2 * want, want + 1)):
+    variables = module.variables(number)
+    found = jax.vmap(lambda x, v=variables: module.apply(v, x, train=False)[0])
+    np.testing.assert_allclose(found(XS), logits, rtol=1e-5)
+    one = populations.logits(forward, (variables['params'], {}), XS[0])
+    np.testing.assert_allclose(one, logits[0], rtol=1e-5)
+  every = jax.vmap(lambda v: module.apply({'params': v}, XS[0])[0])
+  np.testing.assert_allclose(
+    every(np.arange(3)), [want[0], 2 * want[0], want[0] + 1], rtol=1e-5
+  )
+  with pytest.raises(flags.FlagError, match=r'of \[2, 3\] classes'):
+    own.several('mine:captured,mine:two', XS, LABELS % 2)
+  with pytest.raises(flags.FlagError, match='--network=mine:none'):
+    own.several('mine:captured,mine:none', XS, LABELS)
 
 
 def test_a_file_that_is_none_is_said(tmp_path):

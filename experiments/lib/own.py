@@ -27,6 +27,10 @@ HELP = (
   'Your own network, as package.module:function; the function returns '
   '(logits_fn, params) or logits_fn. Empty trains networks here.'
 )
+SEVERAL_HELP = (
+  'Your own networks, as package.module:function, separated by commas; each '
+  'function returns (logits_fn, params) or logits_fn. '
+)
 DATA_HELP = (
   'Your own examples: an .npz file with xs [n, ...] and labels [n], and '
   'train_xs and train_labels where something is trained. Empty: --dataset.'
@@ -56,6 +60,59 @@ class Network:
   def apply(self, variables: Any, x: jax.Array) -> tuple[jax.Array, dict]:
     """Returns the logits of one input, and no codes."""
     return self.logits_fn(variables, x), {}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Several:
+  """Networks as one Flax module, whose only parameter is their number.
+
+  Attributes:
+    networks: of the same classes.
+    num_classes: their number.
+  """
+
+  networks: tuple[Network, ...]
+  num_classes: int
+
+  def variables(self, number: int) -> dict:
+    """Returns the variables of a network, as of a module."""
+    return {'params': np.int32(number)}
+
+  def init(self, *args: Any) -> dict:
+    """Returns variables, whatever a module would be given."""
+    del args
+    return {'params': jnp.int32(0)}
+
+  def apply(
+    self, variables: dict, x: jax.Array, **options: Any
+  ) -> tuple[jax.Array, dict]:
+    """Returns the logits of one input, and no codes; options do nothing."""
+    del options
+    calls = [
+      lambda x, one=one: one.apply(one.params, x)[0].astype(jnp.float32)
+      for one in self.networks
+    ]
+    return jax.lax.switch(variables['params'], calls, x), {}
+
+
+def several(names: str, xs: np.ndarray, labels: np.ndarray) -> Several:
+  """Returns the networks that a flag names, as one module.
+
+  Args:
+    names: of functions, separated by commas.
+    xs, labels: as of `network`.
+
+  Raises:
+    FlagError: as of `network`, and for other numbers of classes.
+  """
+  parts = [name for name in names.split(',') if name]
+  found = [network(name, xs, labels) for name in parts]
+  sizes = {one.num_classes for one in found}
+  if len(sizes) > 1:
+    raise flags.FlagError(
+      f'--network={names}: networks of {sorted(sizes)} classes'
+    )
+  return Several(tuple(found), sizes.pop())
 
 
 def network(name: str, xs: np.ndarray, labels: np.ndarray) -> Network:
