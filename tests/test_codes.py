@@ -519,3 +519,235 @@ def test_random_bits_are_sides_of_hyperplanes_through_the_mean():
   for num in (0, 31):
     with pytest.raises(ValueError, match=f'num_bits: 1 to 30, not {num}'):
       codes.random_bits(KEY, pair, num)
+
+
+# --- Telescopes --------------------------------------------------------------
+
+
+def test_the_narrowest_layer_is_that_of_other_networks():
+  k90 = np.array([[3.0, 10, 8], [20, 4, 16], [20, 5, 40]])
+  ceiling = np.array([[90.0, 6, 90], [15, 30, 90], [90, 90, 90]])
+  found = codes.telescope(k90, ceiling, 60)
+  # By products of the others: 400, 20, 640; 60, 50, 320; 60, 40, 128.
+  np.testing.assert_allclose(np.exp(found.bare_fall), [6, 15, 12])
+  np.testing.assert_allclose(np.exp(found.fall), [6 / 10, 30 / 4, 60 / 5])
+  np.testing.assert_allclose(np.exp(found.rise), [0.8, 4, 8])
+  over = codes.telescope(k90, ceiling, 60, over_ceiling=True)
+  # Over the ceiling the narrowest layers are 1, 0, 2.
+  rise = (8 / 90) / (10 / 6), (16 / 90) / (20 / 15), 1
+  np.testing.assert_allclose(np.exp(over.rise), rise)
+  np.testing.assert_allclose(np.exp(over.fall), [6 / 10, 15 / 20, 60 / 40])
+
+
+def test_the_least_of_a_networks_own_layers_would_be_too_small():
+  """Three layers of one width look like a telescope by their noise alone."""
+  rng = np.random.default_rng(0)
+  k90 = 20 * np.exp(0.3 * rng.normal(size=(4000, 4)))
+  found = codes.telescope(k90, np.full_like(k90, 90), 20)
+  assert abs(found.rise.mean()) < 0.02 and abs(found.fall.mean()) < 0.02
+  own = np.log(k90[:, -1]) - np.log(k90.min(1))
+  assert own.mean() > 0.25
+
+
+def test_no_spectrum_has_more_components_than_equal_variances():
+  for n, d in ((50, 10), (6, 10), (50, 1), (30, 20)):
+    raw = draw(n, d)
+    raw = np.hstack([raw, np.ones((n, 2), np.float32)])
+    most = codes.most_components(raw)
+    # Whitened: all variances are equal.
+    _, _, v = np.linalg.svd(
+      raw[:, :d] - raw[:, :d].mean(0), full_matrices=False
+    )
+    white = (raw[:, :d] - raw[:, :d].mean(0)) @ v.T
+    white /= np.maximum(white.std(0), 1e-4)
+    assert codes.num_components(codes.spectrum(raw)) <= most
+    assert codes.num_components(codes.spectrum(white)) == most, (n, d)
+  assert codes.most_components(np.ones((5, 3))) == 0
+
+
+# --- Maps of layers ----------------------------------------------------------
+
+# Units at 0, 1, 2, 3 in a row, of classes 0, 0, 1, 1; one of unit 2 is a 0.
+ROW = np.array([0, 0.1, 1, 2, 2.1, 2.2, 2.9, 3], np.float32)[:, None]
+OF_ROW = np.array([0, 0, 0, 1, 0, 1, 1, 1])
+BEFORE = np.array([0.2, 1.1, 2.2, 2.8], np.float32)[:, None]
+AFTER = np.array([2.1, 0.9, 2.3, 1.2], np.float32)[:, None]
+TRUTH, CALLED = np.array([0, 1, 1, 1]), np.array([0, 0, 1, 1])
+
+
+def by_hand():
+  """A map made by hand, of one layer twice, the second one half as large."""
+  trained = som.Map(
+    jnp.tile(jnp.arange(4.0)[None, None, :, None], (2, 1, 1, 1)),
+    history=jnp.array([[2.0, 1.04, 1], [3, 2, 1]]),
+  )
+  counts = np.array([[2, 0], [1, 0], [1, 2], [0, 2]])
+  units = np.array([0, 0, 1, 2, 2, 2, 3, 3])
+  return codes.LayerMaps(
+    ('a', 'b'),
+    trained,
+    np.zeros((2, 1), np.float32),
+    np.array([[1.0], [0.5]], np.float32),
+    np.stack([units, units]),
+    np.stack([counts, counts]),
+  )
+
+
+def both(values):
+  return {'a': values, 'b': values / 2}
+
+
+def test_codes_lie_on_the_units_of_their_layers_map():
+  maps = by_hand()
+  np.testing.assert_array_equal(codes.place(maps, both(ROW)), maps.units)
+  np.testing.assert_array_equal(maps.classes, [[0, 0, 1, 1]] * 2)
+  lost = BEFORE.copy()
+  lost[1] = np.nan
+  assert codes.place(maps, both(lost))[:, 1].tolist() == [-1, -1]
+  np.testing.assert_allclose(
+    codes.unit_codes(maps, 'b', 1), [[0], [0.5], [1], [1.5]]
+  )
+  said = codes.statistics(maps, both(ROW), OF_ROW)
+  assert said['settled'].tolist() == [1, 2]
+  np.testing.assert_allclose(said['nmi'], codes.nmi(maps.units[0], OF_ROW))
+  # All along one line: no directions to differ but that of the unit at 0.
+  np.testing.assert_allclose(said['cosine'], 0, atol=1e-6)
+  # Middles 3/4 and 11/4 of four units each, and 13/8 of all.
+  away = lambda v: np.mean(np.abs(v - np.mean(v)))
+  zeros, ones, of = (
+    np.array([0, 0, 1, 2]),
+    np.array([2, 2, 3, 3]),
+    maps.units[0],
+  )
+  wanted = (away(zeros) + away(ones)) / 2 / away(of)
+  np.testing.assert_allclose(said['dispersion'], wanted)
+  # The last codes are nearest to 3, then to 2: none folds.
+  np.testing.assert_allclose(said['folds'], 0)
+
+
+def test_units_doubt_classes_that_their_codes_are_not_of():
+  maps, units = by_hand(), np.array([[0, 2, 2, -1], [3, 1, 2, 0]])
+  found = codes.class_uncertainty(maps, units, np.array([0, 0, 1, 1]))
+  np.testing.assert_allclose(found, [[0, 2 / 3, 1 / 3, 1], [1, 0, 1 / 3, 1]])
+
+
+def test_distances_on_the_grid_are_between_rows_and_columns():
+  trained = som.Map(jnp.zeros((3, 4, 2)))
+  before, after = (
+    np.array([0, 5, 11, -1]),
+    np.array([[6, 5, 0, 2], [1, -1, 3, 0]]),
+  )
+  found = codes.unit_distance(trained, np.tile(before, (2, 1)), after)
+  nan = np.nan
+  np.testing.assert_allclose(
+    found, [[5**0.5, 0, 13**0.5, nan], [1, nan, 2, nan]]
+  )
+
+
+def test_units_agree_with_predictions_and_lean_to_them():
+  maps = by_hand()
+  units = codes.place(maps, both(BEFORE))
+  found = codes.agreement(maps, units, CALLED, TRUTH)
+  # Units 0, 1, 2, 3 are of 0, 0, 1, 1; the one wrong image lies on one of 0.
+  assert found['agreement'].tolist() == [1, 1] == found['lean'].tolist()
+  found = codes.agreement(maps, np.array([[0, 3, -1, 3]] * 2), CALLED, TRUTH)
+  assert found['agreement'].tolist() == [0.5, 0.5]
+  assert found['lean'].tolist() == [-1, -1]
+  assert np.isnan(codes.agreement(maps, units, TRUTH, TRUTH)['lean']).all()
+
+
+def test_attacks_stand_beside_noise_on_the_same_images():
+  maps = by_hand()
+  before, after, noisy = (
+    codes.place(maps, both(v)) for v in (BEFORE, AFTER, BEFORE + 0.45)
+  )
+  found = codes.attack_statistics(
+    maps,
+    before,
+    after,
+    noisy,
+    predicted=CALLED,
+    predicted_noisy=CALLED,
+    wrong=np.array([1, 1, 1, 0]),
+  )
+  wanted = {
+    # Units 0, 1, 2, 3 go to 2, 1, 2, 1; by noise to 1, 2, 3, 3.
+    'shift': 1,
+    'noise_shift': 3 / 4,
+    # Fooled: the first, second and last; units of 1, 0, 0 for 1, 1, 0.
+    'hit': 2 / 3,
+    'noise_hit': 1 / 3,
+    # Doubt there 1/3, 1, 0; of the images as they were 0, 0, 1/3, 0.
+    'auroc': (3.5 + 4 + 1.5) / 12,
+    # By noise on units 1, 2, 3; of what is then said, 0, 0, 1: 0, 2/3, 0.
+    'noise_auroc': (1.5 + 4 + 1.5) / 12,
+  }
+  for name, value in wanted.items():
+    np.testing.assert_allclose(found[name], value, err_msg=name)
+  none = codes.attack_statistics(
+    maps, before, after, noisy,
+    predicted=CALLED, predicted_noisy=CALLED, wrong=CALLED,
+  )  # fmt: skip
+  assert np.isnan([none['hit'], none['noise_auroc']]).all()
+  np.testing.assert_allclose(none['shift'], 1)
+
+
+def test_separation_is_from_units_of_other_classes_by_noise():
+  maps = by_hand()
+  noisy = both(BEFORE + np.float32(0.45))
+  found = codes.class_separation(maps, both(BEFORE), TRUTH, noisy)
+  # Units of another class than the label are 2, 0 or 1 away, 1, 2.
+  wanted = np.array([2, 0, 1, 2]) / 0.45
+  np.testing.assert_allclose(found, [wanted, wanted], rtol=1e-5)
+  still = codes.class_separation(maps, both(BEFORE), TRUTH, both(BEFORE))
+  assert np.isnan(still).all()
+  lost = BEFORE.copy()
+  lost[1] = np.nan
+  noisy = both(np.nan_to_num(lost, nan=1.0) + np.float32(0.45))
+  found = codes.class_separation(maps, both(lost), TRUTH, noisy)
+  assert np.isnan(found[:, 1]).all()
+
+
+def test_layers_are_fitted_as_one_map_each_would_be():
+  given = {'wide': 3 * draw(60, 5) + 1, 'thin': draw(60, 2, seed=3)}
+  given['wide'][:, 2] = 7
+  labels = np.arange(60) % 3
+  maps = codes.fit_maps(KEY, given, labels, grid=(3, 4), num_epochs=6, width=9)
+  keys = jax.random.split(KEY, 2)
+  for number, (name, raw) in enumerate(given.items()):
+    standard = codes.standardize(raw)
+    wide = np.pad(standard, ((0, 0), (0, 9 - raw.shape[1])))
+    alone = som.fit(keys[number], wide, grid=(3, 4), num_epochs=6, divide=False)
+    np.testing.assert_allclose(
+      maps.layer(name).codebook, alone.codebook, atol=1e-4
+    )
+    units = som.flat(alone, som.best_matching_units(alone, wide))
+    np.testing.assert_array_equal(maps.units[number], units)
+    np.testing.assert_allclose(
+      codes.scale(maps, given)[number], wide, atol=1e-5
+    )
+    for unit in range(12):
+      of = labels[maps.units[number] == unit]
+      assert (
+        maps.counts[number, unit].tolist()
+        == np.bincount(of, minlength=3).tolist()
+      )
+    back = codes.unit_codes(maps, name, raw.shape[1])
+    wanted = np.asarray(alone.units)[:, : raw.shape[1]] * raw.std(0) + raw.mean(
+      0
+    )
+    np.testing.assert_allclose(back, wanted, atol=1e-3)
+
+
+def test_several_poolings_pass_the_network_once():
+  xs = draw(5, 12).reshape(5, 2, 3, 2)
+  shared = jnp.asarray(WEIGHTS), jnp.asarray(0.5)
+  found = codes.of_network(network, xs, shared=shared, pooling=('max', 'mean'))
+  assert [*found] == ['max', 'mean']
+  for pooling in found:
+    alone = codes.of_network(network, xs, shared=shared, pooling=pooling)
+    assert (
+      [*alone] == [*found[pooling]] == ['input', 'wide', 'tokens', 'logits']
+    )
+    for name, value in alone.items():
+      np.testing.assert_array_equal(found[pooling][name], value)

@@ -38,6 +38,9 @@ from dmm_jax.codes.measures import occupancy
 from dmm_jax.codes.measures import participation_ratio
 from dmm_jax.codes.measures import spectrum
 from dmm_jax.codes.measures import telescope
+from dmm_jax.codes.perturbed import agreement
+from dmm_jax.codes.perturbed import attack_statistics
+from dmm_jax.codes.perturbed import class_separation
 from dmm_jax.codes.shifts import Shift
 from dmm_jax.codes.shifts import matched_noise
 from dmm_jax.codes.shifts import nearest_other_class
@@ -49,7 +52,10 @@ __all__ = (
   'Shift',
   'Telescope',
   'accuracy',
+  'agreement',
+  'attack_statistics',
   'class_dispersion',
+  'class_separation',
   'class_uncertainty',
   'dispersion',
   'diversity',

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 import functools
-from typing import Any
 from typing import NamedTuple
 
 import jax
@@ -230,10 +229,11 @@ def unit_distance(
   Returns:
     `[...]`, NaN where one of the two is none.
   """
-  shape: Any = trained.codebook.shape[-3:-1]
-  ends = [np.stack(np.divmod(v, shape[1]), axis=-1) for v in (before, after)]
+  start, end = (
+    np.stack(np.divmod(v, trained.grid[1]), axis=-1) for v in (before, after)
+  )
   square = som.squared_distances(
-    *ends, shape, trained.topology, trained.periodic
+    start, end, trained.grid, trained.topology, trained.periodic
   )
   known = (np.asarray(before) >= 0) & (np.asarray(after) >= 0)
   return np.where(known, np.sqrt(square), np.nan)
