@@ -20,6 +20,28 @@ from dmm_jax import _xla_cpu
 from dmm_jax import data
 from dmm_jax import programs
 
+# Bytes of all devices together that a batch may take; None for no limit. And
+# the batches that were found to fit it.
+_limit: dict[str, float | None] = {'bytes': None}
+_fitting: dict[Any, int] = {}
+
+
+def limit_memory(gigabytes: float | None) -> None:
+  """Has every later batch be small enough for so much memory.
+
+  Of all devices of this process together: for a batch's program as XLA counts
+  it, its inputs and outputs among it. The data set, on the host, and what other
+  programs hold are not counted. A batch that has to be smaller compiles its
+  program once more; results are those of a smaller `batch_size`.
+
+  Args:
+    gigabytes: above 0; None takes the limit away.
+  """
+  if gigabytes is not None and not gigabytes > 0:
+    raise ValueError(f'gigabytes must be above 0, got {gigabytes}')
+  _limit['bytes'] = gigabytes and 1e9 * gigabytes
+  _fitting.clear()
+
 
 def map_examples(
   fn: Callable,
@@ -40,8 +62,8 @@ def map_examples(
     columns: arrays `[n, ...]`, one row an example; or `data.Column`, of which
       every process reads its own rows alone, a batch at a time.
     shared: arrays that every example sees whole.
-    batch_size: examples a step, over all devices together; the last batch is
-      padded, so that it compiles no second time.
+    batch_size: examples a step, over all devices together, at most: see
+      `limit_memory`. The last batch is padded, and compiles no second time.
     vmap_size: examples evaluated at once by one device: None for its whole
       part of a batch, 1 for one after the other, which is faster on CPUs where
       every example has its own weights.
@@ -83,10 +105,12 @@ def iterate_batches(
   fn = _traced(fn, columns, shared)
   num = len(columns[0])
   batch_size = min(batch_size, max(num, 1))
-  # Devices take equal shares: a batch is padded for them, by its successors.
-  padded = -(-batch_size // mesh.size) * mesh.size
   if jax.process_count() > 1:
     fn, shared = replicate((fn, shared))
+  if _limit['bytes'] and num:
+    batch_size = _fit(fn, columns, shared, batch_size, mesh, vmap_size)
+  # Devices take equal shares: a batch is padded for them, by its successors.
+  padded = _padded(batch_size, mesh)
   silent = progress is None or jax.process_index() > 0
   pending = None
   with tqdm.tqdm(
@@ -104,6 +128,51 @@ def iterate_batches(
       pending = out, min(batch_size, num - start)
     if pending is not None:
       yield _fetch(*pending, bar)
+
+
+def _padded(batch_size, mesh):
+  return -(-batch_size // mesh.size) * mesh.size
+
+
+def _fit(fn, columns, shared, batch_size, mesh, vmap_size):
+  """The largest batch, of at most `batch_size`, that the limit allows.
+
+  Raises:
+    MemoryError: if one example a device is too large.
+  """
+  limit = _limit['bytes']
+  assert limit is not None
+  dtype = lambda c: jax.dtypes.canonicalize_dtype(c.dtype)
+  described = [(c.shape[1:], dtype(c)) for c in columns]
+  leaves, structure = jax.tree.flatten((fn, shared))
+  leaves = [(np.shape(leaf), jax.dtypes.result_type(leaf)) for leaf in leaves]
+  key = (structure, *leaves, *described, batch_size, vmap_size)
+  if key in _fitting:
+    return _fitting[key]
+  size = batch_size
+  while True:
+    padded = _padded(size, mesh)
+    spec = jax.sharding.NamedSharding(mesh, PartitionSpec('examples'))
+    batch = tuple(
+      jax.ShapeDtypeStruct((padded, *shape), dtype, sharding=spec)
+      for shape, dtype in described
+    )
+    program = _step().lower(fn, batch, shared, mesh=mesh, vmap_size=vmap_size)
+    used = program.compile().memory_analysis()
+    taken = mesh.size * (
+      used.temp_size_in_bytes
+      + used.argument_size_in_bytes
+      + used.output_size_in_bytes
+    )
+    if taken <= limit:
+      _fitting[key] = size
+      return size
+    if padded <= mesh.size:
+      raise MemoryError(
+        f'{padded} examples at once take {taken / 1e9:.3g} GB, and '
+        f'{limit / 1e9:.3g} GB are allowed'
+      )
+    size = max(int(0.95 * padded * limit / taken), 1)
 
 
 def _host(columns):

@@ -267,3 +267,45 @@ def test_rows_on_disk_are_read_batch_by_batch():
   assert max(asked) <= 2 and sum(asked) == 12
   none = parallel.map_examples(lambda x: x * 2, (column[:0],))
   assert none.shape == (0, 3)
+
+
+@pytest.fixture
+def limit():
+  yield parallel.limit_memory
+  parallel.limit_memory(None)
+
+
+def test_batches_are_as_small_as_memory_asks_for(limit):
+  """A row takes a table of 8 MB; results and their order stay."""
+  sizes = set()
+
+  @jax.custom_batching.custom_vmap
+  def seen(x):
+    return x
+
+  @seen.def_vmap
+  def _(size, batched, x):
+    sizes.add(2 * size)  # Two devices.
+    return x, batched[0]
+
+  def row(x):
+    table = jax.lax.sort(jnp.sin(seen(x) + jnp.arange(2e6, dtype=np.float32)))
+    return table[::500_000]
+
+  xs = np.arange(20.0, dtype=np.float32)
+  want = parallel.map_examples(row, (xs,), batch_size=16)
+  assert sizes == {16}
+  for gigabytes, largest in ((0.3, 16), (0.1, 12), (0.04, 4)):
+    limit(gigabytes)
+    found = parallel.map_examples(row, (xs,), batch_size=16)
+    np.testing.assert_allclose(found, want, rtol=1e-6)
+    assert sizes, gigabytes
+    assert min(sizes) <= largest
+    sizes.clear()
+  limit(0.01)
+  with pytest.raises(MemoryError, match='2 examples at once take 0.0'):
+    parallel.map_examples(row, (xs,), batch_size=16)
+  assert parallel.map_examples(row, (xs[:0],)).shape == (0, 4)
+  for wrong in (0, -1.0, np.nan):
+    with pytest.raises(ValueError, match='above 0'):
+      limit(wrong)

@@ -48,6 +48,7 @@ EXPECTED = (
   data.DataError,
   OSError,  # Such as a full disk.
   FloatingPointError,
+  MemoryError,  # Of --memory_gb.
 )
 
 
@@ -265,7 +266,7 @@ def main(run: Callable, config_cls: Any, presets: dict | None = None) -> None:
         config = with_preset(config_cls, presets, preset, **given)
       check(config)
       set_up()
-      machine.keep_programs(machine.Machine(**_given(machine.Machine)))
+      machine.set_up(machine.Machine(**_given(machine.Machine)))
       processes.join(processes.Processes(**_given(processes.Processes)))
       if presets is not None:  # Other scripts have children, or end in seconds.
         processes.end_on_signals()

@@ -1,4 +1,4 @@
-"""What a process keeps on its machine for later ones: compiled programs."""
+"""What a process may take of its machine, and keeps there for later ones."""
 
 import dataclasses
 import hashlib
@@ -9,6 +9,7 @@ import sys
 
 import jax
 
+from dmm_jax import parallel
 from experiments.lib import flags
 
 CPU_INFO = pathlib.Path('/proc/cpuinfo')
@@ -24,6 +25,19 @@ class Machine:
     'Folder that keeps compiled programs for later runs; empty keeps none. '
     'JAX_COMPILATION_CACHE_DIR, where it is set, goes first.',
   )
+  memory_gb: float = flags.flag(
+    0.0,
+    'Gigabytes, of all devices together, that a batch of searches may take: '
+    'batches are made as small as that asks for. 0 sets no limit.',
+    least=0,
+  )
+
+
+def set_up(asked: Machine) -> None:
+  """Does what the flags ask for, before anything is compiled."""
+  flags.check(asked)
+  keep_programs(asked)
+  parallel.limit_memory(asked.memory_gb or None)
 
 
 def keep_programs(asked: Machine) -> None:
