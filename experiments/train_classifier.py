@@ -24,21 +24,22 @@ not in them: train other seeds for that. Verdict, by a rule fixed here:
 """
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
 
 from dmm_jax import data
 from dmm_jax import models
-from dmm_jax import plots
-from dmm_jax import records
 from dmm_jax import statistics
 from dmm_jax import train
 from dmm_jax.train import adversarial
-from experiments import common
 from experiments import networks
 from experiments import training
+from experiments.figures import train_classifier as figures
 from experiments.lib import flags
+from experiments.lib import runner
+from experiments.lib import tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Config(training.Config):
   workdir: str = flags.workdir('runs/train_classifier')
   labels: str = flags.flag(
     'true',
-    'Of training: as they are, even or odd, or shuffled.',
+    'Labels: true, parity (even or odd), or shuffled in training.',
     choices=('true', 'parity', 'shuffled'),
   )
   in_memory: bool = flags.flag(
@@ -55,32 +56,41 @@ class Config(training.Config):
     'larger than memory.',
   )
   label_noise: float = flags.flag(
-    0.0, 'Share of training labels that are changed.', least=0, most=1
+    0.0, 'Share of training labels that are made wrong.', least=0, most=1
   )
   model: str = flags.flag(
     'mlp', 'Architecture.', choices=tuple(models.CLASSIFIERS)
   )
   widths: str = flags.flag(
     '',
-    "Of hidden dense layers, such as 256,256; empty for the model's own.",
+    "Widths of hidden dense layers, such as 256,256; empty: the model's own.",
     numbers=1,
   )
-  channels: str = flags.flag('', 'Of convolutions, likewise.', numbers=1)
+  channels: str = flags.flag(
+    '',
+    "Channels of convolutions, such as 32,64; empty: the model's own.",
+    numbers=1,
+  )
   width: int = flags.flag(
     0,
-    "Of the first layer, in models that scale with it; 0 for the model's own.",
+    "Width of the first layer, in models that scale with it; 0: the model's "
+    'own.',
     least=0,
   )
   loss: str = flags.flag(
     'cross_entropy', 'Loss.', choices=('cross_entropy', 'squared', 'hinge')
   )
   radius: float = flags.flag(
-    0.0, 'Of adversarial training, input units; 0 for none.', least=0
+    0.0, 'Radius of adversarial training, input units; 0 for none.', least=0
   )
-  norm: float = flags.flag(2.0, 'Of the radius.', choices=(2.0, np.inf))
-  attack_steps: int = flags.flag(10, 'Of projected gradient.', least=1)
+  norm: float = flags.flag(2.0, 'Norm of the radius.', choices=(2.0, np.inf))
+  attack_steps: int = flags.flag(
+    10, 'Steps of projected gradient in adversarial training.', least=1
+  )
   trades: float = flags.flag(
-    0.0, 'Weight of the divergence in TRADES; 0 for plain.', least=0
+    0.0,
+    'Weight of the divergence in TRADES; 0: plain adversarial training.',
+    least=0,
   )
 
 
@@ -114,37 +124,46 @@ PRESETS = {
   ),
 }
 
+COLUMNS = training.COLUMNS | {
+  'train_accuracy': (
+    '',
+    'share of the first num_test training images classified as their labels in '
+    'training say; NaN within an epoch',
+  ),
+  'test_accuracy': (
+    '',
+    'share of test images classified correctly; NaN within an epoch',
+  ),
+  'guess': ('', 'share of test images of the commonest class'),
+  'num_test': ('', 'number of test images'),
+}
 
-def run(config: Config) -> dict:
-  """Runs the experiment, and returns what it wrote to summary.json."""
+
+def run(config: Config) -> runner.Result:
+  """Runs the experiment; returns its rows and its report."""
   flags.check(config)
   if config.trades and not config.radius:
     raise flags.FlagError(f'--trades={config.trades} needs a --radius')
-  sets = load_sets(config)
-  return common.conduct(
-    config,
+  inputs = load(config)
+  describe(config, inputs)  # Refuses attributes that the model does not have.
+  return runner.run(
     'experiments.train_classifier',
-    collect=lambda config, run_dir: collect(config, run_dir, sets),
-    summarize=lambda config, run_dir: summarize(config, run_dir, sets),
-    draw=plots.learning_curves,
-    report=report,
+    config,
+    question=flags.question(__doc__),
+    inputs=inputs,
+    measure=measure,
+    analyze=analyze,
+    draw=figures.draw,
+    columns=COLUMNS,
+    presets=PRESETS,
   )
 
 
-def load_sets(config):
-  """Returns `{split: (xs, labels)}`, labels of training as flags say."""
-  sets = {}
-  for split, most in (('train', config.num_train), ('test', config.num_test)):
-    pair = data.load(
-      config.dataset,
-      split,
-      config.data_dir or None,
-      in_memory=config.in_memory,
-    )
-    xs, labels = (column[: most or None] for column in pair)
-    if config.labels == 'parity':
-      labels = data.parity(labels)
-    sets[split] = xs, labels
+def load(config):
+  """Returns images and labels by split, labels as the flags say."""
+  sets = training.load(config, in_memory=config.in_memory)
+  if config.labels == 'parity':
+    sets = {name: (xs, data.parity(v)) for name, (xs, v) in sets.items()}
   xs, labels = sets['train']
   shuffle, noise = jax.random.split(jax.random.key(config.seed + 1))
   if config.labels == 'shuffled':
@@ -155,33 +174,19 @@ def load_sets(config):
   return sets | {'train': (xs, labels)}
 
 
-def adversary(config) -> adversarial.Adversary | None:
-  if not config.radius:
-    return None
-  return adversarial.Adversary(
-    config.radius, config.norm, config.attack_steps, trades=config.trades
-  )
+# --- Measuring -------------------------------------------------------------
 
 
-def description(config, sets):
-  """What the checkpoints say of the network, so that it can be rebuilt."""
-  about = networks.describe(
-    'classifier',
-    config.model,
-    widths=flags.as_numbers('widths', config.widths) or None,
-    channels=flags.as_numbers('channels', config.channels) or None,
-    width=config.width or None,
-    num_classes=max(int(sets['train'][1].max()) + 1, 2),
-    **training.attributes(config),
-  )
-  shape = list(sets['train'][0].shape[1:])
-  return about | {'dataset': config.dataset, 'input_shape': shape}
+def measure(config, inputs):
+  """Yields the only unit: training, which has checkpoints of its own."""
+  yield runner.Unit('training', functools.partial(fit, config, inputs))
 
 
-def collect(config, run_dir, sets):
+def fit(config, inputs):
   """Trains; accuracies after every epoch, on equally many of both sets."""
-  num = len(sets['test'][0])
-  shown = {name: tuple(c[:num] for c in pair) for name, pair in sets.items()}
+  labels = inputs['test'][1]
+  num = len(labels)
+  shown = {name: tuple(c[:num] for c in pair) for name, pair in inputs.items()}
 
   def evaluate(forward, state):
     return {
@@ -190,52 +195,92 @@ def collect(config, run_dir, sets):
     }
 
   plan = training.train_config(config, config.loss, adversary(config))
-  about = description(config, sets)
-  pair = sets['train']
-  _, curves = training.run(config, run_dir, about, plan, *pair, evaluate)
-  records.save_columns(run_dir / 'results.npz', curves)
-
-
-def summarize(config, run_dir, sets):
-  curves = records.load_columns(run_dir / 'results.npz')
-  labels = sets['test'][1]
-  num = len(labels)
-  accuracy = float(curves['test_accuracy'][-1])
-  low, high = map(float, statistics.wilson(accuracy, num))
-  chance = float(np.bincount(labels).max() / num)
-  return {
-    'question': flags.question(__doc__),
-    'dataset': config.dataset,
-    'model': config.model,
-    'parameters': networks.size(networks.read(run_dir).state.params),
-    'steps': int(curves['step'][-1]),
-    'loss': float(curves['loss'][-1]),
-    'train_accuracy': float(curves['train_accuracy'][-1]),
-    'test_accuracy': {'value': accuracy, 'interval': [low, high], 'n': num},
-    'largest_class': chance,
-    'verdict': 'learned' if low > chance else 'not told apart from chance',
-  }
-
-
-def report(summary):
-  """Prints the summary as a table."""
-  print(
-    f'\n{summary["model"]} on {summary["dataset"]}, '
-    f'{summary["parameters"]:,} parameters\n'
+  rows = training.fit(
+    config, describe(config, inputs), plan, *inputs['train'], evaluate
   )
-  common.print_table(
-    ['steps', 'loss', 'train', 'test [95 %]', 'n', 'largest class', 'verdict'],
-    [
-      [
-        str(summary['steps']),
-        f'{summary["loss"]:.4f}',
-        f'{summary["train_accuracy"]:.2%}',
-        common.with_interval(summary['test_accuracy'], '.2%'),
-        str(summary['test_accuracy']['n']),
-        f'{summary["largest_class"]:.1%}',
-        summary['verdict'],
-      ]
-    ],
+  guess = np.bincount(labels).max() / num
+  same = lambda value: np.full(len(rows['step']), value)
+  return rows | {'guess': same(guess), 'num_test': same(num)}
+
+
+def adversary(config) -> adversarial.Adversary | None:
+  if not config.radius:
+    return None
+  return adversarial.Adversary(
+    config.radius, config.norm, config.attack_steps, trades=config.trades
+  )
+
+
+def describe(config, inputs):
+  """Returns what checkpoints say of the network, to rebuild it from."""
+  xs, labels = inputs['train']
+  about = networks.describe(
+    'classifier',
+    config.model,
+    widths=flags.as_numbers('widths', config.widths) or None,
+    channels=flags.as_numbers('channels', config.channels) or None,
+    width=config.width or None,
+    num_classes=max(int(labels.max()) + 1, 2),
+    **training.attributes(config),
+  )
+  return about | {'dataset': config.dataset, 'input_shape': list(xs.shape[1:])}
+
+
+# --- Judging ---------------------------------------------------------------
+
+
+def analyze(config, found):
+  """Holds the accuracy at the end against the largest class."""
+  last = {name: column[-1].item() for name, column in found['results'].items()}
+  accuracy, num = last['test_accuracy'], last['num_test']
+  low, high = map(float, statistics.wilson(accuracy, num))
+  test = statistics.Estimate(accuracy, low, high, num, 'images')
+  learned = statistics.above(test, last['guess'])
+  verdict = 'learned' if learned else 'not told apart from chance'
+  answer = (
+    f'After {last["step"]:,} steps the {config.model} classifies '
+    f'{tables.cell(test, ".1%")} of {num:,} test images of {config.dataset} '
+    f'correctly, a constant guess {last["guess"]:.1%}: {verdict}.'
+  )
+  return runner.Report(
+    answer, [], [accuracy_table(config, last, test, verdict)]
+  )
+
+
+def accuracy_table(config, last, test, verdict):
+  column = tables.Column
+  columns = [
+    column('model', '', ''),
+    column('parameters', '', ''),
+    column('steps', '', ''),
+    column('loss', '', 'in training, mean since the last pause', '.4f'),
+    column(
+      'training set',
+      '',
+      'share classified as their labels in training say, of the first images, '
+      'as many as of test',
+      '.1%',
+    ),
+    column('test set', '', 'share classified correctly', '.1%'),
+    column('guess', '', COLUMNS['guess'][1], '.1%'),
+    column(
+      'verdict',
+      '',
+      'learned: the interval of the test set lies above the guess',
+    ),
+  ]
+  row = [
+    config.model,
+    last['parameters'],
+    last['step'],
+    last['loss'],
+    last['train_accuracy'],
+    test,
+    last['guess'],
+    verdict,
+  ]
+  return tables.Table(
+    f'The network after training on {config.dataset}', columns, [row]
   )
 
 

@@ -7,7 +7,6 @@ import pytest
 from dmm_jax import plots
 from dmm_jax import records
 from dmm_jax.plots import canvas
-from experiments import common
 
 
 def draw_quickly(patch):
@@ -76,38 +75,3 @@ def assert_same_bytes(run, config, finished, directory, *, lost):
     same = (broken / path.name).read_bytes() == path.read_bytes()
     assert same, f'{path.name} differs'
   return {row['unit'] for row in records.read_log(broken) if 'unit' in row}
-
-
-def assert_goes_on(run, config, finished, directory, *, lost, kept, same):
-  """A run killed before it wrote a chunk ends as the unbroken one did.
-
-  Args:
-    run, config: as for `run_keeping_chunks`.
-    finished: what that returned.
-    directory: for the broken run.
-    lost: the chunk that is missing.
-    kept: files besides chunks that were there.
-    same: files whose bytes have to agree.
-  """
-  whole, _, chunks = finished
-  broken = directory / 'broken'
-  broken.mkdir()
-  flags = (whole / 'flags.txt').read_text()
-  (broken / 'flags.txt').write_text(flags.replace(str(whole), str(broken)))
-  for name in kept:
-    shutil.copy(whole / name, broken)
-  shutil.copytree(chunks, broken / 'chunks')
-  (broken / 'chunks' / f'{lost}.npz').unlink()
-  conduct = common.conduct
-  with pytest.MonkeyPatch.context() as patch:
-    # Figures are drawn from the same files.
-    patch.setattr(
-      common,
-      'conduct',
-      lambda *args, **options: conduct(
-        *args, **options | {'draw': lambda run_dir: []}
-      ),
-    )
-    run(config(broken))
-  for name in same:
-    assert (broken / name).read_bytes() == (whole / name).read_bytes(), name

@@ -165,7 +165,7 @@ def test_damaged_training_goes_on_to_the_same_network(tmp_path, monkeypatch):
     run = records.read_json(broken / 'run.json', sealed=True)
     run.pop('finished')
     records.write_json(broken / 'run.json', run, sealed=True)
-    for name in ('results.npz', 'summary.json', 'report.json'):
+    for name in ('results.npz', 'report.json'):
       (broken / name).unlink()
     for file in [*broken.rglob('checkpoints/**/*'), broken / 'metrics.jsonl']:
       if file.is_file() and rng.uniform() < 0.2 * number:

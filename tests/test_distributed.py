@@ -270,19 +270,19 @@ def test_a_death_ends_the_run_and_it_goes_on(tmp_path, command, parts):
   command = [*command, f'--workdir={broken}']
   for victim in (1, 0):
     seen = set(broken.glob(parts))
-    processes = start_two(*command)
+    both = start_two(*command)
     while not set(broken.glob(parts)) - seen:
-      assert all(p.poll() is None for p in processes)
+      assert all(p.poll() is None for p in both)
       time.sleep(0.01)
-    processes[victim].send_signal(signal.SIGKILL)
-    other = processes[1 - victim]
+    both[victim].send_signal(signal.SIGKILL)
+    other = both[1 - victim]
     said = other.communicate(timeout=3 * processes._SILENCE)[0]
     assert other.returncode not in (0, None)
     assert 'detected fatal errors' in said
     if victim:  # The first one is named by its role.
       assert 'stopped sending heartbeats):\n1\n' in said
       assert 'error: process 0 of 2 cannot reach another one' in said
-    processes[victim].communicate()
+    both[victim].communicate()
     assert not (broken / 'report.json').exists()
   finish(start_two(*command))
   compare(whole, broken)

@@ -39,7 +39,6 @@ LAYERS = (
 
 # What experiments may share.
 SHARED = (
-  'common',
   'gallery',
   'layer_codes',
   'networks',
