@@ -13,6 +13,7 @@ when its function is called.
 """
 
 from collections.abc import Callable
+import contextlib
 import copy
 import functools
 import importlib
@@ -389,7 +390,8 @@ def _called_back(torch, module):
 
   @jax.custom_vjp
   def logits_of(x):
-    shape = host.logits(np.zeros((1, *x.shape))).shape
+    with _explained(module, x.shape):
+      shape = host.logits(np.zeros((1, *x.shape))).shape
     if len(shape) != 2 or shape[0] != 1:
       raise ValueError(
         f'{type(module).__name__} gives no logits [n, k] for inputs of shape '
@@ -507,6 +509,20 @@ class _Host:
     return tensor.detach().cpu().to(self._torch.float64).numpy()
 
 
+@contextlib.contextmanager
+def _explained(module, shape):
+  """Says which inputs a module was called on, where it raises."""
+  try:
+    yield
+  except Exception as error:  # Modules raise what they like.
+    sizes = ', '.join(map(str, shape))
+    raise ValueError(
+      f'{type(module).__name__} cannot be called on inputs of shape '
+      f'[n, {sizes}] ({_first_line(error)}); images of PyTorch are [channels, '
+      'height, width]: x.transpose(2, 0, 1) of [height, width, channels]'
+    ) from error
+
+
 def _torch_dtype(torch, module):
   """Of the floating-point parameters; float32 where there are none."""
   for tensor in module.parameters():
@@ -518,7 +534,7 @@ def _torch_dtype(torch, module):
 def _compare(torch, module, logits_of, shape, dtype):
   """Raises ValueError where logits differ from those of the module."""
   xs = np.random.default_rng(0).uniform(size=(CHECKED, *shape))
-  with torch.no_grad():
+  with torch.no_grad(), _explained(module, shape):
     given = torch.from_numpy(xs).to(getattr(torch, dtype.name))
     wanted = _first(module(given)).to(torch.float64).numpy()
   found = np.stack([np.asarray(logits_of(jnp.asarray(x, dtype))) for x in xs])

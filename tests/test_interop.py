@@ -287,6 +287,19 @@ def test_images_of_torch_are_channels_first_and_batch_norm_averages():
   np.testing.assert_allclose(module[1].running_mean, 1 + 0 * want[0, :4])
 
 
+@pytest.mark.parametrize('via', ['torchax', 'callback'])
+def test_channels_that_are_last_are_told(via):
+  torch = pytest.importorskip('torch')
+  pytest.importorskip('torchax')
+  logits_fn, params = interop.from_torch(torch.nn.Conv2d(3, 4, 3), via=via)
+  with pytest.raises(
+    ValueError,
+    match=r'Conv2d cannot be called on inputs of shape \[n, 8, 8, 3\]',
+  ) as error:
+    logits_fn(params, jnp.zeros((8, 8, 3)))
+  assert 'x.transpose(2, 0, 1)' in str(error.value)
+
+
 def test_a_wrong_translation_is_found(monkeypatch):
   pytest.importorskip('torch')
   torchax = pytest.importorskip('torchax')

@@ -4,6 +4,7 @@ import os
 import sys
 import types
 
+from flax import linen
 import jax
 import numpy as np
 import pytest
@@ -161,6 +162,19 @@ def test_several_networks_are_one_module(mine):
     own.several('mine:captured,mine:two', XS, LABELS % 2)
   with pytest.raises(flags.FlagError, match='--network=mine:none'):
     own.several('mine:captured,mine:none', XS, LABELS)
+
+
+def module():
+  return linen.Dense(3)
+
+
+def test_modules_of_libraries_are_told_their_way(mine):
+  with pytest.raises(flags.FlagError, match=r'not Dense; .*from_torch'):
+    own.network('mine:module', XS, LABELS)
+  with pytest.raises(
+    flags.FlagError, match=r"'nothere'; modules are looked for"
+  ):
+    own.network('nothere:module', XS, LABELS)
 
 
 def test_a_file_that_is_none_is_said(tmp_path):

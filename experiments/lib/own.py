@@ -35,6 +35,7 @@ DATA_HELP = (
   'Your own examples: an .npz file with xs [n, ...] and labels [n], and '
   'train_xs and train_labels where something is trained. Empty: --dataset.'
 )
+LIBRARIES = 'torch', 'flax', 'keras'  # Of modules that are no logits_fn.
 PAIRS = {'test': ('xs', 'labels'), 'train': ('train_xs', 'train_labels')}
 
 
@@ -129,10 +130,13 @@ def network(name: str, xs: np.ndarray, labels: np.ndarray) -> Network:
   """
   made = _call(name)
   fn, params = made if isinstance(made, tuple) else (made, None)
-  if not callable(fn):
+  owners = {base.__module__.split('.')[0] for base in type(fn).__mro__}
+  if not callable(fn) or not owners.isdisjoint(LIBRARIES):
     raise flags.FlagError(
       f'--network={name} has to return logits_fn or (logits_fn, params), not '
-      f'{type(fn).__name__}'
+      f'{type(fn).__name__}; modules of PyTorch, Flax and Keras become such a '
+      'pair by dmm_jax.interop: from_torch(module), from_flax, from_nnx, '
+      'from_keras'
     )
   logits_fn = fn if isinstance(made, tuple) else lambda params, x: fn(x)
   params = jax.tree.map(jnp.asarray, {} if params is None else params)
@@ -166,7 +170,10 @@ def _call(name):
   try:
     found = getattr(importlib.import_module(module), function)
   except (ImportError, AttributeError, ValueError) as error:
-    raise flags.FlagError(f'--network={name}: {error}') from error
+    raise flags.FlagError(
+      f'--network={name}: {error}; modules are looked for in {os.getcwd()}, in '
+      '$PYTHONPATH, and among what is installed'
+    ) from error
   if not callable(found):
     raise flags.FlagError(f'--network={name} is no function')
   return found()
