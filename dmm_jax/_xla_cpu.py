@@ -2,7 +2,9 @@
 
 Convolutions (seen in jaxlib 0.10 and 0.12): outside of loops XLA brings those
 that derivatives are made of into the one memory layout for which it has a fast
-routine. Inside loops it does not, and they take 4 to 10 times as long.
+routine. Inside loops it does not, and they take 4 to 10 times as long. Those
+that go from patches back to pixels, of strides as long as the kernel, multiply
+by all the zeros between: products of matrices leave these out.
 
 Compiling: what LLVM does beyond its first level (seen in jaxlib 0.10 and 0.12)
 is a fifth of the time that a search takes to compile, and four fifths of that
@@ -65,13 +67,52 @@ def _channels_last(images, kernel, *, dimension_numbers, **params):
   )
   if lhs != wanted[0]:
     images = move(images, lhs, wanted[0])
+  apart = _spreads_patches(kernel.shape, rhs, params)
   if rhs != wanted[1]:
-    # Kept from being undone.
-    kernel = jax.lax.optimization_barrier(move(kernel, rhs, wanted[1]))
-  found = jax.lax.conv_general_dilated_p.bind(
-    images,
-    kernel,
-    dimension_numbers=jax.lax.ConvDimensionNumbers(*wanted),
-    **params,
-  )
+    kernel = move(kernel, rhs, wanted[1])
+    if not apart:  # Kept from being undone.
+      kernel = jax.lax.optimization_barrier(kernel)
+  if apart:
+    found = _spread_patches(images, kernel, params['padding'])
+  else:
+    found = jax.lax.conv_general_dilated_p.bind(
+      images,
+      kernel,
+      dimension_numbers=jax.lax.ConvDimensionNumbers(*wanted),
+      **params,
+    )
   return found if out == wanted[2] else move(found, wanted[2], out)
+
+
+def _spreads_patches(shape, spec, params):
+  """Whether each input goes to a patch of its own: the derivative of patches.
+
+  Strides as long as the kernel, as a vision transformer's first layer has them.
+  """
+  sides = tuple(shape[axis] for axis in spec[2:])
+  return (
+    max(sides, default=1) > 1
+    and params['feature_group_count'] == params['batch_group_count'] == 1
+    and set(params['window_strides']) == set(params['rhs_dilation']) == {1}
+    and tuple(params['lhs_dilation']) == sides
+    and all(
+      low == side - 1 <= high
+      for side, (low, high) in zip(sides, params['padding'], strict=True)
+    )
+    and params.get('preferred_element_type') is None
+  )
+
+
+def _spread_patches(images, kernel, padding):
+  """That convolution as a product: XLA multiplies by all the zeros between."""
+  sides, pixels = kernel.shape[:-2], images.shape[1:-1]
+  kernel = jnp.flip(kernel, range(len(sides)))
+  found = jnp.tensordot(images, kernel, [[-1], [-2]])
+  # Batch, pixels, places in a patch, features: each place beside its pixel.
+  num = len(sides)
+  order = [axis for i in range(num) for axis in (1 + i, 1 + num + i)]
+  found = jnp.transpose(found, [0, *order, 2 * num + 1])
+  whole = [side * count for side, count in zip(sides, pixels, strict=True)]
+  found = found.reshape(len(images), *whole, kernel.shape[-1])
+  beyond = [(0, high - low) for low, high in padding]  # No patch has these.
+  return jnp.pad(found, [(0, 0), *beyond, (0, 0)])

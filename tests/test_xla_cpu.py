@@ -14,9 +14,11 @@ KERNEL = jax.random.normal(jax.random.key(1), (3, 3, 4, 6))
 SHAPES = ('NHWC', 'HWIO', 'NHWC')
 
 
-def convolve(x, kernel=KERNEL, strides=(1, 1), shapes=SHAPES, **options):
+def convolve(
+  x, kernel=KERNEL, strides=(1, 1), padding='SAME', shapes=SHAPES, **options
+):
   return jax.lax.conv_general_dilated(
-    x[None], kernel, strides, 'SAME', dimension_numbers=shapes, **options
+    x[None], kernel, strides, padding, dimension_numbers=shapes, **options
   )[0]
 
 
@@ -32,8 +34,11 @@ def network(x, kernel=KERNEL, **options):
     dict(strides=(2, 3)),
     dict(kernel=KERNEL[:, :, :2], feature_group_count=2),
     dict(kernel=KERNEL.transpose(3, 2, 0, 1), shapes=('NHWC', 'OIHW', 'NHWC')),
+    dict(strides=(3, 3), padding='VALID'),
+    dict(strides=(3, 2), kernel=KERNEL[:, :2], padding='VALID'),
+    dict(strides=(3, 3), padding=((1, 0), (0, 1))),
   ],
-  ids=['plain', 'strides', 'groups', 'order'],
+  ids=['plain', 'strides', 'groups', 'order', 'patches', 'oblong', 'padded'],
 )
 def test_gradients_are_the_same(options):
   slope = jax.value_and_grad(lambda x: network(x, **options))
@@ -87,3 +92,13 @@ def test_loops_have_them_in_the_fast_order(ordered, net):
   assert len(orders) == 2
   # XLA's own, where they are not: the reason for all this.
   assert (set(orders) == {'b01f_01io->b01f'}) == ordered
+
+
+def test_patches_are_no_convolutions_of_zeros():
+  """A layer of patches, as transformers have: its derivative is a product."""
+  patches = lambda x: convolve(x[:9, :6], strides=(3, 3), padding='VALID')
+  slope = jax.grad(lambda x: jnp.sum(jnp.sin(patches(x))))
+  text = str(jax.make_jaxpr(_xla_cpu.channels_last_gradients(slope))(X))
+  convolutions = [v for v in text.split('\n') if 'conv_general_dilated[' in v]
+  assert len(convolutions) == 1 and 'lhs_dilation=(3, 3)' not in text
+  assert 'lhs_dilation=(3, 3)' in str(jax.make_jaxpr(slope)(X))
