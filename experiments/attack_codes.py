@@ -138,7 +138,7 @@ class Config:
     'cnn', 'Architecture; its width grows.', choices=('cnn', 'mlp')
   )
   width: int = flags.flag(
-    48, 'Channels in the middle of the network; even.', least=4, most=2048
+    32, 'Channels in the middle of the network; even.', least=4, most=2048
   )
   pooling: str = flags.flag(
     'mean', 'Of each channel over pixels.', choices=('mean', 'max')
@@ -171,7 +171,6 @@ PRESETS = {
     workdir='runs/attack_codes_quick',
     num_train=700,
     num_images=100,
-    width=32,
     num_networks=8,
     num_robust=0,
     num_steps=150,
@@ -538,15 +537,17 @@ def trajectories(config, inputs, flat, most=10):
 
 STATEMENTS = {
   'shifts': 'Perturbations by attacks grow along layers.',
-  'adversarial units': 'Deep codes of adversarial inputs are those of the '
-  'wrong class.',
-  'predictions': 'Codes are correlated with predictions.',
-  'predictions, strong': 'They are so where the prediction is wrong.',
+  'adversarial units': 'Codes of adversarial inputs in deep layers are those '
+  'of the wrong class.',
+  'predictions': 'Codes of deep layers are correlated with predictions.',
+  'predictions, strong': 'Codes are correlated with predictions where these '
+  'are wrong.',
   'crowding': 'Homogeneous codes of shallow layers underlie vulnerability.',
-  'crowding, learned': 'They do so by what the layer learned.',
-  'robust': 'Robust networks have more diverse shallow codes.',
+  'crowding, learned': 'What makes shallow codes homogeneous, and inputs '
+  'vulnerable, is learned.',
+  'robust': 'Robust networks have more diverse codes in shallow layers.',
   'detection': 'Units tell adversarial inputs from others.',
-  'features': 'Inputs can be estimated that units stand for.',
+  'features': 'Inputs that units stand for can be estimated.',
 }
 mean = functools.partial(statistics.t_mean, unit='networks')
 

@@ -59,7 +59,8 @@ MINUTES = {
   'crossings': (1, 3),
   'influence': (1, 2),
   'transfer': (1, 3),
-  'som_codes': (2, 10),
+  'som_codes': (1, 4),
+  'attack_codes': (1, 4),
 }
 # What `full` runs: flags of each run, after the name of its directory.
 FULL = {
@@ -118,7 +119,12 @@ FULL = {
   },
   'som_codes': {
     'mnist': ['--preset=mnist', '--data_dir'],
-    'full': ['--preset=full', '--data_dir'],
+    'cifar': ['--preset=cifar', '--data_dir'],
+    'modern': ['--preset=modern'],
+  },
+  'attack_codes': {
+    'mnist': ['--preset=mnist', '--data_dir'],
+    'cifar': ['--preset=cifar', '--data_dir'],
   },
 }
 # Of those that have nothing larger.

@@ -160,7 +160,7 @@ class Config:
   num_networks: int = flags.flag(
     8, 'Number of networks of each population.', least=3
   )
-  num_steps: int = flags.flag(400, 'Steps of training.', least=1)
+  num_steps: int = flags.flag(300, 'Steps of training.', least=1)
   optimizer: str = flags.flag(
     'momentum', 'SGD with momentum 0.9, or adam.', choices=('momentum', 'adam')
   )
@@ -473,18 +473,23 @@ def map_rows(config, inputs, module, model, flat):
 STATEMENTS = {
   'telescope': 'Shallow layers compress features into condensed space, deep '
   'layers expand it',
-  'telescope over width': 'They do so in relation to their channels',
-  'telescope at one width': 'They do so where layers have as many channels',
-  'telescope, learned': 'Training makes deep layers expand more.',
+  'telescope over width': 'Shallow layers compress and deep layers expand '
+  'features in relation to their channels',
+  'telescope at one width': 'Shallow layers compress and deep layers expand '
+  'features where all have as many channels',
+  'telescope, learned': 'Training makes deep layers expand features more.',
   'diverse': 'Codes are homogeneous in shallow layers, diverse in deep ones.',
-  'diverse, learned': 'Training makes them so.',
+  'diverse, learned': 'Training makes the codes of deep layers more diverse.',
   'classes': 'Units of inputs of a class lie closer together in deep layers.',
-  'classes, learned': 'Training brings them together.',
-  'without a map': 'Clusters that are no map see classes gather too.',
+  'classes, learned': 'Training brings the units of a class in deep layers '
+  'closer together.',
+  'without a map': 'Clusters and random bits, which are no map, see classes '
+  'gather in deep layers too.',
   'unseen images': 'Classes of unseen images gather as those of training '
   'images do.',
   'generalisation': 'Networks whose codes diversify more generalise better.',
-  'generalisation, telescope': 'Networks that expand more generalise better.',
+  'generalisation, telescope': 'Networks whose layers expand features more '
+  'generalise better.',
 }
 
 
