@@ -16,10 +16,6 @@ from matplotlib import spines
 from matplotlib import text
 from matplotlib import ticker
 import numpy as np
-import pytest
-
-from dmm_jax import records
-from dmm_jax.plots import canvas
 
 LOOKS = pathlib.Path(__file__).parent / 'figure_looks.json'
 
@@ -40,35 +36,6 @@ class Values:
 
   def entries(self, names):
     return {name: self.entry() for name in names.split()}
-
-
-def drawn(plot, run_dir, summary=None, **tables):
-  """Returns the figures that a function draws of a run, by their names.
-
-  Args:
-    plot: of `dmm_jax.plots`.
-    run_dir: where the run is written.
-    summary: of it.
-    **tables: of it; `__` in a name stands for `/`.
-  """
-  found = {}
-
-  def keep(figure, stem):
-    assert stem.parent == run_dir / 'figures'
-    found[stem.name] = figure
-    stem.parent.mkdir(exist_ok=True)
-    return stem.with_suffix('.png')
-
-  if summary is not None:
-    records.write_json(run_dir / 'summary.json', summary)
-  for name, table in tables.items():
-    columns = {k: np.asarray(v) for k, v in table.items()}
-    records.save_columns(run_dir / f'{name.replace("__", "/")}.npz', columns)
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(canvas, 'save', keep)
-    paths = plot(str(run_dir))
-  assert {p.stem for p in paths} >= set(found)
-  return found
 
 
 # --- Data ------------------------------------------------------------------
@@ -117,22 +84,6 @@ def areas(ax):
       high = path.vertices[n + 2 : 2 * n + 2][::-1]
       found.append(np.array([low[:, 0], low[:, 1], high[:, 1]]))
   return found
-
-
-def columns(entries):
-  """Values, low and high ends of entries."""
-  ends = np.array([e['interval'] for e in entries], float).T
-  return np.array([e['value'] for e in entries], float), *ends
-
-
-def assert_band(ax, label, places, entries):
-  """A curve of entries, and the area of their intervals."""
-  places, (value, low, high) = np.array([*places]), columns(entries)
-  np.testing.assert_allclose(curves(ax)[label], [places, value])
-  wanted = np.array([places, low, high])
-  assert any(
-    a.shape == wanted.shape and np.allclose(a, wanted) for a in areas(ax)
-  )
 
 
 def assert_curve(ax, label, x, y):

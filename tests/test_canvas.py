@@ -118,19 +118,14 @@ def test_infinite_values_are_left_out_and_infinite_ends_have_no_bar(ax):
 
 
 def test_bands_are_curves_with_their_intervals(ax):
-  values = figures.Values()
-  entries = [values.entry() for _ in range(3)]
-  canvas.band(ax, [1, 4, 9], entries, 2, 'third')
-  canvas.band(ax, [2, 3, 5], entries[::-1], 7, 'eighth')
-  figures.assert_band(ax, 'third', [1, 4, 9], entries)
-  figures.assert_band(ax, 'eighth', [2, 3, 5], entries[::-1])
-  # Beyond the styles, hollow marks of the style that it would be again.
-  third, eighth = ax.get_lines()
-  assert third.get_color() == eighth.get_color() == canvas.STYLES[2]['color']
-  assert third.get_markerfacecolor() == canvas.STYLES[2]['color']
-  assert eighth.get_markerfacecolor() == 'none'
-  canvas.band(ax, [0, 1, 2], entries, len(canvas.STYLES), 'sixth')
-  assert ax.get_lines()[-1].get_markerfacecolor() == 'none'
+  found = [(1.0, 0.5, 1.2), (2.0, 1.5, 4.0), (0.3, 0.2, 0.9)]
+  canvas.band(ax, [1, 4, 9], found, canvas.STYLES[2], 'third')
+  value, low, high = np.transpose(found)
+  figures.assert_curve(ax, 'third', [1, 4, 9], value)
+  (area,) = figures.areas(ax)
+  np.testing.assert_allclose(area, [[1, 4, 9], low, high])
+  (line,) = ax.get_lines()
+  assert line.get_color() == canvas.STYLES[2]['color']
   figures.assert_looks('bands', {'bands': ax.figure})
 
 

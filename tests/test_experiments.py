@@ -46,8 +46,7 @@ def wrong_values(script):
   for field in dataclasses.fields(script.Config):
     many = typing.get_origin(field.type) is tuple
     kind = typing.get_args(field.type)[0] if many else field.type
-    # Layers are those of networks that are not there yet.
-    known = ('preset', 'workdir', 'data_dir', 'layers')
+    known = ('preset', 'workdir', 'data_dir')
     if kind is bool or field.name in known:
       continue
     for value in WRONG[kind]:

@@ -40,10 +40,8 @@ LAYERS = (
 # What experiments may share.
 SHARED = (
   'gallery',
-  'layer_codes',
   'networks',
   'pairs',
-  'populations',
   'training',
 )
 

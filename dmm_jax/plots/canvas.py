@@ -128,25 +128,23 @@ def estimates(
 
 def band(
   ax: axes.Axes,
-  places: Sequence[float],
-  entries: Sequence[dict],
-  number: int,
+  places: Sequence[float] | np.ndarray,
+  found: Sequence[tuple],
+  look: dict,
   label: str,
 ) -> None:
-  """A curve of entries with its 95 % band; beyond the styles, hollow marks."""
-  look = STYLES[number % len(STYLES)]
-  values = np.array([entry['value'] for entry in entries], float)
-  low, high = np.array([entry['interval'] for entry in entries], float).T
-  ax.plot(
-    places,
-    values,
-    markersize=3.5,
-    markerfacecolor='none' if number >= len(STYLES) else look['color'],
-    linewidth=1.0,
-    label=label,
-    **look,
-  )
-  ax.fill_between(places, low, high, color=look['color'], alpha=0.15, lw=0)
+  """A curve of values with a band of their intervals.
+
+  Args:
+    ax: where.
+    places: one of each value.
+    found: `statistics.Estimate`s, or tuples that begin as they do.
+    look: one of `STYLES`.
+    label: in the legend.
+  """
+  value, low, high = np.array([v[:3] for v in found], float).T
+  ax.plot(places, value, markersize=4.5, linewidth=1.2, label=label, **look)
+  ax.fill_between(places, low, high, color=look['color'], alpha=0.2, lw=0)
 
 
 def log_n(ax: axes.Axes, n: Collection[int]) -> None:

@@ -33,10 +33,8 @@ def by_layer(ax, names, values, look, label, transform=lambda v: v):
   found = [
     statistics.t_mean(v[np.isfinite(v)], unit='networks') for v in values.T
   ]
-  value, low, high = transform(np.array([v[:3] for v in found]).T)
   places = np.arange(len(names))
-  ax.plot(places, value, ms=4.5, linewidth=1.2, label=label, **look)
-  ax.fill_between(places, low, high, color=look['color'], alpha=0.2, lw=0)
+  canvas.band(ax, places, [transform(v[:3]) for v in found], look, label)
   ax.set_xticks(places, names, rotation=45)
 
 

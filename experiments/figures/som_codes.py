@@ -52,10 +52,7 @@ def columns_of(results, model, labels, pooling, column):
 def by_layer(ax, values, look, label, first):
   """Draws means over networks with their 95 % intervals."""
   found = [statistics.t_mean(v, unit='networks') for v in values.T]
-  value, low, high = np.array([v[:3] for v in found]).T
-  places = np.arange(len(value)) + first
-  ax.plot(places, value, ms=4.5, linewidth=1.2, label=label, **look)
-  ax.fill_between(places, low, high, color=look['color'], alpha=0.2, lw=0)
+  canvas.band(ax, np.arange(len(found)) + first, found, look, label)
 
 
 def models_of(results):
