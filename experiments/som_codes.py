@@ -202,12 +202,13 @@ PRESETS = {
   'cifar': dict(
     workdir='runs/som_codes_cifar',
     dataset='cifar10',
-    num_train=3000,
+    num_train=4000,
     num_test=1000,
     width=32,
     labels=(RIGHT,),
-    num_steps=300,
-    learning_rate=0.03,
+    num_steps=400,
+    optimizer='adam',
+    learning_rate=0.004,
   ),
 }
 
