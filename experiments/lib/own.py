@@ -96,17 +96,24 @@ class Several:
     return jax.lax.switch(variables['params'], calls, x), {}
 
 
-def several(names: str, xs: np.ndarray, labels: np.ndarray) -> Several:
+def several(
+  names: str, xs: np.ndarray, labels: np.ndarray, wanted: int = 0
+) -> Several:
   """Returns the networks that a flag names, as one module.
 
   Args:
     names: of functions, separated by commas.
     xs, labels: as of `network`.
+    wanted: how many there have to be, as --num_networks says; 0 for any number.
 
   Raises:
-    FlagError: as of `network`, and for other numbers of classes.
+    FlagError: as of `network`, and for other numbers of networks or classes.
   """
   parts = [name for name in names.split(',') if name]
+  if wanted and len(parts) != wanted:
+    raise flags.FlagError(
+      f'--network={names}: {len(parts)} networks, but --num_networks={wanted}'
+    )
   found = [network(name, xs, labels) for name in parts]
   sizes = {one.num_classes for one in found}
   if len(sizes) > 1:
@@ -190,6 +197,11 @@ def read(config: Any, split: str, **options: Any) -> tuple[Any, np.ndarray]:
   if config.data:
     return examples(config.data, split)
   return data.load(config.dataset, split, config.data_dir or None, **options)
+
+
+def source(config: Any) -> str:
+  """Returns what to call the examples: the name of the file, or of the set."""
+  return os.path.basename(config.data) or config.dataset
 
 
 def examples(path: str, split: str = 'test') -> tuple[np.ndarray, np.ndarray]:
