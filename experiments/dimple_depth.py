@@ -8,9 +8,11 @@ decision boundary".
   python -m experiments.dimple_depth --preset=mnist --data_dir=DIR
   python -m experiments.dimple_depth --plain=runs/a,runs/b \
     --robust=runs/c,runs/d
+  python -m experiments.dimple_depth --network=my.nets:plain,my.nets:robust
 
 The first takes 2 minutes on 2 CPU cores, --preset=quick 1 and mnist 4; cifar is
-for a GPU. --plain and --robust name runs of train_classifier instead, in pairs.
+for a GPU. --plain and --robust name runs of train_classifier instead, in pairs;
+--network names functions that return networks, plain and robust by turns.
 A run that was killed goes on where it was.
 
 From the same weights and in the same order, networks are trained plainly, with
@@ -82,6 +84,7 @@ from experiments import pairs
 from experiments.figures import dimple_depth as figures
 from experiments.lib import claims
 from experiments.lib import flags
+from experiments.lib import own
 from experiments.lib import runner
 from experiments.lib import splits
 from experiments.lib import tables
@@ -175,6 +178,12 @@ class Config:
     'As many runs of adversarially trained networks, in the order of --plain; '
     'empty with it.',
   )
+  network: str = flags.flag(
+    '',
+    own.SEVERAL_HELP + 'Pairs: a plain network, then the adversarially trained '
+    'one. Empty: --plain and --robust.',
+  )
+  data: str = flags.flag('', own.DATA_HELP)
   autoencoder: str = flags.flag(
     '',
     'Run of train_autoencoder, for all networks; empty trains one for each '
@@ -273,6 +282,8 @@ def run(config: Config) -> runner.Result:
   """Runs the experiment; returns its rows and its report."""
   flags.check(config)
   flags.check_method(config.method)
+  if config.network and (config.plain or config.robust):
+    raise flags.FlagError('--network excludes --plain and --robust')
   return runner.run(
     'experiments.dimple_depth',
     config,
@@ -315,15 +326,20 @@ class Inputs(NamedTuple):
 
 def load(config):
   """Returns `Inputs`; all that flags name has to be there."""
-  train_set, test_set = splits.load(config.dataset, config.data_dir).values()
+  train_set, test_set = splits.load(
+    config.dataset, config.data_dir, file=config.data
+  ).values()
   num_classes = int(train_set[1].max()) + 1
   train_set = tuple(c[: config.num_train or None] for c in train_set)
   xs, labels = (column[: config.num_examples] for column in test_set)
   test_set = tuple(column[:NUM_TEST] for column in test_set)
   if len(np.unique(labels)) < 2:
-    raise flags.FlagError(f'{config.dataset}: all images are of one class')
+    raise flags.FlagError(f'{own.source(config)}: all images are of one class')
   shape = xs.shape[1:]
-  given = pairs.read(config.plain, config.robust, shape, num_classes)
+  if config.network:
+    given = own_pairs(config.network, *test_set)
+  else:
+    given = pairs.read(config.plain, config.robust, shape, num_classes)
   most = min(xs[0].size, len(train_set[0])) - 1
   encoder: tuple = (pairs.AutoEncoder(shape, config.latent), None)
   if config.autoencoder:
@@ -338,6 +354,19 @@ def load(config):
   return Inputs(
     module, given, encoder, train_set, test_set, xs, labels, *nearest
   )
+
+
+def own_pairs(names, xs, labels):
+  """As `pairs.read`, of the user's networks: plain and robust by turns."""
+  module = own.several(names, xs, labels)
+  num = len(module.networks)
+  if num % 2:
+    raise flags.FlagError(f'--network={names}: {num} networks are no pairs')
+  plain, robust = (
+    [module.variables(number) for number in range(first, num, 2)]
+    for first in (0, 1)
+  )
+  return {'module': module, pairs.PLAIN: plain, pairs.GIVEN: robust}
 
 
 def opposite(xs, labels):
@@ -417,7 +446,8 @@ def make_autoencoders(config, inputs):
 
 def kinds(config):
   """Of networks, plain ones first."""
-  hard = (pairs.GIVEN,) if config.plain else config.adversaries
+  given = config.plain or config.network
+  hard = (pairs.GIVEN,) if given else config.adversaries
   return (pairs.PLAIN, pairs.AGAIN, *hard)
 
 
@@ -819,7 +849,7 @@ def answer(config, rows, trouble, labels):
     f'{cell(change(row, "free"), ".2g")} that it moves away, '
     f'{cell(change(row, "depth"), ".2g")} is depth under the smoothed boundary '
     f'({kind}; {len(row["free"])} pairs of networks, {len(labels)} images of '
-    f'{config.dataset}).'
+    f'{own.source(config)}).'
   )
 
 
