@@ -8,6 +8,8 @@ theorem here is the paper's. R2 is in `experiments.influence`.
   python -m experiments.crossings
   python -m experiments.crossings --preset=mnist --data_dir=DIR
   python -m experiments.crossings --preset=cifar --data_dir=DIR
+  python -m experiments.crossings --network=my.nets:a,my.nets:b,my.nets:c,... \
+    --num_networks=4
 
 The first takes 3 minutes of one core, mnist and cifar 20, --preset=quick 1. A
 run that was killed goes on where it was.
@@ -21,7 +23,8 @@ networks is the correlation of their t* over the segments that both cross.
 
 Networks of the first of --models are trained on right labels, on random labels
 that each two networks share, and on disjoint halves, drawn anew for each two;
-those of the other --models on right labels. The unit is the pair of networks,
+those of the other --models on right labels. Networks of --network are held
+against them as one more architecture. The unit is the pair of networks,
 2i and 2i + 1 of each kind, for which segments are drawn anew: Student's t, for
 correlations on Fisher's scale.
 
@@ -70,6 +73,7 @@ from dmm_jax.train import populations
 from experiments.figures import crossings as figures
 from experiments.lib import claims
 from experiments.lib import flags
+from experiments.lib import own
 from experiments.lib import runner
 from experiments.lib import splits
 from experiments.lib import tables
@@ -79,6 +83,7 @@ CROSSED = 0.9  # Share of the segments with t*, from which on it is compared.
 LEARNED = 0.9  # Share of random labels, where they are a null.
 KINDS = ('train', 'near', 'test')  # Of segments.
 RIGHT, HALVES, RANDOM = 'right labels', 'halves', 'random labels'
+GIVEN = 'given'  # The architecture of the user's networks.
 SAME, OTHER = 'the same random labels', 'right and random labels'
 PAIRS = 'pairs of networks'
 SMALL = {'cnn': dict(channels=(16, 32), strides=(2, 2), pools=0, widths=())}
@@ -98,6 +103,12 @@ class Config:
     'Architectures; the first one also has halves and random labels.',
     choices=('mlp', 'cnn', 'linear', 'deep_linear'),
   )
+  network: str = flags.flag(
+    '',
+    own.SEVERAL_HELP + 'As many as --num_networks: they stand beside --models, '
+    'and were trained on the same images. Empty: none.',
+  )
+  data: str = flags.flag('', own.DATA_HELP)
   num_networks: int = flags.flag(
     12, 'Number of networks of each kind; even.', least=4
   )
@@ -186,21 +197,31 @@ def run(config: Config) -> runner.Result:
 
 
 def load(config):
-  """Returns images and labels by split."""
-  return splits.load(
+  """Returns images and labels by split, and the user's networks."""
+  sets: dict = splits.load(
     config.dataset,
     config.data_dir,
+    file=config.data,
     num_train=config.num_train,
     num_classes=config.num_classes,
   )
+  if config.network:
+    sets[GIVEN] = own.several(
+      config.network, *sets['test'], config.num_networks
+    )
+  return sets
 
 
 # --- Measuring -------------------------------------------------------------
 
 
+def architectures(config):
+  return [*config.models, *([GIVEN] if config.network else [])]
+
+
 def kinds_of(config):
   """Returns what networks share, by `(architecture, what they learn)`."""
-  first, *others = config.models
+  first, *others = architectures(config)
   condition = populations.Condition
   return {
     (first, RIGHT): populations.PLAIN,
@@ -246,16 +267,18 @@ def draw_segments(config, inputs):
   return records.concatenate(found)
 
 
-def measure_kind(config, inputs, segments, kind, key):
-  """Rows of the networks of a kind; of two kinds also along training."""
+def fit(config, inputs, kind, key):
+  """Returns the networks of a kind: trained, or the user's."""
   xs, labels = inputs['train']
   model, trained_on = kind
+  if model == GIVEN:
+    return given(config, inputs)
   module = models.CLASSIFIERS[model](
     num_classes=int(labels.max()) + 1, **SMALL.get(model, {})
   )
   followed = model == config.models[0] and trained_on != HALVES
   along = [step for step in train.log_spaced(config.num_steps) if step >= 10]
-  found = populations.fit(
+  return populations.fit(
     key,
     module,
     xs,
@@ -271,6 +294,25 @@ def measure_kind(config, inputs, segments, kind, key):
     num_steps=config.num_steps,
     pause_steps=along if followed else (),
   )
+
+
+def given(config, inputs):
+  """The user's networks, as if they had been trained here to the end."""
+  (xs, labels), module = inputs['train'], inputs[GIVEN]
+  num = config.num_networks
+  return populations.Population(
+    train.flax_forward(module),
+    (np.tile(labels, (num, 1)), np.tile(np.arange(len(xs)), (num, 1))),
+    np.array([config.num_steps]),
+    np.arange(num, dtype=np.int32)[None, :, None],
+    populations.unraveler(module, xs[0]),
+  )
+
+
+def measure_kind(config, inputs, segments, kind, key):
+  """Rows of the networks of a kind; of two kinds also along training."""
+  model, trained_on = kind
+  found = fit(config, inputs, kind, key)
   rows = [
     {'model': model, 'trained_on': trained_on}
     | measure_network(inputs, segments, found, network, step)
@@ -371,7 +413,7 @@ def estimate(values):
 
 def concordances(config, of_segments, kinds):
   """Returns `(segments, estimate)` by what is held against each other."""
-  first, *others = config.models
+  first, *others = architectures(config)
 
   def between(kind, a, b):
     """Of successive networks `a` and `b`, which share their segments."""
@@ -423,7 +465,7 @@ STATEMENTS = {
 
 def judge(config, of_segments, kinds, between, early):
   """The claims of the module's docstring."""
-  first, *others = config.models
+  first, *others = architectures(config)
   right, random = kinds[first, RIGHT], kinds[first, RANDOM]
   deviation = estimate(right['deviation'])
   chance = estimate(right['deviation'] - random['deviation'])
@@ -494,8 +536,9 @@ def answer(config, kinds, between, judged):
   return (
     f'Boundaries of {first} networks cross {tables.cell(deviation, ".3f")} of '
     'the way from the middle between two training samples of '
-    f'{config.dataset} (median), {random:.3f} with random labels; between test '
-    'images, networks on disjoint halves cross at places that are correlated '
+    f'{own.source(config)} (median), {random:.3f} with random '
+    'labels; between test images, networks on disjoint halves cross at places '
+    'that are correlated '
     f'by {tables.cell(between[HALVES][1], ".2f")} ({config.num_networks} '
     f'networks of each kind); {held} of {len(judged)} claims are supported.'
   )
