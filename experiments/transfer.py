@@ -7,6 +7,8 @@ could be had: definitions and thresholds are ours.
   python -m experiments.transfer
   python -m experiments.transfer --preset=mnist --data_dir=DIR
   python -m experiments.transfer --preset=cifar --data_dir=DIR
+  python -m experiments.transfer --network=my.nets:a,my.nets:b,my.nets:c,... \
+    --num_networks=4
 
 The first takes 3 minutes of one core, --preset=quick 1.5; mnist and cifar about
 20. A run that was killed goes on where it was.
@@ -16,7 +18,8 @@ of projected gradient ascent of the right label's loss, within [0, 1], in linf,
 within the radius up to which 90 % of the images have a nearest boundary point
 of the source's population (of the first one for random labels). A rate is the
 share of the images that the target has right before and not after. Intervals
-are over networks, of parts over pairs of networks, on the logit scale.
+are over networks, of parts over pairs of networks, on the logit scale. Those of
+--network are one more population, beside --models.
 
 Rates' logits are explained by what two networks have in common at other images
 (concordance: the correlation of where segments between images are crossed;
@@ -74,6 +77,7 @@ from dmm_jax.train import populations
 from experiments.figures import transfer as figures
 from experiments.lib import claims
 from experiments.lib import flags
+from experiments.lib import own
 from experiments.lib import runner
 from experiments.lib import splits
 from experiments.lib import tables
@@ -83,6 +87,7 @@ SMALL = {
   'mlp': dict(widths=(100, 100)),
   'deep_linear': dict(widths=(100, 100)),
 }
+GIVEN = 'given'  # The population of the user's networks.
 OTHER = 'other image'
 KINDS = ('own', OTHER, 'noise')  # Steps away from an image.
 SUCCESS, LEAST_SUCCESS = 0.9, 0.7
@@ -124,6 +129,12 @@ class Config:
   parts: tuple[int, ...] = flags.flag(
     (50, 700), 'Images of each of two disjoint parts.', least=10
   )
+  network: str = flags.flag(
+    '',
+    own.SEVERAL_HELP + 'As many as --num_networks: they stand beside --models, '
+    'and were trained on the same images. Empty: none.',
+  )
+  data: str = flags.flag('', own.DATA_HELP + ' Inputs lie in [0, 1].')
   num_networks: int = flags.flag(
     16, 'Number of networks of each population; even.', least=4
   )
@@ -196,6 +207,7 @@ class Inputs(NamedTuple):
 
   train: tuple
   test: tuple
+  given: Any  # The user's networks as a module; None without.
   attacked: tuple  # Of the test images.
   others: tuple  # Of the training images.
   pairs: np.ndarray
@@ -206,6 +218,7 @@ def load(config):
   known, test = splits.load(
     config.dataset,
     config.data_dir,
+    file=config.data,
     num_train=config.num_train,
     num_classes=config.num_classes,
   ).values()
@@ -218,13 +231,18 @@ def load(config):
       raise flags.FlagError(f'--{flag} asks for {wanted}, there are {there}')
   if config.num_networks % 2:
     raise flags.FlagError(f'--num_networks={config.num_networks} is not even')
+  if any(xs.min() < 0 or xs.max() > 1 for xs, _ in (known, test)):
+    raise flags.FlagError(f'--data={config.data}: inputs outside [0, 1]')
+  given = None
+  if config.network:
+    given = own.several(config.network, *test, config.num_networks)
   rng, drawn = np.random.default_rng(config.seed), []
   for pair in (test, known):
     rows = rng.permutation(len(pair[1]))[: config.num_images]
     drawn.append(tuple(column[rows] for column in pair))
   key = jax.random.key(config.seed)
   pairs = halfway.opposite_pairs(key, drawn[1][1], config.num_segments)
-  return Inputs(known, test, *drawn, pairs)
+  return Inputs(known, test, given, *drawn, pairs)
 
 
 class Networks(NamedTuple):
@@ -244,18 +262,26 @@ class Networks(NamedTuple):
     return self._replace(variables=jax.tree.map(lambda *v: np.stack(v), *each))
 
 
-def populations_of(config):
+def architectures(config):
+  return [*config.models, *([GIVEN] if config.network else [])]
+
+
+def populations_of(config, given):
   """Returns the populations, without networks; random labels come last."""
   first, condition = config.models[0], populations.Condition
-  kinds = [(model, model, condition()) for model in config.models]
+  kinds = [(model, model, condition()) for model in architectures(config)]
   kinds += [
     (f'{first} on {num}', first, condition(parts=2, part_size=num, group=2))
     for num in sorted(config.parts)
   ]
   kinds.append((f'{first}, random', first, condition(random_labels=True)))
-  make = lambda model: models.CLASSIFIERS[model](
-    num_classes=config.num_classes, **SMALL.get(model, {})
-  )
+
+  def make(model):
+    if model == GIVEN:
+      return given
+    options = SMALL.get(model, {})
+    return models.CLASSIFIERS[model](num_classes=config.num_classes, **options)
+
   return [Networks(name, make(model), c) for name, model, c in kinds]
 
 
@@ -307,7 +333,7 @@ def measure(config, inputs):
   row a (step of training, network).
   """
   everyone, image = [], inputs.train[0][0]
-  for number, empty in enumerate(populations_of(config)):
+  for number, empty in enumerate(populations_of(config, inputs.given)):
     rows = functools.partial(train_rows, config, inputs, empty, number)
     unit = runner.Unit(f'train-{number}', rows, f'parameters_{number}')
     parameters = (yield unit).result()['parameters']
@@ -325,6 +351,10 @@ def measure(config, inputs):
 
 def train_rows(config, inputs, empty, number):
   """Rows of a population's parameters."""
+  if empty.name == GIVEN:  # Its parameter is the number of the network.
+    return {
+      'parameters': np.arange(config.num_networks, dtype=np.int32)[:, None]
+    }
   steps = (config.num_steps,)
   found = fit(config, inputs, empty, number, config.learning_rate, steps)
   return {'parameters': found[-1]}
@@ -504,7 +534,7 @@ def gather(config, found):
     logits[kind] = np.full(shape, np.nan)
     logits[kind][rows['source'], rows['target']] = special.logit(share)
   concordance = halfway.concordance(networks['fraction'])
-  parts = names[len(config.models) : -1]
+  parts = names[len(architectures(config)) : -1]
   return Found(networks, names, parts, logits, concordance)
 
 
@@ -578,7 +608,9 @@ def judge(config, of, within, early):
   odds = {k: (of.logits['own'] - v).mean(-1) for k, v in of.logits.items()}
   rates, cosine = of.logits['own'].mean(-1), of.networks['cosine']
   pairs = [(first, first), (most, most)]
-  pairs += [v for m in config.models[1:] for v in ((first, m), (m, first))]
+  pairs += [
+    v for m in architectures(config)[1:] for v in ((first, m), (m, first))
+  ]
   start = early[0]['accuracy'].value
   begun = [row['accuracy'].value - start > RISE for row in early[1:]]
   before = early[1:][: np.argmax([*begun, True])][-1:]  # The last such step.
@@ -645,14 +677,15 @@ def why_not_tested(of):
 def answer(config, of, within):
   """One sentence."""
   first, cell = of.names[0], lambda value: tables.cell(value, '.0%')
-  own, noise = (of.rate(kind, first, first) for kind in ('own', 'noise'))
+  alike, noise = (of.rate(kind, first, first) for kind in ('own', 'noise'))
   common, accuracy = (within.alone[name] for name in ('common', 'accuracy'))
   return (
-    f'Examples of one {first} on {config.dataset} fool another at {cell(own)} '
-    f'of the images, noise of their size at {cell(noise)}; within strata, '
-    f'common boundaries explain {cell(common)} of the variance of rates and '
-    f'accuracies {cell(accuracy)}, of {cell(within.left)} that is not the draw '
-    f'of images ({config.num_networks} networks in each population).'
+    f'Examples of one {first} on {own.source(config)} fool another '
+    f'at {cell(alike)} of the images, noise of their size at {cell(noise)}; '
+    f'within strata, common boundaries explain {cell(common)} of the variance '
+    f'of rates and accuracies {cell(accuracy)}, of {cell(within.left)} that is '
+    f'not the draw of images ({config.num_networks} networks in each '
+    'population).'
   )
 
 

@@ -1,19 +1,27 @@
 """A user's own network and examples, in place of what is trained here."""
 
+import dataclasses
+import functools
 import os
 import sys
 import types
 
 from flax import linen
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dmm_jax import boundary
 from dmm_jax import data
+from dmm_jax import halfway
+from dmm_jax import records
 from dmm_jax import train
 from dmm_jax.train import populations
 from experiments import boundary_distances
+from experiments import crossings
+from experiments import dimple_depth
+from experiments import transfer
 from experiments.lib import flags
 from experiments.lib import own
 
@@ -242,6 +250,131 @@ def test_flags_that_contradict_are_said(mine, tmp_path, given, words):
   with pytest.raises(flags.FlagError, match=words):
     boundary_distances.run(config(tmp_path / 'run', **given))
   assert not (tmp_path / 'run').exists()
+
+
+# --- Networks in experiments that compare several ------------------------
+
+
+def of_digits(number):
+  """A linear network of digits, one a number."""
+  weights = np.random.default_rng(number).normal(size=(64, 10)) / 8
+  weights = weights.astype(np.float32)
+  return lambda params, x: x.reshape(-1) @ params, jnp.asarray(weights)
+
+
+DIGITS = {f'digits{i}': functools.partial(of_digits, i) for i in range(4)}
+NAMES = ','.join(f'digits_of_mine:{name}' for name in DIGITS)
+
+
+@pytest.fixture
+def digits(monkeypatch, tmp_path):
+  """Networks that can be imported; a file of digits, in [0, 1]."""
+  module = types.ModuleType('digits_of_mine')
+  module.__dict__.update(DIGITS)
+  monkeypatch.setitem(sys.modules, 'digits_of_mine', module)
+  xs, labels = data.load('digits', 'test')
+  train_xs, train_labels = data.load('digits', 'train[:200]')
+  arrays = dict(xs=xs[:60], labels=labels[:60])
+  return saved(tmp_path, train_xs=train_xs, train_labels=train_labels, **arrays)
+
+
+def test_crossings_of_own_networks_stand_beside_those_trained(digits, tmp_path):
+  config = crossings.Config(
+    workdir=str(tmp_path / 'run'),
+    models=('linear',),
+    network=NAMES,
+    data=digits,
+    num_networks=4,
+    num_steps=10,
+    num_segments=30,
+  )
+  result = crossings.run(config)
+  mine = records.select(result.table, model='given', trained_on='right labels')
+  assert mine['network'].tolist() == [0, 1, 2, 3]
+  segments = records.select(result.tables['segments'], pair=1, kind='test')
+  xs, labels = own.examples(digits)
+  start, end = segments['rows'].T
+  fn, weights = of_digits(3)
+  want = jax.vmap(
+    lambda *row: halfway.crossings(lambda x: fn(weights, x), *row)
+  )(xs[start], xs[end], labels[start], labels[end])
+  fraction = np.where(want.parted, want.fraction, np.nan)
+  np.testing.assert_allclose(mine['fraction'][3][-30:], fraction, atol=1e-4)
+  accuracy = np.mean((xs.reshape(60, -1) @ weights).argmax(1) == labels)
+  np.testing.assert_allclose(mine['accuracy'][3], accuracy, atol=1e-6)
+  assert 'samples of mine.npz (median)' in result.report.answer
+  weak = {c.name: c for c in result.report.claims}['R3, weak']
+  assert 'linear and given' in str(result.report.tables[1])
+  assert weak.verdict == 'not tested'
+  with pytest.raises(flags.FlagError, match='4 networks, but --num_networks=6'):
+    crossings.run(dataclasses.replace(config, num_networks=6))
+
+
+def test_own_networks_are_attacked_and_attack(digits, tmp_path):
+  config = transfer.Config(
+    workdir=str(tmp_path / 'run'),
+    models=('linear',),
+    network=NAMES,
+    data=digits,
+    parts=(20, 50),
+    num_networks=4,
+    num_steps=10,
+    early_steps=2,
+    num_images=30,
+    num_segments=40,
+  )
+  result = transfer.run(config)
+  networks = records.select(result.tables['networks'], population='given')
+  xs, labels = own.examples(digits)
+  for number in range(4):
+    weights = of_digits(number)[1]
+    accuracy = np.mean((xs.reshape(60, -1) @ weights).argmax(1) == labels)
+    np.testing.assert_allclose(networks['accuracy'][number], accuracy)
+  names = result.tables['networks']['population'].tolist()
+  assert [*dict.fromkeys(names)] == [
+    *('linear', 'given', 'linear on 20', 'linear on 50', 'linear, random')
+  ]
+  given = np.arange(4, 8)
+  own_hits = records.select(result.table, kind='own')
+  some = np.isin(own_hits['source'], given) & (
+    own_hits['source'] == own_hits['target']
+  )
+  rate = own_hits['hits'][some].sum() / own_hits['images'][some].sum()
+  assert rate > 0.5  # A linear network is fooled by its own examples.
+  arrays = dict(np.load(digits))
+  outside = saved(tmp_path / 'run', **arrays | {'xs': 2 * arrays['xs']})
+  with pytest.raises(flags.FlagError, match=r'inputs outside \[0, 1\]'):
+    transfer.run(dataclasses.replace(config, data=outside))
+
+
+def test_pairs_of_own_networks_have_depths(digits, tmp_path):
+  config = dimple_depth.Config(
+    workdir=str(tmp_path / 'run'),
+    network=NAMES,
+    data=digits,
+    num_examples=20,
+    latent=2,
+    autoencoder_epochs=1,
+    max_gradients=40,
+  )
+  result = dimple_depth.run(config)
+  assert set(result.table['kind']) == {'plain', 'plain again', 'given'}
+  xs, labels = (column[:20] for column in own.examples(digits))
+  for kind, pair, number in (('plain', 0, 0), ('given', 1, 3)):
+    fn, weights = of_digits(number)
+    want = boundary.measure(fn, xs, labels, params=weights, method='fast')
+    rows = records.select(result.table, kind=kind, network=pair)
+    right = rows['correct']
+    assert (
+      right.tolist()
+      == ((xs.reshape(20, -1) @ weights).argmax(1) == labels).tolist()
+    )
+    np.testing.assert_allclose(rows['free'], want.distance, rtol=1e-3)
+  with pytest.raises(flags.FlagError, match='3 networks are no pairs'):
+    three = NAMES.rsplit(',', 1)[0]
+    dimple_depth.run(dataclasses.replace(config, network=three))
+  with pytest.raises(flags.FlagError, match='--network excludes --plain'):
+    dimple_depth.run(dataclasses.replace(config, plain='runs/a'))
 
 
 @pytest.mark.parametrize(
