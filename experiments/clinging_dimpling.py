@@ -325,8 +325,7 @@ def trained(config, module, scale, numbers, xs, targets):
   seed = jax.random.key(config.seed)
   keys = jax.vmap(lambda i: jax.random.fold_in(seed, i))(jnp.array(numbers))
   weights, order = jax.vmap(jax.random.split, out_axes=1)(keys)
-  start = lambda key: train.init_state(key, module, xs[0], optimizer)
-  state = jax.vmap(start)(weights)
+  state = train.init_state(weights, module, xs[0], optimizer)
   state = state._replace(params=optax.tree.scale(scale, state.params))
   last = plan.num_epochs * (len(xs) // size)
   for pause in train.fit(

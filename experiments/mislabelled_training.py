@@ -294,7 +294,7 @@ def train_new(config, inputs, source, images, labels):
       for last in fit(order, forward, begin(weights), images, labels)
     ]
   else:
-    states = jax.vmap(begin)(keys[:, 0])
+    states = begin(keys[:, 0])
     (last,) = fit(keys[:, 1], forward, states, images, labels)
     # On the host first: rows of arrays that lie on several devices are gathered
     # by one program each, and CPUs end where many of these wait.

@@ -183,11 +183,10 @@ def _fit(plan, part, module, xs, targets, config):
   base = jax.random.fold_in(jax.random.key(plan.seed), part)
   own = jnp.stack([jax.random.fold_in(base, i) for i in range(plan.num)])
   weights, orders = jax.vmap(jax.random.split, out_axes=1)(own)
-  states = [train.init_state(k, module, xs[0], optimizer) for k in weights]
   *_, last = train.fit(
     orders,
     train.flax_forward(module),
-    jax.tree.map(lambda *leaves: jnp.stack(leaves), *states),
+    train.init_state(weights, module, xs[0], optimizer),
     xs,
     targets,
     config=config,

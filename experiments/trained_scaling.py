@@ -187,8 +187,7 @@ def fit(config, module, key, xs, labels):
   keys = jax.random.split(key, (config.num_networks, 2))
   plan = train.TrainConfig(learning_rate=2e-3, num_epochs=config.epochs)
   optimizer = train.make_optimizer(plan, len(xs))
-  start = lambda k: train.init_state(k, module, xs[0], optimizer)
-  before = jax.vmap(start)(keys[:, 0])
+  before = train.init_state(keys[:, 0], module, xs[0], optimizer)
   flatten = lambda params: flatten_util.ravel_pytree(params)[0]
   advance = functools.partial(
     train.fit, forward=train.flax_forward(module), xs=xs, targets=labels,

@@ -9,6 +9,7 @@ import oracles
 import pytest
 from scipy import special
 
+from dmm_jax import models
 from dmm_jax import train
 
 KEY = jax.random.key(1)
@@ -192,3 +193,21 @@ def test_outputs_are_those_of_inference():
   assert train.accuracy(forward, broken, XS, LABELS) == 0
   with pytest.raises(ValueError, match=r'labels must have shape \(50,\)'):
     train.accuracy(forward, state, XS, LABELS[:, None])
+
+
+@pytest.mark.parametrize('nested', [False, True], ids=['', 'under vmap'])
+def test_many_fresh_networks_are_those_of_their_keys(nested):
+  module = models.MLP((5,), num_classes=3)
+  optimizer = optax.adam(0.1)
+  start = lambda key: train.init_state(key, module, XS[0], optimizer)
+  keys = jax.random.split(KEY, 4)
+  many = jax.vmap(start)(keys) if nested else start(keys)
+  for number, key in enumerate(keys):
+    own = jax.tree.map(lambda leaf: leaf[number], many)  # noqa: B023
+    plain = module.init({'params': key, 'latent': key}, XS[0])['params']
+    for want in (start(key), train.State(plain, {}, optimizer.init(plain))):
+      jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
+        own,
+        want,
+      )

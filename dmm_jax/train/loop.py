@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dmm_jax import _xla_cpu
 from dmm_jax import data
 from dmm_jax import parallel
 from dmm_jax import programs
@@ -106,10 +107,38 @@ def init_state(
   x: jax.Array,
   optimizer: optax.GradientTransformation,
 ) -> State:
-  """Returns the state of a fresh Flax module, for inputs like `x`."""
-  variables = dict(module.init({'params': key, 'latent': key}, x))
+  """Returns the state of a fresh Flax module, or of many, for inputs like `x`.
+
+  Args:
+    key: one key; or keys `[m]` for the stacked states of m networks, each that
+      of its own key.
+    module: hashable, as modules are whose attributes are; equal ones compile
+      once.
+    x: one input.
+    optimizer: as of `make_optimizer`.
+  """
+  x = jnp.asarray(x)
+  nested = isinstance(key, jax.core.Tracer) or isinstance(x, jax.core.Tracer)
+  draw = _draw_weights if nested else _weights()
+  variables = dict(draw(key, x, module=module))
   params = variables.pop('params')
-  return State(params, variables, optimizer.init(params))
+  begin = jax.vmap(optimizer.init) if key.ndim else optimizer.init
+  return State(params, variables, begin(params))
+
+
+@functools.cache
+def _weights():
+  """The jitted `_draw_weights`."""
+  return jax.jit(
+    _draw_weights,
+    static_argnames='module',
+    compiler_options=_xla_cpu.compiler_options(),
+  )
+
+
+def _draw_weights(key, x, *, module):
+  one = lambda key: module.init({'params': key, 'latent': key}, x)
+  return jax.vmap(one)(key) if key.ndim else one(key)
 
 
 def fit(

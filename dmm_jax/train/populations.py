@@ -17,7 +17,6 @@ from jax import flatten_util
 import jax.numpy as jnp
 import numpy as np
 
-from dmm_jax import _xla_cpu
 from dmm_jax import data
 from dmm_jax.train import config as config_lib
 from dmm_jax.train import loop
@@ -176,11 +175,8 @@ def fit(
   config = config._replace(num_epochs=-(-num_steps // per_epoch))
   optimizer = config_lib.make_optimizer(config, seen)
   first = jnp.asarray(xs[0])
-  begin = lambda key: loop.init_state(key, module, first, optimizer)
-  # Compiling this takes longer than training, without them.
-  options = _xla_cpu.compiler_options()
-  begin = jax.jit(jax.vmap(begin), compiler_options=options)
-  states = begin(jax.random.split(weights, num))
+  keys = jax.random.split(weights, num)
+  states = loop.init_state(keys, module, first, optimizer)
   steps = sorted({*pause_steps, num_steps})
   orders, forward = jax.random.split(order, num), loop.flax_forward(module)
   run = functools.partial(
