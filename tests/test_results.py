@@ -411,6 +411,12 @@ def test_blocks_that_cannot_be_made_are_errors(root, text, message):
     results.render(text, results.committed(root))
 
 
+def test_a_page_that_cannot_be_made_is_one_line(root):
+  (root / 'RESULTS.md').write_text('<!-- results: b -->\n<!-- end -->\n')
+  with pytest.raises(flags.FlagError, match='the pages were not renewed: .*b'):
+    results.run(results.Config(), root)
+
+
 def test_without_results_the_summary_says_so(root):
   results.run(results.Config(), root)
   assert 'No run has been added yet.' in (root / 'RESULTS.md').read_text()

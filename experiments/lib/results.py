@@ -425,7 +425,11 @@ def run(config: Config, root: pathlib.Path = ROOT) -> None:
   if config.add:
     name = add(config.add, config.name, root, with_claims=config.claims)
     print(f'results/{name}.json')
-  for path, text in pages(root).items():
+  try:
+    found = pages(root)
+  except ValueError as error:
+    raise flags.FlagError(f'the pages were not renewed: {error}') from None
+  for path, text in found.items():
     if text != path.read_text():
       records.write_text(path, text)
       print(path)
