@@ -266,7 +266,7 @@ def architectures(config):
   return [*config.models, *([GIVEN] if config.network else [])]
 
 
-def populations_of(config, given):
+def populations_of(config, given=None):
   """Returns the populations, without networks; random labels come last."""
   first, condition = config.models[0], populations.Condition
   kinds = [(model, model, condition()) for model in architectures(config)]
