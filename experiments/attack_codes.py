@@ -10,7 +10,7 @@ thresholds are ours. What layers are is in `experiments.som_codes`.
   python -m experiments.attack_codes --preset=mnist --data_dir=DIR
   python -m experiments.attack_codes --preset=cifar --data_dir=DIR
 
-The first takes MINUTES minutes of one core, --preset=quick 1.5, the others 10.
+The first takes 5 minutes of one core, --preset=quick 1, the others 5 to 10.
 A run that was killed goes on where it was.
 
 Each layer's codes (means over pixels, or maxima) of the training images are
@@ -632,37 +632,43 @@ def judge(config, results, features):
       for k, v in grow.items()
     ],
     'adversarial units': [
-      above('share less that under noise', known(hit), 0.0),
+      above('share beyond that under noise,', known(hit), 0.0),
       above(
-        'share less that in the first layer', known(ascent.rise('hit')), 0.0
+        'share beyond that in the first layer,', known(ascent.rise('hit')), 0.0
       ),
     ],
     'predictions': [
-      above('rise of the share', mean(ascent.rise('agreement')), 0)
+      above(
+        'rise of the share of such units,', mean(ascent.rise('agreement')), 0
+      )
     ],
     'predictions, strong': [
-      above('predicted less right', known(ascent.ends('lean')[1]), 0.0)
+      above(
+        'share of the predicted class beyond that of the right one,',
+        known(ascent.ends('lean')[1]),
+        0.0,
+      )
     ],
-    'crowding': [above('correlation', mean(crowded), 0.0)],
+    'crowding': [above('correlation in the first layer,', mean(crowded), 0.0)],
     'crowding, learned': [
       above(
-        'correlation less that before training', mean(crowded - before), 0.0
+        'correlation beyond that before training,', mean(crowded - before), 0.0
       )
     ],
     'robust': [],
     'detection': [
-      above(f'AUROC less that of noise, {k},', known(v), 0.0)
+      above(f'AUROC beyond that of noise, {k},', known(v), 0.0)
       for k, v in told.items()
     ],
     'features': [
-      above(f'share in {layer}', of_units(features, layer, 'aimed'), 0.5)
+      above(f'share in {layer},', of_units(features, layer, 'aimed'), 0.5)
       for layer in dict.fromkeys(features['layer'].tolist())
     ],
   }
   if robust:
     ends = (np.log(v.ends('cosine')[0]) for v in (ascent, robust))
     change = statistics.welch(*ends, unit='networks')
-    found['robust'] = [above('log ratio of cosine distances', change, 0.0)]
+    found['robust'] = [above('log ratio of cosine distances,', change, 0.0)]
   why = why_not_tested(ascent)
   trouble = dict.fromkeys(STATEMENTS, why['learned'])
   for name in ('shifts', 'adversarial units', 'detection'):

@@ -11,7 +11,7 @@ attacks do in layers is in `experiments.attack_codes`.
   python -m experiments.som_codes --preset=mnist --data_dir=DIR
   python -m experiments.som_codes --preset=cifar --data_dir=DIR
 
-The first takes MINUTES minutes of one core, --preset=quick 1.5, the others 10.
+The first takes 5 minutes of one core, --preset=quick 1, the others 5 to 10.
 A run that was killed goes on where it was.
 
 A layer's code is the mean, or the maximum, of each channel over the pixels (or
@@ -579,29 +579,31 @@ def judge(config, results):
       if kinds[grows]:
         trained = pairs[f'{kinds[grows]}, {p}'][0].telescope(over)
         found[name, p] = [
-          above('fall to the narrowest', times(trained.fall), TIMES),
-          above('rise to the last', times(trained.rise), TIMES),
+          above('fall to the narrowest layer,', times(trained.fall), TIMES),
+          above('rise to the last layer,', times(trained.rise), TIMES),
         ]
   longer = lambda a, b: a.telescope().rise - b.telescope().rise
   found['telescope, learned', ''] = each(
     longer, 'rise over untrained', 1, times
   )
   wider = lambda a, b: a.rise('cosine')
-  found['diverse', ''] = each(wider, 'rise')
+  found['diverse', ''] = each(wider, 'rise of cosine distance')
   wider = lambda a, b: a.rise('cosine') - b.rise('cosine')
-  found['diverse, learned', ''] = each(wider, 'rise less untrained')
+  found['diverse, learned', ''] = each(wider, 'rise beyond untrained')
   nearer = lambda a, b: a.rise('unseen')
-  found['classes', ''] = each(nearer, 'change', side=below)
+  found['classes', ''] = each(nearer, 'change of dispersion', side=below)
   nearer = lambda a, b: a.ends('unseen')[1] - b.ends('unseen')[1]
-  found['classes, learned', ''] = each(nearer, 'less untrained', side=below)
+  found['classes, learned', ''] = each(
+    nearer, 'dispersion beyond untrained', side=below
+  )
   found['without a map', ''] = [
-    above(f'rise, {text}, {name}', mean(pairs[name][0].rise(column)), 0.0)
+    above(f'rise, {text}, {name},', mean(pairs[name][0].rise(column)), 0.0)
     for column, text in (('clusters', 'k-means'), ('bits', 'random bits'))
     for name in list(pairs)[:: len(POOLINGS)]
   ]
   farther = lambda a, b: a.ends('unseen')[1] - a.ends('dispersion')[1]
   found['unseen images', ''] = each(
-    farther, 'unseen less training', CLOSE, side=below
+    farther, 'unseen beyond training', CLOSE, side=below
   )
   linked = links(config, results)
   for i, name in enumerate(('generalisation', 'generalisation, telescope')):
