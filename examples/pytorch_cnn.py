@@ -7,6 +7,8 @@ import torch
 
 from dmm_jax import interop
 
+MEAN, STD = 0.3, 0.4  # By which the network normalises pixels in [0, 1].
+
 
 def network():
   torch.manual_seed(0)
@@ -19,5 +21,9 @@ def network():
   )
   # module.load_state_dict(torch.load(path))
   logits_fn, params = interop.from_torch(module)
-  # Images of the data sets here are [height, width, channels].
-  return lambda params, x: logits_fn(params, x.transpose(2, 0, 1)), params
+
+  def of_pixels(params, x):
+    """Of [height, width, channels] in [0, 1]: distances are of pixels."""
+    return logits_fn(params, (x.transpose(2, 0, 1) - MEAN) / STD)
+
+  return of_pixels, params
