@@ -61,6 +61,24 @@ def test_gradients_are_the_same(options):
   )
 
 
+@pytest.mark.parametrize('strides', [(1, 1), (3, 3)], ids=['plain', 'patches'])
+def test_channels_may_come_first_and_images_in_batches(strides):
+  """As PyTorch has them; each image keeps its own gradient."""
+  kernel = KERNEL.transpose(3, 2, 0, 1)
+  pair = jnp.stack([X, X[::-1] / 2]).transpose(0, 3, 1, 2)
+  slope = jax.grad(
+    lambda v: jnp.sum(
+      jnp.sin(jax.lax.conv_general_dilated(v, kernel, strides, 'VALID'))
+    )
+  )
+  np.testing.assert_allclose(
+    _xla_cpu.channels_last_gradients(slope)(pair),
+    slope(pair),
+    rtol=1e-4,
+    atol=1e-5,
+  )
+
+
 def test_what_lies_within_other_functions_too():
   def deep(x):
     x = jax.jit(lambda v: v + convolve(v, KERNEL[..., :4]))(x)
