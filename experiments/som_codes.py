@@ -616,9 +616,13 @@ def judge(config, results):
   )
   return [
     claims.Claim(
-      '2205.10952', f'{name}, {p}' if p else name, said(name, p), tuple(v), why
+      '2205.10952',
+      f'{name}, {p}' if p else name,
+      said(name, p),
+      tuple(conditions),
+      why or ('' if conditions else 'no such networks were trained'),
     )
-    for (name, p), v in found.items()
+    for (name, p), conditions in found.items()
   ]
 
 

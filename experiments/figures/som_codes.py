@@ -82,7 +82,10 @@ def telescope(report, results):
       given['k90'][0] / given['ceiling'][0], color='0.4', linewidth=0.8
     )
     top.set(title=model)
-    canvas.log_values(top)
+    top.set_yscale('log')
+    low, high = top.get_ylim()
+    if high < 100 * low:
+      canvas.log_values(top)
     bottom.set_ylim(0, 1)
     for ax in (top, bottom):
       layer_axis(ax, ['input', *names])
