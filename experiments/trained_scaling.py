@@ -90,6 +90,7 @@ class Config:
   seed: int = flags.seed()
   dataset: str = flags.dataset()
   data_dir: str = flags.data_dir()
+  num_classes: int = flags.num_classes()
   sizes: tuple[int, ...] = flags.flag(
     (4, 8, 16, 24), 'Sides of the images, in pixels.', least=2
   )
@@ -124,9 +125,10 @@ PRESETS = {
   'cifar': dict(
     workdir='runs/trained_scaling_cifar',
     dataset='cifar10',
+    num_classes=2,
     sizes=(8, 16, 32),
     models=('cnn',),
-    epochs=4,
+    epochs=12,
   ),
 }
 COLUMNS = {
@@ -155,7 +157,9 @@ def run(config: Config) -> runner.Result:
     'experiments.trained_scaling',
     config,
     question=flags.question(__doc__),
-    inputs=splits.load(config.dataset, config.data_dir),
+    inputs=splits.load(
+      config.dataset, config.data_dir, num_classes=config.num_classes
+    ),
     measure=measure,
     analyze=analyze,
     draw=figures.draw,
