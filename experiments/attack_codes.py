@@ -404,7 +404,7 @@ def measure_network(config, inputs, of, flat):
   before = unravel(flat['start'])
   untrained, _ = fit_maps(config, inputs, before, of['network'])
   by_layer = codes.agreement(maps, units, predicted, labels) | {
-    'cosine': codes.statistics(maps, trained_on, inputs.train[1])['cosine'],
+    'cosine': codes.map_statistics(maps, trained_on, inputs.train[1])['cosine'],
     'crowding': crowding(config, inputs, network, maps, found, ranked),
     'crowding_start': crowding(
       config, inputs, before, untrained, found, ranked

@@ -412,7 +412,7 @@ def measure_network(config, inputs, module, of, flat):
   for pooling in POOLINGS:
     seen, unseen = (by_pooling[pooling] for by_pooling in both)
     maps = fit_maps(config, inputs, seen, of['network'])
-    said = codes.statistics(maps, seen, inputs.train[1])
+    said = codes.map_statistics(maps, seen, inputs.train[1])
     said['unseen'] = codes.class_dispersion(
       maps, codes.place(maps, unseen), inputs.test[1]
     )

@@ -114,7 +114,7 @@ def test_networks_are_measured_as_numpy_does(finished, inputs, training):
     np.testing.assert_allclose(of['fooled'], fooled, atol=0.02)
   np.testing.assert_allclose(
     of['cosine'],
-    codes.statistics(maps, trained_on, inputs.train[1])['cosine'],
+    codes.map_statistics(maps, trained_on, inputs.train[1])['cosine'],
     atol=1e-3,
   )
 

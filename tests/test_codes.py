@@ -607,7 +607,7 @@ def test_codes_lie_on_the_units_of_their_layers_map():
   np.testing.assert_allclose(
     codes.unit_codes(maps, 'b', 1), [[0], [0.5], [1], [1.5]]
   )
-  said = codes.statistics(maps, both(ROW), OF_ROW)
+  said = codes.map_statistics(maps, both(ROW), OF_ROW)
   assert said['settled'].tolist() == [1, 2]
   np.testing.assert_allclose(said['nmi'], codes.nmi(maps.units[0], OF_ROW))
   # All along one line: no directions to differ but that of the unit at 0.

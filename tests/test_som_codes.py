@@ -131,7 +131,7 @@ def test_networks_are_measured_as_numpy_does(
     maps = som_codes.fit_maps(
       config, inputs, dict(zip(LAYERS, found, strict=True)), network
     )
-    said = codes.statistics(
+    said = codes.map_statistics(
       maps, dict(zip(LAYERS, found, strict=True)), inputs.train[1]
     )
     for name, values in said.items():

@@ -24,9 +24,9 @@ from dmm_jax.codes.maps import LayerMaps
 from dmm_jax.codes.maps import class_dispersion
 from dmm_jax.codes.maps import class_uncertainty
 from dmm_jax.codes.maps import fit_maps
+from dmm_jax.codes.maps import map_statistics
 from dmm_jax.codes.maps import place
 from dmm_jax.codes.maps import scale
-from dmm_jax.codes.maps import statistics
 from dmm_jax.codes.maps import unit_codes
 from dmm_jax.codes.maps import unit_distance
 from dmm_jax.codes.measures import Telescope
@@ -63,6 +63,7 @@ __all__ = (
   'fit_maps',
   'kmeans',
   'majorities',
+  'map_statistics',
   'matched_noise',
   'most_components',
   'nearest_other_class',
@@ -79,7 +80,6 @@ __all__ = (
   'scale',
   'spectrum',
   'standardize',
-  'statistics',
   'synthesize',
   'telescope',
   'top_inputs',

@@ -146,7 +146,7 @@ def unit_codes(maps: LayerMaps, name: str, width: int) -> np.ndarray:
   return (found + maps.mean[number])[:, :width]
 
 
-def statistics(
+def map_statistics(
   maps: LayerMaps, codes: Mapping[str, np.ndarray], labels: np.ndarray
 ) -> dict[str, np.ndarray]:
   """Returns what maps say of layers, by name, a column `[L]` each.
