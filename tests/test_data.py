@@ -214,6 +214,16 @@ def test_names_and_splits_are_checked(fake):
     data.load('fake')
 
 
+def test_names_are_looked_for_here_alone(monkeypatch):
+  asked = []
+  monkeypatch.setattr(
+    tfds, 'list_builders', lambda **given: asked.append(given) or ['mnist']
+  )
+  with pytest.raises(data.DataError, match='near to it: mnist'):
+    data.load('mnst')
+  assert asked == [{'with_community_datasets': False}]
+
+
 def test_a_set_without_classes_is_refused(fake):
   boxes = {'image': tfds.features.Image(), 'objects': tfds.features.Text()}
   fake([row(4, 4)], kinds=boxes)

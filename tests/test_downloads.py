@@ -43,6 +43,12 @@ def test_nothing_is_downloaded_unless_wanted(tmp_path):
   assert not list(tmp_path.iterdir())
 
 
+def test_streams_download_by_default(tmp_path):
+  pytest.importorskip('grain')
+  with pytest.raises(FileNotFoundError, match='tests download nothing'):
+    data.stream('beans', 'test', str(tmp_path), batch_size=2)
+
+
 def test_hosts_that_do_not_answer_are_named_and_nothing_is_written(
   tmp_path, monkeypatch
 ):

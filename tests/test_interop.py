@@ -1,8 +1,10 @@
 """The same weights through every library: equal logits, equal distances."""
 
 from concurrent import futures
+import copy
 import itertools
 import os
+import re
 
 os.environ.setdefault('KERAS_BACKEND', 'jax')
 
@@ -287,6 +289,20 @@ def test_images_of_torch_are_channels_first_and_batch_norm_averages():
   np.testing.assert_allclose(module[1].running_mean, 1 + 0 * want[0, :4])
 
 
+def test_small_logits_beside_large_ones_are_no_wrong_translation():
+  torch = pytest.importorskip('torch')
+  pytest.importorskip('torchax')
+  module = torch.nn.Linear(500, 2)
+  with torch.no_grad():
+    module.weight *= torch.tensor([[1e4], [0.0]])
+    module.bias.copy_(torch.tensor([1.0, 1e-12]))
+  x = np.random.default_rng(0).uniform(size=500).astype(np.float32)
+  logits_fn, params = interop.from_torch(module)
+  with torch.no_grad():
+    want = module(torch.tensor(x)).numpy()
+  np.testing.assert_allclose(logits_fn(params, x), want, rtol=1e-5)
+
+
 @pytest.mark.parametrize('via', ['torchax', 'callback'])
 def test_channels_that_are_last_are_told(via):
   torch = pytest.importorskip('torch')
@@ -298,6 +314,24 @@ def test_channels_that_are_last_are_told(via):
   ) as error:
     logits_fn(params, jnp.zeros((8, 8, 3)))
   assert 'x.transpose(2, 0, 1)' in str(error.value)
+
+
+def test_convolutions_have_the_layout_that_cpus_are_fast_with():
+  torch = pytest.importorskip('torch')
+  pytest.importorskip('torchax')
+  eqx = pytest.importorskip('equinox')
+  flat = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.Flatten())
+  model = eqx.nn.Sequential(
+    [
+      eqx.nn.Conv2d(3, 2, 3, key=jax.random.key(0)),
+      eqx.nn.Lambda(jnp.ravel),
+    ]
+  )
+  x = jnp.zeros((3, 5, 5))
+  for made in (interop.from_torch(flat), interop.from_equinox(model)):
+    text = str(jax.make_jaxpr(made[0])(made[1], x))
+    # Batch, channels and pixels are these axes of the images.
+    assert re.findall(r'lhs_spec=(\(.*?\))', text) == ['(0, 3, 1, 2)']
 
 
 def test_a_wrong_translation_is_found(monkeypatch):
@@ -391,6 +425,15 @@ def test_the_search_is_an_attack_of_torch_and_of_foolbox(norm):
   assert changed[there].all()
   with pytest.raises(ValueError, match='no targets'):
     interop.torch_attack()(module, xs, labels, targets=labels, targeted=True)
+  # Of inputs that JAX would round, those that stay are as they were.
+  wide = xs.double() + 1e-12
+  stay = torch.tensor([True] + 11 * [False])
+  moved = interop.torch_attack(**options)(
+    copy.deepcopy(module).double(), wide, labels
+  )
+  assert moved.dtype == wide.dtype
+  np.testing.assert_array_equal(moved[stay], wide[stay])
+  assert (moved[~stay] != wide[~stay]).any()
   foolbox = pytest.importorskip('foolbox')
   model = foolbox.PyTorchModel(module, bounds=(0, 1), device='cpu')
   raw, _, success = interop.foolbox_attack(**options)(
