@@ -49,7 +49,8 @@ Claims, each with what would refute it:
 
 Not tested where networks get less than a quarter of the way from a guess to no
 errors, where ascent fools less than a tenth of the images, or, for `robust`,
-where adversarial training moves no boundary away.
+where one of the adversarially trained networks gets no farther either, or their
+training moves no boundary away.
 """
 
 import dataclasses
@@ -698,6 +699,12 @@ def why_not_robust(plain, robust):
   """Why no network is a robust one, or ''."""
   if robust is None:
     return 'no network was trained adversarially'
+  worst, chance = (robust.columns[v].min() for v in ('accuracy', 'chance'))
+  if worst < chance + LEARNED * (1 - chance):
+    return (
+      f'an adversarially trained network classifies {worst:.0%} of test images '
+      'correctly'
+    )
   ends = [of.columns['distance'][:, 0] for of in (plain, robust)]
   if statistics.above(statistics.welch(*ends, unit='networks'), 0.0):
     return ''

@@ -413,6 +413,10 @@ def test_instruments_that_fail_test_nothing():
   assert untested == {'shifts', 'adversarial units', 'detection'}
   assert found['shifts'].reason == 'ascent fools 5% of the images'
   results, features = world(np.random.default_rng(0), **CLEAR)
+  one = (results['training'] == 'adversarial') & (results['network'] == 2)
+  failed = results | {'accuracy': np.where(one, 0.25, results['accuracy'])}
+  reason = judge((failed, features))['robust'].reason
+  assert reason.startswith('an adversarially trained network classifies 25%')
   results = records.select(results, training='plain')
   found = judge((results, features))
   assert found['robust'].reason == 'no network was trained adversarially'
