@@ -11,7 +11,7 @@ attacks do in layers is in `experiments.attack_codes`.
   python -m experiments.som_codes --preset=mnist --data_dir=DIR
   python -m experiments.som_codes --preset=cifar --data_dir=DIR
 
-The first takes 5 minutes of one core, --preset=quick 1, the others 5 to 10.
+The first takes 3 minutes of one core, --preset=quick 1, mnist and cifar 3.
 A run that was killed goes on where it was.
 
 A layer's code is the mean, or the maximum, of each channel over the pixels (or
