@@ -714,6 +714,8 @@ def test_layers_are_fitted_as_one_map_each_would_be():
   labels = np.arange(60) % 3
   maps = codes.fit_maps(KEY, given, labels, grid=(3, 4), num_epochs=6, width=9)
   keys = jax.random.split(KEY, 2)
+  plain = codes.fit_maps(KEY, given, labels, grid=(2, 2), num_epochs=1)
+  assert plain.mean.shape == (2, 5) and maps.mean.shape == (2, 9)
   for number, (name, raw) in enumerate(given.items()):
     standard = codes.standardize(raw)
     wide = np.pad(standard, ((0, 0), (0, 9 - raw.shape[1])))
