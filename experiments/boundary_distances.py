@@ -15,11 +15,11 @@ The first takes 4 minutes on 2 CPU cores, --preset=quick 40 seconds. A run
 that was killed goes on where it was.
 
 A distance is that of a point that was seen to have another class: an upper
-bound, which a longer search may lower. Dense networks get certified lower
-bounds besides. Misclassified examples have distance 0, failed searches
-infinity; both count in every quantile. An untrained network's distances are
-from the boundary of the class that it predicts, so that none is 0, which makes
-the comparison harder to pass.
+bound, which a longer search may lower. Dense networks, and a --network of
+supported operations, get certified lower bounds besides. Misclassified examples
+have distance 0, failed searches infinity; both count in every quantile. An
+untrained network's distances are from the boundary of the class that it
+predicts, so that none is 0, which makes the comparison harder to pass.
 
 The unit is the network. The ratio of median distances, trained over untrained,
 is that of the geometric means of the networks' medians; its interval is over
@@ -121,7 +121,9 @@ class Config:
     (0.0, 1.0), 'Least and largest value of an input.'
   )
   certify: bool = flags.flag(
-    True, 'Certify lower bounds; has no effect on other than dense networks.'
+    True,
+    'Certify lower bounds of dense networks, and of a --network whose '
+    'operations are supported and whose layers fit into memory as matrices.',
   )
   batch_size: int = flags.flag(
     100, 'Number of examples measured and saved together.', least=1
@@ -203,6 +205,7 @@ class Inputs(NamedTuple):
   xs: np.ndarray | data.Column
   labels: np.ndarray
   rows: np.ndarray
+  certified: bool = False  # Whether a --network is read by `certify`.
 
 
 def load(config):
@@ -250,7 +253,28 @@ def load_own(config):
       f'--classes={",".join(map(str, config.classes))}: no example has them'
     )
   examples = xs.take(rows, axis=0), labels[rows], rows
-  return Inputs(network, [network.params], classes, examples[:2], *examples)
+  inputs = Inputs(network, [network.params], classes, examples[:2], *examples)
+  return inputs._replace(certified=config.certify and is_read(config, inputs))
+
+
+def is_read(config, inputs):
+  """Whether `certify` reads a user's network; prints why it does not."""
+  try:
+    certify.check_network(
+      as_function(inputs.module, inputs.checkpoints[0]),
+      inputs.xs[:1],
+      inputs.labels[:1],
+      bounds=config.bounds if config.box else None,
+    )
+  except (TypeError, ValueError) as error:
+    print(f'No certified bounds: {error}')
+    return False
+  return True
+
+
+def as_function(module, variables):
+  """A network as a function of one input alone."""
+  return lambda x: module.apply(variables, x)[0]
 
 
 def build(config, num_classes):
@@ -360,11 +384,13 @@ def measure_batch(config, inputs, network, norm, start):
   )
   lower = np.full(size, np.nan)
   half = getattr(inputs.module, 'dtype', None)  # No bound is of its rounding.
-  known = isinstance(inputs.module, DENSE) and half is None and norm > 0
-  if config.certify and known:
+  dense = isinstance(inputs.module, DENSE) and half is None
+  if config.certify and (dense or inputs.certified) and norm > 0:
     lower = certify.lower_bounds(
-      models.dense_layers(variables),
-      np.asarray(xs).reshape(size, -1),
+      models.dense_layers(variables)
+      if dense
+      else as_function(inputs.module, variables),
+      np.asarray(xs).reshape(size, -1) if dense else np.asarray(xs),
       found['predicted'] if kind == 'untrained' else labels,
       norm=norm,
       bounds=bounds,

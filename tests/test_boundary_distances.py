@@ -19,6 +19,7 @@ from dmm_jax import statistics
 from experiments import boundary_distances
 from experiments.lib import claims
 from experiments.lib import flags
+from experiments.lib import own
 from experiments.lib import runner
 from experiments.lib import tables
 
@@ -277,6 +278,29 @@ def test_dense_networks_of_full_precision_are_certified(dtype, certify, there):
   module = models.MLP((4,), 3, dtype)
   _, found = measure_checkpoint(module, method='linear', certify=certify)
   assert np.all(np.isnan(found['lower']) != there)
+
+
+def test_a_network_that_is_not_read_has_no_bounds_and_is_told_why(capsys):
+  weights = np.eye(4, 3, dtype=np.float32)
+  given = np.full((1, 4), 0.5, np.float32), np.zeros(1, np.int32)
+
+  def read(fn, **more):
+    network = own.Network(fn, weights, 3)
+    inputs = boundary_distances.Inputs(
+      network, [weights], np.arange(3), (), *given, np.arange(1)
+    )
+    return boundary_distances.is_read(toy('', **more), inputs)
+
+  assert read(lambda w, x: jnp.tanh(x) @ w) and not capsys.readouterr().out
+  assert not read(lambda w, x: jnp.sin(x) @ w)
+  assert re.match(
+    r"No certified bounds: network must be of .* 'sin' \(.*\.py:\d+\) is not",
+    capsys.readouterr().out,
+  )
+  # A sum of different depths, without a box.
+  residual = lambda w, x: (jnp.maximum(x - 1, 0) + x) @ w
+  assert read(residual) and not read(residual, box=False)
+  assert 'within finite bounds' in capsys.readouterr().out
 
 
 # --- One example -----------------------------------------------------------

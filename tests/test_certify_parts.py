@@ -423,7 +423,10 @@ def test_options_of_lower_bounds_are_those_of_the_search(monkeypatch):
   found = certify.lower_bounds(layers, xs, labels)
   assert found.tolist() == [1, 2]
   assert given['batch_size'] == 64 and given['progress'] is None
-  assert given['num_steps'] == {'num_steps': 20} and given['shared'][1] == 2
+  assert (
+    given['num_steps'] == {'num_steps': 20, 'quadratic_steps': 0}
+    and given['shared'][1] == 2
+  )
   assert given['shared'][1].dtype == np.float64
   flat, classes, others, low, high = given['columns']
   np.testing.assert_array_equal(flat, xs)
@@ -441,17 +444,26 @@ def test_options_of_lower_bounds_are_those_of_the_search(monkeypatch):
     progress=True,
   )
   assert given['batch_size'] == 5 and given['progress'] == 'certified distances'
-  assert given['num_steps'] == {'num_steps': 3} and given['shared'][1] == np.inf
+  assert (
+    given['num_steps'] == {'num_steps': 3, 'quadratic_steps': 0}
+    and given['shared'][1] == np.inf
+  )
   low, high = given['columns'][3:]
   assert low.tolist() == [[-2] * 3] * 2 and high.tolist() == [[1] * 3] * 2
   assert certify.lower_bound(layers, xs[0], 1) == 1
-  assert given['num_steps'] == {'num_steps': 20} and given['shared'][1] == 2
+  assert (
+    given['num_steps'] == {'num_steps': 20, 'quadratic_steps': 0}
+    and given['shared'][1] == 2
+  )
   certify.lower_bound(layers, xs[0], 1, norm=1, bounds=(-2, 1), num_steps=4)
-  assert given['num_steps'] == {'num_steps': 4} and given['shared'][1] == 1
+  assert (
+    given['num_steps'] == {'num_steps': 4, 'quadratic_steps': 0}
+    and given['shared'][1] == 1
+  )
   assert given['columns'][3].tolist() == [[-2] * 3]
   # Without a ReLU there are no slopes.
   certify.lower_bounds(layers[:1], xs, labels)
-  assert given['num_steps'] == {'num_steps': 0}
+  assert given['num_steps'] == {'num_steps': 0, 'quadratic_steps': 0}
 
 
 @pytest.mark.parametrize('p', NORMS)

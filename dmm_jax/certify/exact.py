@@ -9,6 +9,7 @@ import numpy as np
 
 from dmm_jax import boundary
 from dmm_jax import norms
+from dmm_jax.certify import branch
 from dmm_jax.certify import cells
 from dmm_jax.certify import crown
 from dmm_jax.certify import functions
@@ -18,6 +19,8 @@ from dmm_jax.certify import programs
 # Points nearer by more than this are excluded, relative to the distance. In l2
 # tangents approach the square, and the solver's tolerance is 1e-6.
 RTOL = {1: 1e-7, np.inf: 1e-7, 2: 1e-5}
+# ReLUs of both signs beyond which branch and bound takes the place of programs.
+LARGE = 60
 # First points of tangents to the squares, in units of the radius.
 TANGENT_POINTS = np.array([0.02, 0.05, 0.1, 0.2, 0.4, 0.8])
 
@@ -102,17 +105,19 @@ def interval(
   """Return both ends of one input's distance from the decision boundary.
 
   From above the nearest point that was found, from below what is proven: first
-  by `lower_bounds`, with its ascent of slopes. For l1, l2 and linf the rest of
-  the time goes into mixed-integer programs, as in `exact_distance`, which move
-  both ends until they meet; they take what time a network of some dozens of
-  ReLUs that may change sign within the distance needs, and for more move little
-  in a minute. Other norms have the first two alone.
+  by `lower_bounds`, with its ascent of slopes. For ReLUs, in l1, l2 and linf,
+  the rest of the time moves the ends towards each other. Where at most `LARGE`
+  ReLUs have both signs within the distance found, mixed-integer programs do so,
+  as in `exact_distance`, until they meet. For more, branch and bound raises the
+  lower end alone, all the time (see `certify.branch`), and the programs have
+  what it leaves. Other norms and activations have the first two alone.
 
   Args:
     network, x, bounds: as of `lower_bounds`, for one input of any shape.
     label: its class.
     norm: any p >= 1.
-    time_limit: seconds, for the programs; 0 for none of them, inf for no limit.
+    time_limit: seconds, for all but the compilation, the search and the first
+      bound; 0 for these alone, inf for no limit.
 
   Returns:
     `(lower, upper, point)`, input units, float64. `point`, of the shape of `x`,
@@ -151,13 +156,25 @@ def _two_sided(network, x, label, norm, bounds, time_limit, num_steps=0):
     num_steps=num_steps,
   )
   bound = float(lower.min())
-  if norm in layers_lib.NORMS:
+  if norm in layers_lib.NORMS and layers_lib.is_relu(layers):
     deadline = time.monotonic() + time_limit
+    if point is not None and num_steps and _is_large(problem, point):
+      distance = cells.distance(problem, point)
+      lower = branch.raise_bounds(problem, lower, distance, deadline)
     point, bound = _close_gap(problem, point, lower, deadline)
   if point is None:
     return bound, np.inf, flat[0].reshape(x.shape)
   distance = cells.distance(problem, point)
   return min(distance, bound), distance, point.reshape(x.shape)
+
+
+def _is_large(problem, point):
+  """Whether more ReLUs are of both signs than programs are for."""
+  radius = cells.distance(problem, point)
+  neurons = crown.neuron_bounds(
+    *problem[:2], radius, problem.low, problem.high, norm=problem.norm
+  )
+  return sum(np.sum((low < 0) & (high > 0)) for low, high in neurons) > LARGE
 
 
 def _search(problem):
@@ -167,7 +184,8 @@ def _search(problem):
   point = None
   if np.isfinite(found.distance):
     point = cells.verify(problem, np.asarray(found.point))
-  if point is None or problem.norm not in layers_lib.NORMS:
+  known = problem.norm in layers_lib.NORMS
+  if point is None or not (known and layers_lib.is_relu(problem.layers)):
     return point
   return cells.descend(problem, point)
 

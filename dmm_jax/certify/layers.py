@@ -1,4 +1,4 @@
-"""Dense ReLU networks as lists of layers, in float64; checks of arguments."""
+"""Dense networks as lists of layers, in float64; checks of arguments."""
 
 from collections.abc import Iterable
 from collections.abc import Mapping
@@ -13,8 +13,9 @@ from jax.typing import ArrayLike
 import numpy as np
 
 from dmm_jax.boundary import inputs
+from dmm_jax.certify import activations
 
-Layers = Sequence[tuple[Any, Any]]
+Layers = Sequence[tuple]
 
 NORMS = (1, 2, np.inf)
 FORM = '[(W [in, out], b [out]), ...] with a ReLU between each two'
@@ -35,10 +36,7 @@ def check(layers: Layers) -> tuple:
     ValueError: where shapes do not fit together, fewer than two classes come
       out, or a weight is not finite in float32.
   """
-  double = tuple(
-    (_to_float64(f'W of layer {i}', w), _to_float64(f'b of layer {i}', b))
-    for i, (w, b) in enumerate(_pairs(layers))
-  )
+  double = _double(_pairs(layers))
   if not double:
     raise ValueError(f'network must be layers {FORM}, at least one; got none')
   width = double[0][0].shape[0] if double[0][0].ndim else 0
@@ -51,6 +49,39 @@ def check(layers: Layers) -> tuple:
       'add a second column of zeros to the last W and b'
     )
   return double
+
+
+def check_smooth(layers: list) -> tuple:
+  """As `check`, of layers `[(W, b, kinds), ..., (W, b)]` of any activation.
+
+  `kinds` `[out]` are places in `activations.KINDS`.
+  """
+  pairs = check([layer[:2] for layer in layers])
+  return tuple(
+    (*pair, *layer[2:]) for pair, layer in zip(pairs, layers, strict=True)
+  )
+
+
+def is_relu(layers: Layers) -> bool:
+  """Return whether all activations between layers are ReLUs."""
+  return all(len(layer) == 2 for layer in layers)
+
+
+def activate(layer: tuple, z: Any) -> Any:
+  """Return the activations behind a layer of values z."""
+  if len(layer) == 2:
+    return np.maximum(z, 0.0) if isinstance(z, np.ndarray) else jax.nn.relu(z)
+  if not isinstance(z, np.ndarray):
+    return activations.values(layer[2], z)
+  with jax.enable_x64(True):
+    return np.asarray(activations.values(layer[2], jnp.asarray(z)))
+
+
+def _double(pairs):
+  return tuple(
+    (_to_float64(f'W of layer {i}', w), _to_float64(f'b of layer {i}', b))
+    for i, (w, b) in enumerate(pairs)
+  )
 
 
 def _pairs(layers):
@@ -228,16 +259,18 @@ def _check_range(layers, xs):
   if not xs.size:
     return
   bounds = [_largest(xs)]
-  for w, b in layers:
-    bounds.append(len(w) * bounds[-1] * _largest(w) + _largest(b))
+  for w, b, *_ in layers:
+    # No activation adds more than 1 to the size of what goes into it.
+    bounds.append(len(w) * (bounds[-1] + 1) * _largest(w) + _largest(b))
   if max(bounds) <= FLOAT32_MAX:  # So it is for networks in use, at no cost.
     return
   values, worst = xs, np.abs(xs).max(axis=1)
   with np.errstate(over='ignore', invalid='ignore'):
-    for w, b in layers:
+    for layer in layers:
+      w, b = layer[:2]
       terms = np.abs(values) @ np.abs(w) + np.abs(b)
       worst = np.maximum(worst, terms.max(axis=1))
-      values = np.maximum(values @ w + b, 0.0)
+      values = activate(layer, values @ w + b)
   overflows = ~(worst <= FLOAT32_MAX)
   if overflows.any():
     raise ValueError(
@@ -248,10 +281,10 @@ def _check_range(layers, xs):
 
 
 def preactivations(layers: Layers, x: np.ndarray) -> list[np.ndarray]:
-  """Return the values before each ReLU, and the logits last, in numpy."""
+  """Return the values before each activation, the logits last, in numpy."""
   zs: list[np.ndarray] = []
-  for w, b in layers:
-    zs.append((np.maximum(zs[-1], 0.0) if zs else x) @ w + b)
+  for i, (w, b, *_) in enumerate(layers):
+    zs.append((activate(layers[i - 1], zs[-1]) if zs else x) @ w + b)
   return zs
 
 
@@ -260,8 +293,8 @@ def logits(layers: Layers, x: jax.Array) -> jax.Array:
 
   They are float64 only under `jax.enable_x64`; `preactivations` always are.
   """
-  for w, b in layers[:-1]:
-    x = jax.nn.relu(x @ w + b)
+  for layer in layers[:-1]:
+    x = activate(layer, x @ layer[0] + layer[1])
   return x @ layers[-1][0] + layers[-1][1]
 
 

@@ -71,12 +71,12 @@ def _support_l1(size, slack, radius):
   max(size - d, 0) * slack. At the best d the derivative in d is 0, so that no
   gradient has to pass through it.
   """
-  dual = _dual_l1(*jax.lax.stop_gradient((size, slack, radius)))
+  dual = dual_l1(*jax.lax.stop_gradient((size, slack, radius)))
   gain = jnp.sum(jnp.maximum(size - dual[:, None], 0.0) * slack, -1)
   return radius * dual + gain
 
 
-def _dual_l1(size, slack, radius):
+def dual_l1(size: jax.Array, slack: jax.Array, radius: jax.Array) -> jax.Array:
   """Return the entry of `size` down to which slacks add up to the radius.
 
   By bisection: on CPUs, sorting the entries takes four times as long.
@@ -99,14 +99,14 @@ def _support_l2(size, slack, radius):
 
   With the dual variable 1 / scale of the ball, v = min(scale * size, slack).
   """
-  scale = _scale_l2(*jax.lax.stop_gradient((size, slack, radius)))
+  scale = scale_l2(*jax.lax.stop_gradient((size, slack, radius)))
   v = jnp.minimum(scale[:, None] * size, slack)
   value = jnp.sum(size * v - v**2 / (2 * scale[:, None]), -1)
   value = value + radius**2 / (2 * scale)
   return jnp.minimum(value, jnp.sum(size * slack, -1))
 
 
-def _scale_l2(size, slack, radius):
+def scale_l2(size: jax.Array, slack: jax.Array, radius: jax.Array) -> jax.Array:
   """Solve |min(scale * size, slack)|_2 = radius, or stop below the root."""
 
   def newton(_, scale):

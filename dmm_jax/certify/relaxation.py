@@ -1,4 +1,4 @@
-"""Linear relaxation of ReLU networks (CROWN).
+"""Linear relaxation of networks (CROWN).
 
 Source: Zhang et al. (2018), "Efficient neural network robustness certification
 with general activation functions", https://arxiv.org/abs/1811.00866.
@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dmm_jax.certify import activations
 from dmm_jax.certify import layers as layers_lib
 from dmm_jax.certify import regions
 
@@ -18,25 +19,30 @@ MAX_SLOPES = 2**22
 
 
 class Relaxation(NamedTuple):
-  """Bounds of ReLUs: lower * z <= relu(z) <= upper * z + intercept.
+  """Bounds: lower * z + offset <= activation(z) <= upper * z + intercept.
 
   Attributes:
-    unstable: where the sign of z is not known `[n]`.
-    lower: slope of the lower bound, 0 or 1 `[n]`.
+    unstable: ReLUs whose sign is not known `[n]`.
+    lower, offset: slope and offset of the lower bound, 0 or 1, and 0, of ReLUs
+      `[n]`.
     upper, intercept: slope and offset of the upper bound `[n]`.
   """
 
   unstable: jax.Array
   lower: jax.Array
+  offset: jax.Array
   upper: jax.Array
   intercept: jax.Array
 
 
-def relax(low: jax.Array, high: jax.Array) -> Relaxation:
-  """Return linear bounds of ReLUs of values in `[low, high]`, `[n]` each.
+def relax(
+  low: jax.Array, high: jax.Array, kinds: jax.Array | None = None
+) -> Relaxation:
+  """Return linear bounds of activations of values in `[low, high]`, `[n]` each.
 
-  The upper bound is the chord; of the lower bounds 0 and z it is the one that
-  leaves the smaller area.
+  For ReLUs the upper bound is the chord; of the lower bounds 0 and z it is the
+  one that leaves the smaller area. `kinds` are places in `activations.KINDS`;
+  None for ReLUs.
   """
   unstable = (low < 0) & (high > 0)
   width = jnp.where(unstable, high - low, 1.0)
@@ -44,7 +50,12 @@ def relax(low: jax.Array, high: jax.Array) -> Relaxation:
   upper = jnp.where(unstable, high / width, active)
   lower = jnp.where(unstable, (high > -low).astype(low.dtype), active)
   intercept = jnp.where(unstable, -upper * low, 0.0)
-  return Relaxation(unstable, lower, upper, intercept)
+  relus = unstable, lower, jnp.zeros_like(lower), upper, intercept
+  if kinds is None:
+    return Relaxation(*relus)
+  others = jnp.zeros_like(unstable), *activations.bounds(kinds, low, high)
+  pairs = zip(relus, others, strict=True)
+  return Relaxation(*(jnp.where(kinds == 0, *pair) for pair in pairs))
 
 
 def _minimize(rows, offset, layers, relaxed, slopes, region, norm):
@@ -55,7 +66,7 @@ def _minimize(rows, offset, layers, relaxed, slopes, region, norm):
   bounds of each layer's ReLUs are `[m or 1, n]`, or all None for those of
   `relaxed`; any in [0, 1] are valid.
   """
-  for (w, b), relu, free in reversed(
+  for (w, b, *_), relu, free in reversed(
     list(zip(layers, relaxed, slopes, strict=True))
   ):
     lower = relu.lower[None]
@@ -63,7 +74,7 @@ def _minimize(rows, offset, layers, relaxed, slopes, region, norm):
       clipped = jnp.clip(free, 0.0, 1.0)
       lower = jnp.where(relu.unstable[None], clipped, lower)
     positive, negative = jnp.maximum(rows, 0.0), jnp.minimum(rows, 0.0)
-    offset = offset + negative @ relu.intercept
+    offset = offset + negative @ relu.intercept + positive @ relu.offset
     rows = positive * lower + negative * relu.upper[None]
     offset, rows = offset + rows @ b, rows @ w.T
   return regions.minimize(rows, offset, region, norm)
@@ -88,14 +99,14 @@ def neurons(
   """
   bounds: list[tuple] = []
   relaxed: list[Relaxation] = []
-  for i, (w, b) in enumerate(layers[:-1]):
+  for i, (w, b, *kinds) in enumerate(layers[:-1]):
     rows, offset = jnp.concatenate([w.T, -w.T]), jnp.concatenate([b, -b])
     least = _minimize(
       rows, offset, layers[:i], relaxed, slopes[i], region, norm
     )
     low, high = least[: len(b)], -least[len(b) :]
     bounds.append((low, high))
-    relaxed.append(relax(low, high))
+    relaxed.append(relax(low, high, *kinds))
   return bounds, relaxed
 
 
@@ -128,7 +139,7 @@ def free_slopes(layers: layers_lib.Layers, relaxed: list) -> list:
   layer has its own slopes, unless they exceed `MAX_SLOPES` entries.
   """
   slopes = []
-  for i, (_, b) in enumerate(layers):
+  for i, (_, b, *_) in enumerate(layers):
     m = len(b) * (1 if i == len(layers) - 1 else 2)
     rows = [
       m if m * relu.lower.size <= MAX_SLOPES else 1 for relu in relaxed[:i]

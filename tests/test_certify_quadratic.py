@@ -1,0 +1,224 @@
+"""Quadratic bounds, and branch and bound, beside the exact distance."""
+
+import time
+
+import certify_oracles
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dmm_jax import certify
+from dmm_jax.certify import ascent
+from dmm_jax.certify import branch
+from dmm_jax.certify import cells
+from dmm_jax.certify import exact
+from dmm_jax.certify import layers as layers_lib
+from dmm_jax.certify import quadratic
+from dmm_jax.certify import regions
+
+WIDTHS = (6, 8, 8, 3)
+BOX = (-1.0, 1.0)
+network, predicted = certify_oracles.network, certify_oracles.predicted
+
+
+def example(seed, p, widths=WIDTHS):
+  layers = layers_lib.check(network(widths, seed))
+  x = np.random.default_rng(seed + 50).uniform(-1, 1, widths[0])
+  low, high = (np.full(len(x), end) for end in BOX)
+  label = int(predicted(layers, x))
+  return cells.Problem(layers, x, label, low, high, p)
+
+
+@pytest.mark.parametrize('p', (1, 2, np.inf))
+def test_radii_are_below_the_distance_and_above_the_linear_ones(p):
+  gained = 0
+  for seed in range(4):
+    problem = example(seed, p)
+    given = problem.layers, problem.x, problem.label
+    options = dict(norm=p, bounds=BOX)
+    distance, _, _ = certify.exact_distance(*given, **options)
+    linear = certify.lower_bound(*given, **options)
+    found = certify.lower_bound(*given, quadratic_steps=60, **options)
+    assert linear <= found <= distance * (1 + 1e-9)
+    gained += found > 1.005 * linear
+  assert gained >= 2
+
+
+def random_duals(rng, layers):
+  draw = lambda n: jnp.asarray(rng.normal(size=n))
+  widths = [len(layers[0][0])] + [b.size for _, b in layers]
+  return quadratic.Duals(
+    [draw(n) for n in widths[1:]],
+    [draw(n) - 2 for n in widths[1:]],
+    [draw(n) for n in widths[:-1]],
+    [draw(n) for n in widths[:-1]],
+    draw(()),
+  )
+
+
+@pytest.mark.parametrize('p', (1.0, 2.0, np.inf))
+def test_any_duals_give_a_lower_bound(p):
+  """Of margins at random points, for duals that nothing has optimised."""
+  with jax.enable_x64(True):
+    bound_fn = jax.jit(bound_of)
+    for seed in range(40):
+      rng = np.random.default_rng(seed)
+      problem = example(seed % 5, p)
+      layers, x = problem.layers, problem.x
+      radius = rng.uniform(0.1, 1.0)
+      steps = rng.normal(size=(2000, x.size))
+      size = np.linalg.norm(steps, p, axis=1, keepdims=True)
+      reach = radius * rng.uniform(size=(2000, 1)) ** 0.2
+      points = np.clip(x + steps / size * reach, *BOX)
+      zs = [layers_lib.preactivations(layers, v) for v in points]
+      boxes = [
+        (np.min(z, 0), np.max(z, 0)) for z in list(zip(*zs, strict=True))[:-1]
+      ]
+      row, offset = rng.normal(size=layers[-1][0].shape[0]), rng.normal()
+      region = regions.Region(
+        x, x - problem.low, problem.high - x, np.float64(radius)
+      )
+      given = quadratic.Problem(layers[:-1], row, offset, boxes, region, p)
+      bound = float(bound_fn(random_duals(rng, layers[:-1]), given))
+      values = [np.maximum(z[-2], 0) @ row + offset for z in zs]
+      assert np.isfinite(bound) and bound <= min(values)
+
+
+def bound_of(duals, problem):
+  tops = quadratic.eigenvalues(duals, problem.layers)
+  return quadratic.margin(duals, tops, problem)
+
+
+def test_terms_are_least_where_a_grid_says():
+  rng = np.random.default_rng(0)
+  with jax.enable_x64(True):
+    given = rng.normal(size=(6, 500))
+    given[1], given[4] = abs(given[1]), abs(given[4]) * (rng.random(500) < 0.7)
+    term = quadratic.Term(*map(jnp.asarray, given))
+    low, high = np.sort(rng.normal(size=(2, 500)), 0)
+    found = np.asarray(term.least(low, high))
+    grid = low + (high - low) * np.linspace(0, 1, 4001)[:, None]
+    least = np.asarray(jax.vmap(term.value)(grid)).min(0)
+    below, above = map(np.asarray, term.minima(low, high))
+  assert np.all(found <= least + 1e-12)
+  np.testing.assert_allclose(found, least, atol=2e-3)
+  assert np.all((below >= low) & (above <= high) & (below <= above))
+  both = (low < 0) & (high > 0)
+  assert np.all(below[both] <= 0) and np.all(above[both] >= 0)
+
+
+def test_eigenvalues_are_upper_bounds_that_are_met():
+  problem = example(0, 2)
+  with jax.enable_x64(True):
+    duals = random_duals(np.random.default_rng(1), problem.layers[:-1])
+    tops = quadratic.eigenvalues(duals, problem.layers[:-1])
+  for i, (w, _) in enumerate(problem.layers[:-1]):
+    roots = np.exp(np.asarray(duals.curvatures[i]) / 2)
+    inner = np.exp(-np.asarray(duals.weights[i]) / 2)
+    want = np.linalg.norm(inner[:, None] * w * roots, 2) ** 2
+    assert want <= tops[i] <= want * (1 + 1e-8)
+
+
+def test_intervals_are_narrower_and_hold():
+  problem = example(3, np.inf, (20, 40, 30, 3))
+  setting = branch._Setting(
+    problem.layers,
+    np.int32(problem.label),
+    regions.Region(
+      problem.x,
+      problem.x - problem.low,
+      problem.high - problem.x,
+      np.float64(0.5),
+    ),
+    np.float64(np.inf),
+  )
+  target = (problem.label + 1) % 3
+  with jax.enable_x64(True):
+    node = branch._root(setting, target, np.float64(0.1))
+    narrow = jax.tree.map(np.asarray, branch._narrow(setting, node))
+  rng = np.random.default_rng(0)
+  points = problem.x + rng.uniform(-0.5, 0.5, (5000, problem.x.size))
+  points[::2] = problem.x + 0.5 * np.sign(points[::2] - problem.x)
+  points = np.clip(points, *BOX)
+  zs = np.array(
+    [layers_lib.preactivations(problem.layers, v)[1] for v in points]
+  )
+  low, high = narrow[1]
+  assert np.all(zs >= low) and np.all(zs <= high)
+  width = np.asarray(node.boxes[1][1] - node.boxes[1][0])
+  assert np.all(high - low <= width) and np.mean((high - low) / width) < 0.99
+
+
+@pytest.mark.parametrize('p', (1, 2, np.inf))
+def test_branch_and_bound_is_below_the_distance_and_closes(p):
+  gained = 0
+  for seed in range(3):
+    problem = example(seed, p)
+    given = problem.layers, problem.x, problem.label
+    distance, _, _ = certify.exact_distance(*given, norm=p, bounds=BOX)
+    linear = certify.lower_bound(*given, norm=p, bounds=BOX)
+    lower = np.where(np.arange(3) == problem.label, np.inf, linear)
+    late = time.monotonic() + 20
+    found = branch.raise_bounds(problem, lower, distance, late)
+    assert np.all(found >= lower) and found[problem.label] == np.inf
+    # All classes' bounds are up to the distance, the nearest class's too.
+    assert lower.min() <= found.min() <= distance
+    gained += lower.min() * 1.005 < found.min()
+    each = class_distances(problem)
+    assert np.all(found.clip(max=distance) <= each + 1e-6)
+    early = branch.raise_bounds(problem, lower, distance, 0.0)
+    np.testing.assert_array_equal(early, lower)
+  assert gained >= 1
+
+
+def class_distances(problem):
+  """Distances of each class, by the programs alone."""
+  found = np.full(3, np.inf)
+  for target in range(3):
+    if target != problem.label:
+      w, b = problem.layers[-1]
+      pair = np.array([problem.label, target])
+      two = (*problem.layers[:-1], (w[:, pair], b[pair]))
+      found[target], _, _ = certify.exact_distance(
+        two, problem.x, 0, norm=problem.norm, bounds=BOX
+      )
+  return found
+
+
+def test_nodes_split_at_the_chosen_relu():
+  boxes = [(-np.ones(3), np.ones(3)), (-2 * np.ones(2), 2 * np.ones(2))]
+  node = branch.Node(0, boxes, None, None, 0.1, np.int32(4))
+  off, on = branch._split(node)
+  np.testing.assert_array_equal(off.boxes[1][1], [2, 0])
+  np.testing.assert_array_equal(on.boxes[1][0], [-2, 0])
+  for kid in (off, on):
+    np.testing.assert_array_equal(kid.boxes[0], boxes[0])
+  np.testing.assert_array_equal(boxes[1], [[-2, -2], [2, 2]])
+  off, on = branch._split(node._replace(choice=np.int32(2)))
+  assert off.boxes[0][1][2] == 0 and on.boxes[0][0][2] == 0
+
+
+def test_intervals_of_large_networks_come_from_branch_and_bound(monkeypatch):
+  problem = example(1, np.inf)
+  given = problem.layers, problem.x, problem.label
+  options = dict(norm=np.inf, bounds=BOX)
+  want = certify.exact_distance(*given, **options)[0]
+  seen = []
+  inner = branch.raise_bounds
+  record = lambda *args: seen.append(inner(*args)) or seen[-1]
+  monkeypatch.setattr(branch, 'raise_bounds', record)
+  certify.interval(*given, **options)
+  assert not seen
+  monkeypatch.setattr(exact, 'LARGE', 0)
+  lower, upper, _ = certify.interval(*given, **options)
+  assert len(seen) == 1
+  np.testing.assert_allclose([lower, upper], want, rtol=1e-6)
+
+
+def test_step_sizes_leave_the_centre_of_the_input():
+  units = quadratic.Units([2.0, 3.0], [5.0, 7.0])
+  rates = ascent.step_sizes(units)
+  assert float(rates.centres[0]) == 0
+  assert float(rates.centres[1]) == pytest.approx(ascent.RATES['centres'] * 5)
+  assert rates.slopes == [ascent.RATES['slopes'] * v for v in (2, 3)]
