@@ -85,7 +85,7 @@ def bounds(kinds: jax.Array, low: jax.Array, high: jax.Array) -> tuple:
     and identities it is the identity's.
   """
   one, zero = jnp.ones_like(low), jnp.zeros_like(low)
-  found = one, zero, one, zero
+  found: tuple = one, zero, one, zero
   for name, smooth in SMOOTH.items():
     lines = _lines(smooth, low, high)
     here = kinds == KINDS.index(name)
