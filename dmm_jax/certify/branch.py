@@ -81,7 +81,10 @@ def raise_bounds(
     arrays = problem.x, problem.x - problem.low, problem.high - problem.x
     region = regions.Region(*map(jnp.asarray, (*arrays, np.float64(upper))))
     setting = _Setting(
-      problem.layers, np.int32(problem.label), region, np.float64(problem.norm)
+      problem.layers,
+      jnp.int32(problem.label),
+      region,
+      jnp.float64(problem.norm),
     )
     targets = np.flatnonzero(lower < upper)
     nodes = _roots(setting, targets, lower, deadline)

@@ -176,7 +176,9 @@ class Reader:
   def apply(self, equation: Any, operands: list) -> list:
     """Returns the results of one operation."""
     name, params = equation.primitive.name, equation.params
-    values = [v for v in operands if isinstance(v, Value | Pointwise)]
+    values: list[Any] = [
+      v for v in operands if isinstance(v, Value | Pointwise)
+    ]
     bent = [v for v in operands if isinstance(v, Pointwise)]
     if name in CALLS:
       inner = params[CALLS[name]]
@@ -234,10 +236,9 @@ class Reader:
     if equation.primitive.name not in POINTWISE or not fits:
       return None
     of_values = iter(chain[bases[0]] for chain in chains)
+    constant = lambda v: lambda z: v
     parts = [
-      next(of_values)
-      if isinstance(v, Value | Pointwise)
-      else (lambda z, v=v: v)
+      next(of_values) if isinstance(v, Value | Pointwise) else constant(v)
       for v in operands
     ]
     bind, params = equation.primitive.bind, _doubled(equation.params)
@@ -247,7 +248,8 @@ class Reader:
 
   def chain(self, v: Any) -> list:
     """Returns what an operand is an entrywise function of, and these."""
-    base, fn = v, lambda z: z
+    fn: Callable = lambda z: z
+    base: Any = v
     if isinstance(v, Pointwise):
       base, fn = v.base, v.fn
     found = [(base, fn)]
@@ -266,7 +268,7 @@ class Reader:
     kind = activations.recognize(spot[1], shape)
     if kind is not None:
       return self.activate(spot[0], kind)
-    return Pointwise(*spot, shape, place)
+    return Pointwise(spot[0], spot[1], shape, place)
 
   def rewrite(
     self, name: str, equation: Any, operands: list, params: dict
