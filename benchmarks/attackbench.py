@@ -38,9 +38,9 @@ from torch import nn
 from torch.nn import functional
 
 from benchmarks import _peers_torch
+from benchmarks import printing
 from dmm_jax import data
 from dmm_jax import interop
-from experiments import common
 from experiments.lib import flags
 
 DEFAULTS = {
@@ -242,7 +242,7 @@ def run(config: Config) -> list:
     for name, attack in attacks.items()
   }
   rows = report(bench, infos, out_dir)
-  common.print_table(HEADER, rows)
+  printing.print_table(HEADER, rows)
   return rows
 
 

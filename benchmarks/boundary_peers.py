@@ -50,13 +50,13 @@ import numpy as np
 import tqdm
 
 from benchmarks import _peers_report
+from benchmarks import printing
 from benchmarks import timing
 from dmm_jax import boundary
 from dmm_jax import margins
 from dmm_jax import parallel
 from dmm_jax import programs
 from dmm_jax import records
-from experiments import common
 from experiments.lib import flags as flags_lib
 
 NETWORKS = (
@@ -553,7 +553,7 @@ def _speed(out_dir, benches, norms):
     ('equal_quality', _SPEED_COLUMNS),
     ('fresh_process', ['network', 'norm', 'attack', 'seconds']),
   ):
-    common.print_table(keys, [[text(r[k]) for k in keys] for r in out[key]])
+    printing.print_table(keys, [[text(r[k]) for k in keys] for r in out[key]])
 
 
 def _import_peers():
@@ -603,11 +603,11 @@ def run():
     jax.clear_caches()
   summary = write_results(out_dir, networks, norms)
   rows = summary['rows']
-  common.print_table(_peers_report.HEADER, _peers_report.table(rows))
+  printing.print_table(_peers_report.HEADER, _peers_report.table(rows))
   for key in ('counts', 'beside_peers'):
     if summary[key]:
       print()
-      common.print_table(*_peers_report.plain_table(summary[key]))
+      printing.print_table(*_peers_report.plain_table(summary[key]))
   for r in rows:
     if r['error']:
       where = f'{r["network"]} {r["norm"]} {r["attack"]} {r["budget"]}'

@@ -20,11 +20,11 @@ from absl import flags
 import jax
 import numpy as np
 
+from benchmarks import printing
 from benchmarks import timing
 from dmm_jax import _xla_cpu
 from dmm_jax import boundary
 from dmm_jax import models
-from experiments import common
 
 _IMAGES = flags.DEFINE_integer('images', 64, 'Of each network.')
 _METHOD = flags.DEFINE_string('method', 'fast', 'Search.')
@@ -82,7 +82,7 @@ def main(argv):
       ]
     )
   header = ['network', 'seconds', 'without', 'times faster', 'distances, range']
-  common.print_table(header, rows)
+  printing.print_table(header, rows)
 
 
 if __name__ == '__main__':

@@ -31,11 +31,11 @@ from torch.nn import functional
 import tqdm
 
 from benchmarks import _peers_torch
+from benchmarks import printing
 from dmm_jax import boundary
 from dmm_jax import data
 from dmm_jax import interop
 from dmm_jax import models
-from experiments import common
 from experiments.lib import flags
 
 HEADER = 'side gradients success median mean first seconds'.split()
@@ -292,7 +292,7 @@ def run(config: Config) -> list:
       ]
     )
     print(*rows[-1], flush=True)
-  common.print_table(HEADER, rows)
+  printing.print_table(HEADER, rows)
   return rows
 
 

@@ -23,12 +23,12 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
+from benchmarks import printing
 from benchmarks import timing
 from dmm_jax import margins
 from dmm_jax import parallel
 from dmm_jax import programs
 from dmm_jax import random_nets
-from experiments import common
 
 _ARCHITECTURES = flags.DEFINE_list(
   'architectures', list(random_nets.ARCHITECTURES), 'Networks to time.'
@@ -105,7 +105,7 @@ def main(argv):
       ]
     )
   header = 'network, n, per second, used, sweep ms, gradients ms, draw ms'
-  common.print_table([*header.split(', '), 'overhead', 'with draw'], rows)
+  printing.print_table([*header.split(', '), 'overhead', 'with draw'], rows)
 
 
 if __name__ == '__main__':

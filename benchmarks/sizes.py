@@ -65,7 +65,7 @@ def measure(method):
     seconds.append(time.perf_counter() - start)
   each = seconds[1] / found.gradients.sum()
   print(
-    f'{method}, {len(xs)} examples, {found.gradients.mean():.0f} gradients each: '
+    f'{method}, {len(xs)} examples, {found.gradients.mean():.0f} gradients: '
     f'{seconds[1]:.1f} s ({seconds[0]:.1f} with compiling), {each:.2f} s a '
     f'gradient, all found: {np.isfinite(found.distance).all()}; peak '
     f'{peak():.2f} GB, {before:.2f} before',

@@ -42,8 +42,8 @@ from absl import flags
 
 from benchmarks import _som_report
 from benchmarks import _som_sides
+from benchmarks import printing
 from dmm_jax import records
-from experiments import common
 
 _OUT_DIR = flags.DEFINE_string('out_dir', 'runs/som_peers', 'Results.')
 _SIZES = flags.DEFINE_list('sizes', ['small', 'middle', 'large'], 'Which.')
@@ -104,7 +104,7 @@ def main(argv):
       out_dir / 'summary.json',
       dict(rows=rows, cores=os.cpu_count(), load=load),
     )
-    common.print_table(_som_report.HEADER, _som_report.table(rows))
+    printing.print_table(_som_report.HEADER, _som_report.table(rows))
     print(f'load {load[0]:.1f} of {os.cpu_count()} cores', flush=True)
   workers.close()
 

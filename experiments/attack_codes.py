@@ -120,18 +120,12 @@ COLUMNS = {
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  preset: str = flags.flag('default', 'Values of flags that are not given.')
-  workdir: str = flags.flag('runs/attack_codes', 'Run directory.')
-  seed: int = flags.flag(0, 'Seed of every random draw.', least=0)
-  dataset: str = flags.flag(
-    'digits', 'digits (embedded), or an image set of tensorflow-datasets.'
-  )
-  data_dir: str = flags.flag(
-    '', 'Directory of tensorflow-datasets; empty takes its own default.'
-  )
-  num_train: int = flags.flag(
-    0, 'Number of training images, the first ones; 0 takes all.', least=0
-  )
+  preset: str = flags.preset()
+  workdir: str = flags.workdir('runs/attack_codes')
+  seed: int = flags.seed()
+  dataset: str = flags.dataset()
+  data_dir: str = flags.data_dir()
+  num_train: int = flags.num_train()
   num_images: int = flags.flag(
     300, 'Number of test images, the first ones; all are attacked.', least=20
   )

@@ -424,7 +424,10 @@ def test_every_option_reaches_the_search(capsys):
       solve(**options)
   with pytest.raises(TypeError, match='seed must be an integer'):
     solve(seed=0.5)
-  with pytest.raises(TypeError, match='logits_fn must be a function, got 3'):
+  pair = (lambda params, x: params * x), np.ones(2)
+  with pytest.raises(TypeError, match=r'take it apart, logits_fn, params = \.'):
+    boundary.measure(pair, np.zeros((3, 2), np.float32))
+  with pytest.raises(TypeError, match='must be a function of one input, got'):
     boundary.measure(3, xs, params=params)
 
 

@@ -303,7 +303,7 @@ def test_batches_are_as_small_as_memory_asks_for(limit):
     assert min(sizes) <= largest
     sizes.clear()
   limit(0.01)
-  with pytest.raises(MemoryError, match='2 examples at once take 0.0'):
+  with pytest.raises(MemoryError, match=r'2 examples at once take 0\.0'):
     parallel.map_examples(row, (xs,), batch_size=16)
   assert parallel.map_examples(row, (xs[:0],)).shape == (0, 4)
   for wrong in (0, -1.0, np.nan):

@@ -413,7 +413,7 @@ def test_blocks_that_cannot_be_made_are_errors(root, text, message):
 
 def test_a_page_that_cannot_be_made_is_one_line(root):
   (root / 'RESULTS.md').write_text('<!-- results: b -->\n<!-- end -->\n')
-  with pytest.raises(flags.FlagError, match='the pages were not renewed: .*b'):
+  with pytest.raises(flags.FlagError, match=r'the pages were not renewed: .*b'):
     results.run(results.Config(), root)
 
 

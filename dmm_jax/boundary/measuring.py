@@ -140,8 +140,7 @@ def measure(
 
 
 def _with_params(logits_fn, params):
-  if not callable(logits_fn):
-    raise TypeError(f'logits_fn must be a function, got {logits_fn!r}')
+  network_lib.check_callable(logits_fn)
   if params is None:
     return logits_fn
   # Numbers too are arguments of the program, not constants.

@@ -49,6 +49,20 @@ def geometry_dtype(dtype: Any) -> np.dtype:
   return jnp.promote_types(dtype, jnp.float32)
 
 
+def check_callable(logits_fn: Any) -> None:
+  """Raises TypeError for what is no function, and says what it is."""
+  if isinstance(logits_fn, tuple) and logits_fn and callable(logits_fn[0]):
+    raise TypeError(
+      'logits_fn is a pair, as interop.from_torch and its like return: take it '
+      'apart, logits_fn, params = ..., and give boundary.measure params=params'
+    )
+  if not callable(logits_fn):
+    raise TypeError(
+      'logits_fn must be a function of one input, got '
+      f'{type(logits_fn).__name__}'
+    )
+
+
 def trace(logits_fn: LogitsFn, x: jax.Array | jax.ShapeDtypeStruct) -> Network:
   """Traces a network and its gradient, for inputs like `x`.
 
@@ -57,10 +71,7 @@ def trace(logits_fn: LogitsFn, x: jax.Array | jax.ShapeDtypeStruct) -> Network:
   Raises:
     TypeError, ValueError: for what is no network of one floating-point input.
   """
-  if not callable(logits_fn):
-    raise TypeError(
-      f'logits_fn must be a function of one input, got {logits_fn!r}'
-    )
+  check_callable(logits_fn)
   if not jnp.issubdtype(x.dtype, jnp.floating):
     raise TypeError(
       f'inputs must be floating point, got {x.dtype}: '

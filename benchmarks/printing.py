@@ -1,4 +1,4 @@
-"""Printing of plain tables, for the benchmarks alone."""
+"""Plain tables of text."""
 
 
 def print_table(header: list[str], rows: list[list[str]]) -> None:
