@@ -110,6 +110,7 @@ def test_no_bound_is_above_a_crossing(name):
   assert len(ratios) > 50 and np.max(ratios) > 0.1
 
 
+@pytest.mark.slow
 def test_both_ends_of_a_smooth_network():
   fn = network('tanh')
   x = np.random.default_rng(3).uniform(size=SIZE)

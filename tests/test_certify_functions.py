@@ -185,7 +185,9 @@ def test_bounds_of_a_function_are_those_of_its_layers(norm):
 
 
 @pytest.mark.parametrize('module', [Plain, Residual])
-@pytest.mark.parametrize('norm', [1, 2, np.inf])
+@pytest.mark.parametrize(
+  'norm', [pytest.param(1, marks=pytest.mark.slow), 2, np.inf]
+)
 def test_no_bound_is_above_a_point_that_was_found(module, norm):
   for seed in range(2):
     fn = flax(module, seed)

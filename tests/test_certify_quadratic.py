@@ -30,7 +30,9 @@ def example(seed, p, widths=WIDTHS):
   return cells.Problem(layers, x, label, low, high, p)
 
 
-@pytest.mark.parametrize('p', (1, 2, np.inf))
+@pytest.mark.parametrize(
+  'p', (pytest.param(1, marks=pytest.mark.slow), 2, np.inf)
+)
 def test_radii_are_below_the_distance_and_above_the_linear_ones(p):
   gained = 0
   for seed in range(4):

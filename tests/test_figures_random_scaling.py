@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from dmm_jax import statistics
+from dmm_jax.plots import canvas
 from experiments import random_scaling
 from experiments.figures import random_scaling as drawing
 from experiments.lib import runner
@@ -111,7 +112,7 @@ def test_medians_lie_on_the_axes_with_their_intervals(report, found):
 
 
 def test_infinite_ends_and_values_are_left_out():
-  ax = figures.canvas.grid(1, 1)[1][0, 0]
+  ax = canvas.grid(1, 1)[1][0, 0]
   made = [
     statistics.Estimate(1.0, 0.5, np.inf, 9, ''),
     statistics.Estimate(np.inf, 1.0, np.inf, 9, ''),

@@ -51,6 +51,7 @@ def test_a_folder_that_cannot_be_is_named(tmp_path, unset, capsys):
   assert 'are not kept' in said and str(tmp_path / 'file') in said
 
 
+@pytest.mark.slow
 def test_a_second_run_finds_the_programs_of_the_first(tmp_path):
   """And one whose programs are damaged ends with the same bytes."""
   environment = dict(os.environ, HOME=str(tmp_path), JAX_PLATFORMS='cpu')

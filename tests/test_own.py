@@ -350,6 +350,7 @@ def test_own_networks_are_attacked_and_attack(digits, tmp_path):
     transfer.run(dataclasses.replace(config, data=outside))
 
 
+@pytest.mark.slow
 def test_pairs_of_own_networks_have_depths(digits, tmp_path):
   config = dimple_depth.Config(
     workdir=str(tmp_path / 'run'),

@@ -154,8 +154,9 @@ def _improve_one(setting, node):
   )
   tops = quadratic.eigenvalues(duals, problem.layers)
   radius = ascent.largest_radius(duals, tops, problem)
-  radius = jnp.maximum(radius, _linear_radius(problem, ahead))
-  radius = jnp.maximum(radius, node.radius)
+  # A bound that is not a number says nothing.
+  radius = jnp.fmax(radius, _linear_radius(problem, ahead))
+  radius = jnp.fmax(radius, node.radius)
   choice = _choose(duals, tops, problem)
   return node._replace(duals=duals, radius=radius, choice=choice)
 
@@ -199,9 +200,7 @@ def _search(setting, nodes, lower, upper, deadline):
     for node in nodes:
       if node.radius >= upper:
         continue
-      if (
-        node.choice < 0
-      ):  # All signs are known; what is left is not the tree's.
+      if node.choice < 0:  # All signs are known: nothing is left to split.
         finished[node.target] = min(finished[node.target], node.radius)
       else:
         heapq.heappush(leaves, (float(node.radius), next(count), node))
