@@ -206,7 +206,9 @@ def test_no_bound_is_above_a_point_that_was_found(module, norm):
 
 
 @pytest.mark.parametrize('kind', ['plain', 'leaky'])
-@pytest.mark.parametrize('norm', [1, 2, np.inf])
+@pytest.mark.parametrize(
+  'norm', [pytest.param(1, marks=pytest.mark.slow), 2, np.inf]
+)
 def test_both_ends_meet(kind, norm):
   fn = given(kind)
   x = np.random.default_rng(3).uniform(size=SHAPE).astype(np.float32)
