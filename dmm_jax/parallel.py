@@ -159,7 +159,7 @@ def _fit(fn, columns, shared, batch_size, mesh, vmap_size):
     )
     program = _step().lower(fn, batch, shared, mesh=mesh, vmap_size=vmap_size)
     used = program.compile().memory_analysis()
-    taken = mesh.size * (
+    taken = jax.local_device_count() * (
       used.temp_size_in_bytes
       + used.argument_size_in_bytes
       + used.output_size_in_bytes
