@@ -166,6 +166,59 @@ def mean(values: np.ndarray, *, unit: str) -> Estimate:
   return Estimate(value, float(low), float(high), num, unit)
 
 
+def geometric_mean(values: np.ndarray, *, unit: str) -> Estimate:
+  """Estimate the geometric mean of a column, with Student's interval of logs.
+
+  For ratios, which multiply: networks' ratios of two distances.
+
+  Args:
+    values: `[n]`.
+    unit: what n counts.
+
+  Returns:
+    The estimate; NaN where a value is not positive and finite, the ends also
+    below 2 units.
+  """
+  values = _column(values)
+  usable = (values > 0) & (values < np.inf)
+  logs = np.log(np.where(usable, values, np.nan))
+  return transform(t_mean(logs, unit=unit), np.exp)
+
+
+def transform(a: Estimate, function: Callable) -> Estimate:
+  """Return the estimate of an increasing function of what was estimated.
+
+  Args:
+    a: the estimate.
+    function: of numpy, from a number to a number.
+  """
+  with np.errstate(over='ignore'):
+    value, low, high = (float(function(v)) for v in a[:3])
+  return a._replace(value=value, low=low, high=high)
+
+
+def num_needed(values: np.ndarray) -> int | None:
+  """Return how many units would decide the sign of a mean, 4 times in 5.
+
+  Of as large a mean and spread as these have. Normal approximation to the power
+  of Student's two-sided test at 5 %: (z_0.975 + z_0.8)^2 / (mean / spread)^2,
+  and 2 more for the estimated spread. Source: Cohen (1988), Statistical Power
+  Analysis for the Behavioral Sciences, section 2.4.
+
+  Args:
+    values: `[n]`, n >= 2.
+
+  Returns:
+    None where the mean is 0 or not finite.
+  """
+  values = _column(values)
+  average, spread = np.mean(values), np.std(values, ddof=1)
+  if not (average and np.isfinite(average)):
+    return None
+  size = (Z + special.ndtri(0.8)) * spread / average
+  return math.ceil(size**2) + 2
+
+
 def paired_difference(a: np.ndarray, b: np.ndarray, *, unit: str) -> Estimate:
   """Estimate the mean of a - b over pairs, with Student's interval.
 

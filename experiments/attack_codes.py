@@ -197,26 +197,14 @@ PRESETS = {
 }
 
 
-def run(config: Config) -> runner.Result:
-  """Runs the experiment; returns its rows and its report."""
-  flags.check(config)
+def check(config):
+  """Raises FlagError for flags that do not go together."""
   if config.width % 2:
     raise flags.FlagError(f'--width={config.width} is not even')
   if config.num_units > config.map_size**2:
     raise flags.FlagError(
       f'--num_units={config.num_units}: a map has {config.map_size**2}'
     )
-  return runner.run(
-    'experiments.attack_codes',
-    config,
-    question=flags.question(__doc__),
-    inputs=load(config),
-    measure=measure,
-    analyze=analyze,
-    draw=figures.draw,
-    columns=COLUMNS,
-    presets=PRESETS,
-  )
 
 
 # --- Data and networks -----------------------------------------------------
@@ -843,5 +831,11 @@ def feature_table(features):
   )
 
 
+EXPERIMENT = runner.Experiment(
+  'experiments.attack_codes', __doc__, Config, PRESETS, COLUMNS,
+  measure, analyze, figures.draw, load=load, check=check,
+)  # fmt: skip
+run = EXPERIMENT.run
+
 if __name__ == '__main__':
-  flags.main(run, Config, PRESETS)
+  EXPERIMENT.main()

@@ -57,6 +57,7 @@ from experiments.figures import bit_images as figures
 from experiments.lib import claims
 from experiments.lib import flags
 from experiments.lib import runner
+from experiments.lib import splits
 from experiments.lib import tables
 
 PAPER = '1812.10156'
@@ -125,26 +126,14 @@ COLUMNS = {
 }
 
 
-def run(config: Config) -> runner.Result:
-  """Runs the experiment; returns its rows and its report."""
-  flags.check(config)
-  return runner.run(
-    'experiments.bit_images',
-    config,
-    question=flags.question(__doc__),
-    inputs={split: load(config, split) for split in ('train', 'test')},
-    measure=measure,
-    analyze=analyze,
-    draw=figures.draw,
-    columns=COLUMNS,
-    presets=PRESETS,
-  )
+def load(config):
+  """Returns images as bits `[m, n]`, and whether labels are odd, by split."""
+  sets = splits.load(config.dataset, config.data_dir)
+  return {name: as_bits(*pair, config.threshold) for name, pair in sets.items()}
 
 
-def load(config, split):
-  """Returns images as bits `[m, n]`, 0 or 1, and whether labels are odd."""
-  xs, labels = data.load(config.dataset, split, config.data_dir or None)
-  bits = (xs > config.threshold).astype(np.float32).reshape(len(xs), -1)
+def as_bits(xs, labels, threshold):
+  bits = (xs > threshold).astype(np.float32).reshape(len(xs), -1)
   return bits, data.parity(labels)
 
 
@@ -438,5 +427,11 @@ def accuracy_table(results):
   return tables.Table('Networks', columns, rows)
 
 
+EXPERIMENT = runner.Experiment(
+  'experiments.bit_images', __doc__, Config, PRESETS, COLUMNS,
+  measure, analyze, figures.draw, load=load,
+)  # fmt: skip
+run = EXPERIMENT.run
+
 if __name__ == '__main__':
-  flags.main(run, Config, PRESETS)
+  EXPERIMENT.main()

@@ -126,9 +126,8 @@ COLUMNS = {
 }
 
 
-def run(config: Config) -> runner.Result:
-  """Runs the experiment; returns its rows and its report."""
-  flags.check(config)
+def check(config):
+  """Raises FlagError for flags that do not go together."""
   if len(config.num_networks) != len(config.sizes):
     raise flags.FlagError(
       f'--num_networks has {len(config.num_networks)} numbers, --sizes '
@@ -137,17 +136,6 @@ def run(config: Config) -> runner.Result:
   for name in ('sizes', 'random_sizes'):
     if len(getattr(config, name)) < 2:
       raise flags.FlagError(f'--{name}: a slope needs two sizes')
-  return runner.run(
-    'experiments.bit_strings',
-    config,
-    question=flags.question(__doc__),
-    measure=measure,
-    analyze=analyze,
-    draw=figures.draw,
-    columns=COLUMNS,
-    presets=PRESETS,
-    threads=2,  # One unit compiles, on one core, while another one runs.
-  )
 
 
 # --- Measuring -------------------------------------------------------------
@@ -506,5 +494,11 @@ def random_table(config, randomly):
   return tables.Table('Random flips until the class changes', columns, rows)
 
 
+EXPERIMENT = runner.Experiment(
+  'experiments.bit_strings', __doc__, Config, PRESETS, COLUMNS,
+  measure, analyze, figures.draw, check=check, threads=2,
+)  # fmt: skip
+run = EXPERIMENT.run
+
 if __name__ == '__main__':
-  flags.main(run, Config, PRESETS)
+  EXPERIMENT.main()

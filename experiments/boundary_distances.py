@@ -165,9 +165,8 @@ COLUMNS = {
 }
 
 
-def run(config: Config) -> runner.Result:
-  """Runs the experiment; returns its rows and its report."""
-  flags.check(config)
+def check(config):
+  """Raises FlagError for flags that do not go together."""
   flags.check_method(config.method, config.norms)
   if 0 in config.norms and not config.box:
     raise flags.FlagError('norm 0 needs --box: inputs have no other end')
@@ -178,18 +177,6 @@ def run(config: Config) -> runner.Result:
   given = config.checkpoint or config.network
   if not (config.num_trained or config.num_untrained or given):
     raise flags.FlagError('--num_trained=0 and --num_untrained=0: no networks')
-  return runner.run(
-    'experiments.boundary_distances',
-    config,
-    question=flags.question(__doc__),
-    inputs=load(config),
-    measure=measure,
-    analyze=analyze,
-    draw=figures.draw,
-    columns=COLUMNS,
-    presets=PRESETS,
-    threads=2,  # One unit compiles, on one core, while another one runs.
-  )
 
 
 # --- Data and networks -----------------------------------------------------
@@ -623,5 +610,11 @@ def answer(config, norm, groups, medians, ratio, claim):
   )
 
 
+EXPERIMENT = runner.Experiment(
+  'experiments.boundary_distances', __doc__, Config, PRESETS, COLUMNS,
+  measure, analyze, figures.draw, load=load, check=check, threads=2,
+)  # fmt: skip
+run = EXPERIMENT.run
+
 if __name__ == '__main__':
-  flags.main(run, Config, PRESETS)
+  EXPERIMENT.main()

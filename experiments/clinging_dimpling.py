@@ -198,21 +198,9 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def run(config: Config) -> runner.Result:
-  """Runs the experiment; returns its rows and its report."""
-  flags.check(config)
+def check(config):
+  """Raises FlagError for flags that do not go together."""
   flags.check_method(config.method)
-  return runner.run(
-    'experiments.clinging_dimpling',
-    config,
-    question=flags.question(__doc__),
-    inputs=load(config),
-    measure=measure,
-    analyze=analyze,
-    draw=figures.draw,
-    columns=COLUMNS,
-    presets=PRESETS,
-  )
 
 
 class Inputs(NamedTuple):
@@ -857,5 +845,11 @@ def answer(config, case, judged):
   )
 
 
+EXPERIMENT = runner.Experiment(
+  'experiments.clinging_dimpling', __doc__, Config, PRESETS, COLUMNS,
+  measure, analyze, figures.draw, load=load, check=check,
+)  # fmt: skip
+run = EXPERIMENT.run
+
 if __name__ == '__main__':
-  flags.main(run, Config, PRESETS)
+  EXPERIMENT.main()

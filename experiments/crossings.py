@@ -176,24 +176,12 @@ COLUMNS = {
 }
 
 
-def run(config: Config) -> runner.Result:
-  """Runs the experiment; returns its rows and its report."""
-  flags.check(config)
+def check(config):
+  """Raises FlagError for flags that do not go together."""
   if config.num_networks % 2:
     raise flags.FlagError(
       f'--num_networks={config.num_networks} is odd; networks come in pairs'
     )
-  return runner.run(
-    'experiments.crossings',
-    config,
-    question=flags.question(__doc__),
-    inputs=load(config),
-    measure=measure,
-    analyze=analyze,
-    draw=figures.draw,
-    columns=COLUMNS,
-    presets=PRESETS,
-  )
 
 
 def load(config):
@@ -589,5 +577,11 @@ def concordance_table(between):
   )
 
 
+EXPERIMENT = runner.Experiment(
+  'experiments.crossings', __doc__, Config, PRESETS, COLUMNS,
+  measure, analyze, figures.draw, load=load, check=check,
+)  # fmt: skip
+run = EXPERIMENT.run
+
 if __name__ == '__main__':
-  flags.main(run, Config, PRESETS)
+  EXPERIMENT.main()

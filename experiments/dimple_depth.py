@@ -278,23 +278,11 @@ COLUMNS = {
 }
 
 
-def run(config: Config) -> runner.Result:
-  """Runs the experiment; returns its rows and its report."""
-  flags.check(config)
+def check(config):
+  """Raises FlagError for flags that do not go together."""
   flags.check_method(config.method)
   if config.network and (config.plain or config.robust):
     raise flags.FlagError('--network excludes --plain and --robust')
-  return runner.run(
-    'experiments.dimple_depth',
-    config,
-    question=flags.question(__doc__),
-    inputs=load(config),
-    measure=measure,
-    analyze=analyze,
-    draw=figures.draw,
-    columns=COLUMNS,
-    presets=PRESETS,
-  )
 
 
 # --- Data and networks -----------------------------------------------------
@@ -962,5 +950,11 @@ def network_table(rows, made, trouble):
   )
 
 
+EXPERIMENT = runner.Experiment(
+  'experiments.dimple_depth', __doc__, Config, PRESETS, COLUMNS,
+  measure, analyze, figures.draw, load=load, check=check,
+)  # fmt: skip
+run = EXPERIMENT.run
+
 if __name__ == '__main__':
-  flags.main(run, Config, PRESETS)
+  EXPERIMENT.main()

@@ -157,37 +157,21 @@ COLUMNS = {
 }
 
 
-def run(config: Config) -> runner.Result:
-  """Runs the experiment; returns its rows and its report."""
-  flags.check(config)
-  inputs = load(config)
+def load(config):
+  """Returns images and labels by split."""
+  inputs = splits.load(
+    config.dataset,
+    config.data_dir,
+    num_train=config.num_train,
+    num_classes=config.num_classes,
+  )
   num = min(len(labels) for _, labels in inputs.values())
   if config.num_sources + config.num_others > num:
     raise flags.FlagError(
       f'--num_sources={config.num_sources} and --num_others='
       f'{config.num_others} need as many images of each set, got {num}'
     )
-  return runner.run(
-    'experiments.influence',
-    config,
-    question=flags.question(__doc__),
-    inputs=inputs,
-    measure=measure,
-    analyze=analyze,
-    draw=figures.draw,
-    columns=COLUMNS,
-    presets=PRESETS,
-  )
-
-
-def load(config):
-  """Returns images and labels by split."""
-  return splits.load(
-    config.dataset,
-    config.data_dir,
-    num_train=config.num_train,
-    num_classes=config.num_classes,
-  )
+  return inputs
 
 
 # --- Measuring -------------------------------------------------------------
@@ -534,5 +518,11 @@ def sum_table(sums):
   )
 
 
+EXPERIMENT = runner.Experiment(
+  'experiments.influence', __doc__, Config, PRESETS, COLUMNS,
+  measure, analyze, figures.draw, load=load,
+)  # fmt: skip
+run = EXPERIMENT.run
+
 if __name__ == '__main__':
-  flags.main(run, Config, PRESETS)
+  EXPERIMENT.main()

@@ -216,26 +216,14 @@ COLUMNS = {
 }
 
 
-def run(config: Config) -> runner.Result:
-  """Runs the experiment; returns its rows and its report."""
-  flags.check(config)
+def check(config):
+  """Raises FlagError for flags that do not go together."""
   flags.check_method(config.method)
   if min(config.factors) == 0:
     raise flags.FlagError('--factors have to be above 0')
   sphere = config.num_points, config.dim
   if 'sphere' in config.datasets and config.k >= min(sphere):
     raise flags.FlagError(too_many(config.k, 'sphere', *sphere))
-  return runner.run(
-    'experiments.initial_scale',
-    config,
-    question=flags.question(__doc__),
-    inputs={name: load(config, name) for name in config.datasets},
-    measure=measure,
-    analyze=analyze,
-    draw=figures.draw,
-    columns=COLUMNS,
-    presets=PRESETS,
-  )
 
 
 # --- Data and networks -----------------------------------------------------
@@ -262,8 +250,12 @@ class Data(NamedTuple):
   within: bool
 
 
-def load(config, name):
-  """Returns `Data` of a set of images; None of the sphere, drawn for each."""
+def load(config):
+  """Returns `Data` by name; None of the sphere, drawn for each network."""
+  return {name: load_one(config, name) for name in config.datasets}
+
+
+def load_one(config, name):
   if name == 'sphere':
     return None
   first = {'train': config.num_train or None, 'test': NUM_CHECKED}
@@ -808,5 +800,11 @@ def author_table(every):
   )
 
 
+EXPERIMENT = runner.Experiment(
+  'experiments.initial_scale', __doc__, Config, PRESETS, COLUMNS,
+  measure, analyze, figures.draw, load=load, check=check,
+)  # fmt: skip
+run = EXPERIMENT.run
+
 if __name__ == '__main__':
-  flags.main(run, Config, PRESETS)
+  EXPERIMENT.main()

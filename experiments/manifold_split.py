@@ -238,23 +238,11 @@ COLUMNS = {
 NUM_POINTS = 6
 
 
-def run(config: Config) -> runner.Result:
-  """Runs the experiment; returns its rows and its report."""
-  flags.check(config)
+def check(config):
+  """Raises FlagError for flags that do not go together."""
   flags.check_method(config.method)
   if config.network and config.checkpoints != HERE:
     raise flags.FlagError('--network and --checkpoints exclude each other')
-  return runner.run(
-    'experiments.manifold_split',
-    config,
-    question=flags.question(__doc__),
-    inputs=load(config),
-    measure=measure,
-    analyze=analyze,
-    draw=figures.draw,
-    columns=COLUMNS,
-    presets=PRESETS,
-  )
 
 
 # --- Data and networks -------------------------------------------------------
@@ -980,5 +968,11 @@ INSTRUMENT_COLUMNS = [
 ]
 
 
+EXPERIMENT = runner.Experiment(
+  'experiments.manifold_split', __doc__, Config, PRESETS, COLUMNS,
+  measure, analyze, figures.draw, load=load, check=check,
+)  # fmt: skip
+run = EXPERIMENT.run
+
 if __name__ == '__main__':
-  flags.main(run, Config, PRESETS)
+  EXPERIMENT.main()

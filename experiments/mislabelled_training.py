@@ -178,35 +178,6 @@ COLUMNS = {
 }
 
 
-def run(config: Config) -> runner.Result:
-  """Runs the experiment; returns its rows and its report."""
-  flags.check(config)
-  inputs = load(config)
-  num, size = len(inputs.xs), inputs.xs[0].size
-  if config.k >= min(num - 1, size):
-    raise flags.FlagError(
-      f'--k={config.k} has to be less than the {size} numbers of an image, and '
-      f'than the {num} images less 1'
-    )
-  steps = config.epochs * train.steps_per_epoch(plan_of(config), num)
-  if config.brief_steps >= steps:
-    raise flags.FlagError(
-      f'--brief_steps={config.brief_steps} has to be less than the {steps} '
-      'steps of training'
-    )
-  return runner.run(
-    'experiments.mislabelled_training',
-    config,
-    question=flags.question(__doc__),
-    inputs=inputs,
-    measure=measure,
-    analyze=analyze,
-    draw=figures.draw,
-    columns=COLUMNS,
-    presets=PRESETS,
-  )
-
-
 # --- Data and networks -----------------------------------------------------
 
 
@@ -227,7 +198,20 @@ def load(config):
   about = networks.describe('classifier', config.model, num_classes=num_classes)
   first = slice(config.num_train or None)
   module = networks.build(about)
-  return Inputs(module, xs[first], labels[first], test_set, num_classes)
+  xs, labels = xs[first], labels[first]
+  num, size = len(xs), xs[0].size
+  if config.k >= min(num - 1, size):
+    raise flags.FlagError(
+      f'--k={config.k} has to be less than the {size} numbers of an image, and '
+      f'than the {num} images less 1'
+    )
+  steps = config.epochs * train.steps_per_epoch(plan_of(config), num)
+  if config.brief_steps >= steps:
+    raise flags.FlagError(
+      f'--brief_steps={config.brief_steps} has to be less than the {steps} '
+      'steps of training'
+    )
+  return Inputs(module, xs, labels, test_set, num_classes)
 
 
 def plan_of(config):
@@ -747,5 +731,11 @@ def source_table(of, sources):
   )
 
 
+EXPERIMENT = runner.Experiment(
+  'experiments.mislabelled_training', __doc__, Config, PRESETS, COLUMNS,
+  measure, analyze, figures.draw, load=load,
+)  # fmt: skip
+run = EXPERIMENT.run
+
 if __name__ == '__main__':
-  flags.main(run, Config, PRESETS)
+  EXPERIMENT.main()

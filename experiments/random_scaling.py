@@ -197,9 +197,8 @@ COLUMNS = {
 }
 
 
-def run(config: Config) -> runner.Result:
-  """Runs the experiment; returns its rows and its report."""
-  flags.check(config)
+def check(config):
+  """Raises FlagError for flags that do not go together."""
   for name in config.architectures:
     least = random_nets.ARCHITECTURES[name].min_size
     if 0 in norms(config, name) and not config.box:
@@ -211,18 +210,6 @@ def run(config: Config) -> runner.Result:
         f'a side of {min(sizes(config, name))} is too small for {name}, which '
         f'needs images of at least {least} x {least}'
       )
-  return runner.run(
-    'experiments.random_scaling',
-    config,
-    question=flags.question(__doc__),
-    inputs=load_images(config),
-    measure=measure,
-    analyze=analyze,
-    draw=figures.draw,
-    columns=COLUMNS,
-    presets=PRESETS,
-    threads=2,  # One unit compiles, on one core, while another one runs.
-  )
 
 
 def group(name):
@@ -249,7 +236,7 @@ def num_networks(config, name):
   return own.get(name, config.conv_networks)
 
 
-def load_images(config):
+def load(config):
   """Returns real images `[m, side, side, channels]` by side; {} for noise."""
   if config.inputs == 'uniform':
     return {}
@@ -867,5 +854,11 @@ def search_table(config, results):
   )
 
 
+EXPERIMENT = runner.Experiment(
+  'experiments.random_scaling', __doc__, Config, PRESETS, COLUMNS,
+  measure, analyze, figures.draw, load=load, check=check, threads=2,
+)  # fmt: skip
+run = EXPERIMENT.run
+
 if __name__ == '__main__':
-  flags.main(run, Config, PRESETS)
+  EXPERIMENT.main()

@@ -207,25 +207,10 @@ PRESETS = {
 }
 
 
-def run(config: Config) -> runner.Result:
-  """Runs the experiment; returns its rows and its report."""
-  flags.check(config)
-  inputs = load(config)
-  for model in config.models:
-    layers_of(config, build(config, inputs, model), inputs, model)
+def check(config):
+  """Raises FlagError for flags that do not go together."""
   if RIGHT not in config.labels:
     raise flags.FlagError(f'--labels={",".join(config.labels)} has no {RIGHT}')
-  return runner.run(
-    'experiments.som_codes',
-    config,
-    question=flags.question(__doc__),
-    inputs=inputs,
-    measure=measure,
-    analyze=analyze,
-    draw=figures.draw,
-    columns=COLUMNS,
-    presets=PRESETS,
-  )
 
 
 # --- Data and networks -----------------------------------------------------
@@ -248,7 +233,10 @@ def load(config):
         f'--num_{split}={num}: there are {len(pair[1])} images'
       )
     sets.append(tuple(column[: num or None] for column in pair))
-  return Inputs(*sets)
+  inputs = Inputs(*sets)
+  for model in config.models:  # Refuses layers that a model does not have.
+    layers_of(config, build(config, inputs, model), inputs, model)
+  return inputs
 
 
 def build(config, inputs, model):
@@ -803,5 +791,11 @@ def network_table(results):
   )
 
 
+EXPERIMENT = runner.Experiment(
+  'experiments.som_codes', __doc__, Config, PRESETS, COLUMNS,
+  measure, analyze, figures.draw, load=load, check=check,
+)  # fmt: skip
+run = EXPERIMENT.run
+
 if __name__ == '__main__':
-  flags.main(run, Config, PRESETS)
+  EXPERIMENT.main()

@@ -102,29 +102,12 @@ COLUMNS = training.COLUMNS | {
 }
 
 
-def run(config: Config) -> runner.Result:
-  """Runs the experiment; returns its rows and its report."""
-  flags.check(config)
-  inputs = load(config)
-  describe(config, inputs)  # Refuses attributes that the model does not have.
-  return runner.run(
-    'experiments.train_autoencoder',
-    config,
-    question=flags.question(__doc__),
-    inputs=inputs,
-    measure=measure,
-    analyze=analyze,
-    draw=figures.draw,
-    columns=COLUMNS,
-    presets=PRESETS,
-  )
-
-
 def load(config):
   """Returns images by split, and distances if a run of them is named."""
   inputs = {name: xs for name, (xs, _) in training.load(config).items()}
   if config.distances:
     inputs['distances'] = read_distances(config.distances)
+  describe(config, inputs)  # Refuses attributes that the model does not have.
   return inputs
 
 
@@ -299,5 +282,11 @@ def network_table(config, results):
   )
 
 
+EXPERIMENT = runner.Experiment(
+  'experiments.train_autoencoder', __doc__, Config, PRESETS, COLUMNS,
+  measure, analyze, figures.draw, load=load,
+)  # fmt: skip
+run = EXPERIMENT.run
+
 if __name__ == '__main__':
-  flags.main(run, Config, PRESETS)
+  EXPERIMENT.main()

@@ -139,24 +139,10 @@ COLUMNS = training.COLUMNS | {
 }
 
 
-def run(config: Config) -> runner.Result:
-  """Runs the experiment; returns its rows and its report."""
-  flags.check(config)
+def check(config):
+  """Raises FlagError for flags that do not go together."""
   if config.trades and not config.radius:
     raise flags.FlagError(f'--trades={config.trades} needs a --radius')
-  inputs = load(config)
-  describe(config, inputs)  # Refuses attributes that the model does not have.
-  return runner.run(
-    'experiments.train_classifier',
-    config,
-    question=flags.question(__doc__),
-    inputs=inputs,
-    measure=measure,
-    analyze=analyze,
-    draw=figures.draw,
-    columns=COLUMNS,
-    presets=PRESETS,
-  )
 
 
 def load(config):
@@ -171,7 +157,9 @@ def load(config):
   if config.label_noise:
     classes = int(labels.max()) + 1
     labels = data.noisy_labels(noise, labels, config.label_noise, classes)
-  return sets | {'train': (xs, labels)}
+  sets = sets | {'train': (xs, labels)}
+  describe(config, sets)  # Refuses attributes that the model does not have.
+  return sets
 
 
 # --- Measuring -------------------------------------------------------------
@@ -284,5 +272,11 @@ def accuracy_table(config, last, test, verdict):
   )
 
 
+EXPERIMENT = runner.Experiment(
+  'experiments.train_classifier', __doc__, Config, PRESETS, COLUMNS,
+  measure, analyze, figures.draw, load=load, check=check,
+)  # fmt: skip
+run = EXPERIMENT.run
+
 if __name__ == '__main__':
-  flags.main(run, Config, PRESETS)
+  EXPERIMENT.main()

@@ -147,29 +147,21 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def run(config: Config) -> runner.Result:
-  """Runs the experiment; returns its rows and its report."""
-  flags.check(config)
+def check(config):
+  """Raises FlagError for flags that do not go together."""
   flags.check_method(config.method, NORMS, together=True)
   if len(config.sizes) < 2:
     raise flags.FlagError('--sizes: a slope needs two of them')
-  return runner.run(
-    'experiments.trained_scaling',
-    config,
-    question=flags.question(__doc__),
-    inputs=splits.load(
-      config.dataset, config.data_dir, num_classes=config.num_classes
-    ),
-    measure=measure,
-    analyze=analyze,
-    draw=figures.draw,
-    columns=COLUMNS,
-    presets=PRESETS,
-    threads=2,  # One unit compiles, on one core, while another one runs.
-  )
 
 
 # --- Images and networks ---------------------------------------------------
+
+
+def load(config):
+  """Returns images and labels by split."""
+  return splits.load(
+    config.dataset, config.data_dir, num_classes=config.num_classes
+  )
 
 
 def resized(config, xs, content, size):
@@ -498,5 +490,11 @@ def network_table(config, results):
   )
 
 
+EXPERIMENT = runner.Experiment(
+  'experiments.trained_scaling', __doc__, Config, PRESETS, COLUMNS,
+  measure, analyze, figures.draw, load=load, check=check, threads=2,
+)  # fmt: skip
+run = EXPERIMENT.run
+
 if __name__ == '__main__':
-  flags.main(run, Config, PRESETS)
+  EXPERIMENT.main()

@@ -173,28 +173,21 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def run(config: Config) -> runner.Result:
-  """Runs the experiment; returns its rows and its report."""
-  flags.check(config)
+def check(config):
+  """Raises FlagError for flags that do not go together."""
   flags.check_method(config.method, config.norms, together=True)
   modules(config)
-  sets = splits.load(
-    config.dataset, config.data_dir, num_train=config.num_train
-  )
-  return runner.run(
-    'experiments.trained_vs_random',
-    config,
-    question=flags.question(__doc__),
-    inputs={name: (xs, data.parity(v)) for name, (xs, v) in sets.items()},
-    measure=measure,
-    analyze=analyze,
-    draw=figures.draw,
-    columns=COLUMNS,
-    presets=PRESETS,
-  )
 
 
 # --- Networks and images ---------------------------------------------------
+
+
+def load(config):
+  """Returns images and their parities by split."""
+  sets = splits.load(
+    config.dataset, config.data_dir, num_train=config.num_train
+  )
+  return {name: (xs, data.parity(v)) for name, (xs, v) in sets.items()}
 
 
 def modules(config):
@@ -574,5 +567,11 @@ def network_table(config, results):
   )
 
 
+EXPERIMENT = runner.Experiment(
+  'experiments.trained_vs_random', __doc__, Config, PRESETS, COLUMNS,
+  measure, analyze, figures.draw, load=load, check=check,
+)  # fmt: skip
+run = EXPERIMENT.run
+
 if __name__ == '__main__':
-  flags.main(run, Config, PRESETS)
+  EXPERIMENT.main()

@@ -183,22 +183,6 @@ PRESETS = {
 }
 
 
-def run(config: Config) -> runner.Result:
-  """Runs the experiment; returns its rows and its report."""
-  flags.check(config)
-  return runner.run(
-    'experiments.transfer',
-    config,
-    question=flags.question(__doc__),
-    inputs=load(config),
-    measure=measure,
-    analyze=analyze,
-    draw=figures.draw,
-    columns=COLUMNS,
-    presets=PRESETS,
-  )
-
-
 # --- Data and networks -----------------------------------------------------
 
 
@@ -770,5 +754,11 @@ def early_table(early):
   return table('First steps of training', columns, rows)
 
 
+EXPERIMENT = runner.Experiment(
+  'experiments.transfer', __doc__, Config, PRESETS, COLUMNS,
+  measure, analyze, figures.draw, load=load,
+)  # fmt: skip
+run = EXPERIMENT.run
+
 if __name__ == '__main__':
-  flags.main(run, Config, PRESETS)
+  EXPERIMENT.main()

@@ -76,17 +76,18 @@ def make(workdir, *made, experiment='experiments.gallery', **more):
   """A run directory, by what makes all of them."""
   made = made or (claim('one'), claim('two', None), claim('three', False))
   data_dir = more.pop('data_dir', '')
-  found = runner.run(
+  analyze = lambda *_: report(*made, **more)
+  found = runner.Experiment(
     experiment,
-    Config(workdir=str(workdir), data_dir=data_dir),
-    question=f'How {EVIL}?',
-    measure=measure,
-    analyze=lambda *_: report(*made, **more),
-    draw=draw,
-    columns=COLUMNS,
-    presets={'quick': {}},
+    f'How {EVIL}?',
+    Config,
+    {'quick': {}},
+    COLUMNS,
+    measure,
+    analyze,
+    draw,
   )
-  return found.run_dir
+  return found.run(Config(workdir=str(workdir), data_dir=data_dir)).run_dir
 
 
 def edit(path, **changes):

@@ -153,6 +153,19 @@ def test_intervals_without_a_width_do_not_say_by_how_much():
   assert claims.within('', exact, 1.0, 1.0)[1:] == (True, 0.025)
 
 
+def test_networks_that_learned_too_little_say_nothing():
+  assert claims.why_untrained(0.55, 0.1) == claims.why_untrained(0.6, 0.1) == ''
+  assert claims.why_untrained(0.54, 0.1) == (
+    'networks classify 54% of the images correctly, less than 50% of the way '
+    'from a guess (10%) to all'
+  )
+  few = claims.why_untrained(0.3, 0.2, whose='plain networks', way=0.25)
+  assert few.startswith('plain networks classify 30%')
+  assert 'less than 25% of the way from a guess (20%)' in few
+  assert claims.why_untrained(0.4, 0.2, way=0.25) == ''
+  assert claims.why_untrained(float('nan'), 0.2)
+
+
 def test_conditions_are_text_with_their_numbers():
   a, b = estimate(-0.4912, -0.5123, -0.473), estimate(0.5, NAN, NAN, 3)
   text = '-0.491 [-0.512, -0.473]'

@@ -244,7 +244,7 @@ def test_training_ends_at_the_most_steps_or_at_its_accuracy():
   )
   assert steps == 13 and right < 1
   config = toy('', accuracy=0.3)
-  of = initial_scale.load(config, 'digits')
+  of = initial_scale.load_one(config, 'digits')
   assert of.xs.shape == (100, 64) and of.points.shape == (360, 64)
   assert of.xs.min() == 0 and of.xs.max() == 1 and not of.within
   _, weights, steps, right = initial_scale.fit(

@@ -149,7 +149,7 @@ def test_a_finished_run_is_shown_again(finished, capsys):
 
 def test_real_images_are_blended_with_noise():
   config = toy('.', inputs='digits', channels=1, noise=0.25)
-  images = random_scaling.load_images(config)
+  images = random_scaling.load(config)
   assert {s: v.shape[1:] for s, v in images.items()} == {
     4: (4, 4, 1),
     8: (8, 8, 1),
@@ -159,7 +159,7 @@ def test_real_images_are_blended_with_noise():
   rest = (np.asarray(x) - 0.75 * images[8]).reshape(len(images[8]), -1)
   inside = np.all((rest >= -1e-6) & (rest <= 0.25 + 1e-6), axis=1)
   assert inside.sum() == 1
-  assert random_scaling.load_images(toy('.')) == {}
+  assert random_scaling.load(toy('.')) == {}
 
 
 @pytest.mark.parametrize(

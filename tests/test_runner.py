@@ -19,16 +19,19 @@ COLUMNS = {
 
 
 def run(workdir, measure, *, analyze=None, draw=lambda *_: {}, **more):
-  options = dict(
-    question='Why?',
-    measure=measure,
-    analyze=analyze or (lambda *_: runs.report()),
-    draw=draw,
-    columns=COLUMNS,
-    presets={},
+  analyze = analyze or (lambda *_: runs.report())
+  experiment = runner.Experiment(
+    'experiments.toy',
+    'Why?\n\nBecause.',
+    runs.Config,
+    {},
+    COLUMNS,
+    measure,
+    analyze,
+    draw,
+    **more,
   )
-  config = runs.Config(workdir=str(workdir))
-  return runner.run('experiments.toy', config, **options | more)
+  return experiment.run(runs.Config(workdir=str(workdir)))
 
 
 def chain(config, inputs):
@@ -47,7 +50,9 @@ def test_units_become_tables_in_their_order(tmp_path, threads):
     seen.append((config.workdir, {k: sorted(v) for k, v in tables.items()}))
     return runs.report(answer='Because.')
 
-  found = run(tmp_path, chain, inputs=1.0, threads=threads, analyze=analyze)
+  found = run(
+    tmp_path, chain, load=lambda config: 1.0, threads=threads, analyze=analyze
+  )
   assert found.table['x'].tolist() == [1, 2, 3, 2, 4, 6]
   assert found.tables['other']['y'].tolist() == [1]
   assert found.tables['results'] is found.table
@@ -140,4 +145,4 @@ def test_reports_begin_with_the_answer_and_the_verdicts(tmp_path, capsys):
 def test_foreign_directories_are_refused(tmp_path):
   (tmp_path / 'other.txt').touch()
   with pytest.raises(records.RunError, match='is not empty and holds no run'):
-    run(tmp_path, chain, inputs=0)
+    run(tmp_path, chain, load=lambda config: 0)

@@ -362,6 +362,46 @@ def test_students_interval():
   np.testing.assert_allclose(ends(found), want)
 
 
+def test_geometric_means_are_means_of_logarithms():
+  values = np.exp(np.random.default_rng(0).normal(size=9))
+  found = statistics.geometric_mean(values, unit='networks')
+  half = stats.t.ppf(0.975, 8) * stats.sem(np.log(values))
+  expected = stats.gmean(values) * np.exp([0, -half, half])
+  np.testing.assert_allclose(found[:3], expected, rtol=1e-12)
+  assert found[3:] == (9, 'networks')
+  one = statistics.geometric_mean(values[:1], unit='networks')
+  assert one.value == pytest.approx(values[0]) and np.isnan(one[1:3]).all()
+
+
+@pytest.mark.parametrize('bad', [0.0, -1.0, np.inf, np.nan])
+def test_geometric_means_need_positive_finite_values(bad):
+  found = statistics.geometric_mean(np.array([1.0, bad, 2.0]), unit='networks')
+  assert np.isnan(found[:3]).all() and found.n == 3
+
+
+def test_estimates_of_functions():
+  found = statistics.transform(Estimate(0.0, -1.0, 1e4, 3, 'pairs'), np.exp)
+  assert found == (1.0, math.exp(-1), math.inf, 3, 'pairs')
+  assert all(type(v) is float for v in found[:3])
+
+
+@pytest.mark.parametrize('size', [0.3, 0.5, 1.0, -0.5])
+def test_as_many_units_as_are_needed_decide_4_times_in_5(size):
+  values = size + np.array([-1.0, 1.0]) * math.sqrt(0.5)  # A spread of 1.
+  num = statistics.num_needed(values)
+  freedom, edge = num - 1, stats.t.ppf(0.975, num - 1)
+  power = stats.nct.sf(edge, freedom, abs(size) * math.sqrt(num))
+  assert 0.8 <= power + 0.005 and power < 0.9
+  fewer = stats.t.ppf(0.975, num - 3), num - 3
+  assert stats.nct.sf(*fewer, abs(size) * math.sqrt(num - 2)) < 0.8
+
+
+def test_how_many_units_are_needed_at_the_ends():
+  assert statistics.num_needed(np.array([-1.0, 1.0])) is None
+  assert statistics.num_needed(np.array([1.0, np.nan])) is None
+  assert statistics.num_needed(np.array([2.0, 2.0])) == 2
+
+
 @pytest.mark.parametrize('num', [2, 3, 4, 20, 150])
 def test_hall_s_transformation_makes_the_interval_of_a_mean_students(num):
   rng = np.random.default_rng(num)

@@ -114,6 +114,18 @@ def test_a_column_with_text_or_truth_values_is_not_of_numbers():
   assert tables.numeric(of(1.0, np.int32(2), None)) == [True]
 
 
+def test_columns_from_their_parts():
+  columns = ('a', 'first'), ('b', 'second', 'm'), ('c', '', 's', '.1f')
+  found = tables.table('Title', columns, [[1, 2, 3]], spec='.2f')
+  assert found.columns == [
+    tables.Column('a', '', 'first', '.2f'),
+    tables.Column('b', 'm', 'second', '.2f'),
+    tables.Column('c', 's', '', '.1f'),
+  ]
+  assert found.title == 'Title' and found.rows == [[1, 2, 3]]
+  assert tables.table('', [('a', '')], []).columns[0].spec == '.3g'
+
+
 def test_rows_by_name():
   rows = tables.to_dicts(TABLE)
   assert len(rows) == 3 and [*rows[2]] == [c.name for c in TABLE.columns]

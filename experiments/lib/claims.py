@@ -138,6 +138,25 @@ def within(
   return _condition(text, statistics.within(a, target, tolerance), p)
 
 
+def why_untrained(
+  accuracy: float, guess: float, *, whose: str = 'networks', way: float = 0.5
+) -> str:
+  """Returns why networks say nothing of trained ones, or ''.
+
+  Args:
+    accuracy: share of images that they classify correctly.
+    guess: that of always naming the commonest class.
+    whose: the subject of the sentence, plural.
+    way: share of the way from a guess to no errors that they have to get.
+  """
+  if accuracy >= guess + way * (1 - guess):
+    return ''
+  return (
+    f'{whose} classify {accuracy:.0%} of the images correctly, less than '
+    f'{way:.0%} of the way from a guess ({guess:.0%}) to all'
+  )
+
+
 def _condition(text, holds, p):
   """A condition; the interval decides, also where it has no half-width."""
   return Condition(text, holds, min(p, LEVEL) if holds else p)

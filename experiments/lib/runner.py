@@ -88,62 +88,76 @@ Drawing = figure_lib.Figure | Callable[[pathlib.Path], pathlib.Path]
 Figures = dict[str, tuple[Drawing, str]]
 
 
-def run(
-  experiment: str,
-  config: Any,
-  *,
-  question: str,
-  measure: Callable,
-  analyze: Callable[[Any, dict[str, Columns]], Report],
-  draw: Callable[[Report, dict[str, Columns]], Figures],
-  columns: Mapping[str, tuple[str, str]],
-  presets: dict,
-  inputs: Any = None,
-  threads: int = 1,
-) -> Result:
-  """Runs an experiment in its directory; a finished one is shown again.
+class Experiment(NamedTuple):
+  """A question, and the functions that answer it.
 
-  Of several processes, all measure and analyse; process 0 draws and reports.
-
-  Args:
-    experiment: the module that `python -m` runs.
-    config: a dataclass with a `workdir`.
-    question: what is asked; the first line of the module's docstring.
+  Attributes:
+    name: the module that `python -m` runs.
+    doc: its docstring; the first line is the question.
+    config: its dataclass of flags, with a `workdir`.
+    presets: of the config's flags, by name.
+    columns: `(unit, meaning)` of each column of each table, by name.
     measure: `(config, inputs) -> generator of Unit`. What it is sent back for
       each is a future: `columns = (yield unit).result()`.
     analyze: `(config, tables) -> Report`.
     draw: `(report, tables) -> {name: (figure, caption)}`; a function in place
       of a figure writes a file, such as a film, and returns its path.
-    columns: `(unit, meaning)` of each column of each table, by name.
-    presets: of the config's flags.
-    inputs: data and networks, loaded before the directory is made.
-    threads: units at a time, where there is one process: 2 compile one unit
-      while another runs.
+    load: `config -> inputs`, data and networks, before the directory is made.
+    check: `config ->`, raises FlagError for flags that do not go together.
+    threads: units at a time, where there is one process: 2 compile one unit, on
+      one core, while another one runs.
   """
-  clock = _Clock()
-  with records.open_run(config.workdir, config, experiment) as run_dir:
-    if not records.agree((run_dir / 'results.npz').exists()):
-      found = _measure(measure(config, inputs), run_dir, threads)
-      for name in sorted(found, key=lambda name: name == 'results'):
-        records.save_columns(run_dir / f'{name}.npz', found[name])
-    records.agree(0)  # What follows reads what process 0 has written.
-    clock.lap('measure')
-    tables = load_tables(run_dir)
-    records.write_json(run_dir / 'columns.json', _describe(tables, columns))
-    report = analyze(config, tables)
-    clock.lap('analyse')
-    command = flags.command(experiment, config, presets)
-    saved = to_json(report, experiment, question, command)
-    records.write_json(run_dir / 'report.json', saved)
-    if records.is_first():
-      paths = _draw(draw(report, tables), run_dir)
-      clock.lap('draw')
-      records.finish_run(run_dir, seconds=clock.seconds)
-      print(to_text(report))
-      print(f'figures: {", ".join(map(str, paths))}')
-      print(clock.text())
-    records.agree(0)  # None leaves while another one works.
-  return Result(tables['results'], report, tables, run_dir)
+
+  name: str
+  doc: str | None
+  config: Any
+  presets: dict
+  columns: Mapping[str, tuple[str, str]]
+  measure: Callable
+  analyze: Callable[[Any, dict[str, Columns]], Report]
+  draw: Callable[[Report, dict[str, Columns]], Figures]
+  load: Callable[[Any], Any] = lambda config: None
+  check: Callable[[Any], None] = lambda config: None
+  threads: int = 1
+
+  def main(self) -> None:
+    """Makes flags of the config, parses them, and runs."""
+    flags.main(self.run, self.config, self.presets)
+
+  def run(self, config: Any) -> Result:
+    """Runs in the config's directory; a finished run is shown again.
+
+    Of several processes, all measure and analyse; process 0 draws and reports.
+    """
+    flags.check(config)
+    self.check(config)
+    inputs = self.load(config)
+    clock = _Clock()
+    with records.open_run(config.workdir, config, self.name) as run_dir:
+      if not records.agree((run_dir / 'results.npz').exists()):
+        units = self.measure(config, inputs)
+        found = _measure(units, run_dir, self.threads)
+        for name in sorted(found, key=lambda name: name == 'results'):
+          records.save_columns(run_dir / f'{name}.npz', found[name])
+      records.agree(0)  # What follows reads what process 0 has written.
+      clock.lap('measure')
+      tables = load_tables(run_dir)
+      described = _describe(tables, self.columns)
+      records.write_json(run_dir / 'columns.json', described)
+      report = self.analyze(config, tables)
+      clock.lap('analyse')
+      command = flags.command(self.name, config, self.presets)
+      saved = to_json(report, self.name, flags.question(self.doc), command)
+      records.write_json(run_dir / 'report.json', saved)
+      if records.is_first():
+        paths = _draw(self.draw(report, tables), run_dir)
+        clock.lap('draw')
+        records.finish_run(run_dir, seconds=clock.seconds)
+        print(to_text(report))
+        print(f'figures: {", ".join(map(str, paths))}')
+        print(clock.text())
+      records.agree(0)  # None leaves while another one works.
+    return Result(tables['results'], report, tables, run_dir)
 
 
 def load_tables(run_dir: pathlib.Path) -> dict[str, Columns]:

@@ -35,6 +35,30 @@ class Table(NamedTuple):
   rows: Sequence[Sequence[Any]]
 
 
+def table(
+  title: str,
+  columns: Sequence[tuple[str, ...]],
+  rows: Sequence[Sequence[Any]],
+  *,
+  spec: str = '.3g',
+) -> Table:
+  """Returns a table of columns `(name, meaning[, unit[, spec]])`.
+
+  Args:
+    title: of the table.
+    columns: as above; without a unit where numbers have none.
+    rows: of cells.
+    spec: of the columns that name none.
+  """
+  made = [
+    Column(name, unit, meaning, own)
+    for name, meaning, unit, own in (
+      (*column, *('', spec)[len(column) - 2 :]) for column in columns
+    )
+  ]
+  return Table(title, made, rows)
+
+
 def to_dicts(table: Table) -> list[dict[str, Any]]:
   """Returns the rows of a table, each by the names of the columns."""
   names = [column.name for column in table.columns]
