@@ -24,6 +24,7 @@ that they share.
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Sequence
 import contextlib
 import dataclasses
 import datetime
@@ -670,3 +671,25 @@ def select(
 def concatenate(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
   """Joins parts with the same columns, one below the other."""
   return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+
+def stack(rows: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
+  """Returns rows, dicts with the same names, as columns."""
+  return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+def by_unit(
+  table: dict[str, np.ndarray], unit: str = 'network'
+) -> dict[str, np.ndarray]:
+  """Returns the columns of a table as `[units, rows of each, ...]`.
+
+  Args:
+    table: whose rows are ordered by units, as many of each.
+    unit: the column that tells units apart.
+  """
+  num = len(np.unique(table[unit]))
+  each = len(table[unit]) // max(1, num)
+  return {
+    name: column.reshape(num, each, *column.shape[1:])
+    for name, column in table.items()
+  }

@@ -166,6 +166,26 @@ def test_networks_that_learned_too_little_say_nothing():
   assert claims.why_untrained(float('nan'), 0.2)
 
 
+def test_instruments_that_failed_say_nothing():
+  lost = [1.0, INF] + 18 * [2.0]
+  assert claims.why_failed(lost) == claims.why_failed([INF, 1.0], 0.5) == ''
+  assert claims.why_failed([*lost, INF]) == (
+    '10% of the searches found no boundary'
+  )
+  assert claims.why_no_null(0.9) == claims.why_no_null(0.5, 0.5) == ''
+  assert claims.why_no_null(0.89) == (
+    '89% of the random labels were learned, not 90%'
+  )
+
+
+def test_claims_are_counted():
+  judged = [claim(True), claim(False), claim(None), claim(True, not_tested='x')]
+  assert claims.tally(judged) == '1 of 4 claims are supported'
+  assert claims.tally(judged, untested=True) == (
+    '1 of 4 claims are supported, 1 not tested'
+  )
+
+
 def test_conditions_are_text_with_their_numbers():
   a, b = estimate(-0.4912, -0.5123, -0.473), estimate(0.5, NAN, NAN, 3)
   text = '-0.491 [-0.512, -0.473]'

@@ -561,3 +561,15 @@ def test_tables_are_joined_below_each_other():
   whole = records.concatenate(parts)
   assert whole['x'].tolist() == [0, 1, 7] and whole['y'].shape == (3, 3)
   assert records.concatenate(parts[:1])['x'].tolist() == [0, 1]
+
+
+def test_rows_become_columns_and_columns_those_of_units():
+  rows = [{'network': i // 3, 'x': 10 * i, 'v': [i, -i]} for i in range(6)]
+  table = records.stack(rows)
+  assert table['x'].tolist() == [0, 10, 20, 30, 40, 50]
+  of = records.by_unit(table)
+  assert of['x'].tolist() == [[0, 10, 20], [30, 40, 50]]
+  assert of['v'].shape == (2, 3, 2) and of['v'][1, 2].tolist() == [5, -5]
+  assert records.by_unit(table, unit='x')['network'].shape == (6, 1)
+  none = records.by_unit(records.select(table, network=7))
+  assert none['v'].shape == (0, 0, 2)

@@ -7,6 +7,7 @@ instrument was not good enough, with the reason.
 """
 
 from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -155,6 +156,44 @@ def why_untrained(
     f'{whose} classify {accuracy:.0%} of the images correctly, less than '
     f'{way:.0%} of the way from a guess ({guess:.0%}) to all'
   )
+
+
+def why_failed(distances: np.ndarray, most: float = 0.05) -> str:
+  """Returns why distances are too incomplete to say anything, or ''.
+
+  Args:
+    distances: of searches, inf where they found nothing.
+    most: share of them that may have.
+  """
+  failed = np.mean(np.isinf(distances))
+  if failed <= most:
+    return ''
+  return f'{failed:.0%} of the searches found no boundary'
+
+
+def why_no_null(learned: float, least: float = 0.9) -> str:
+  """Returns why networks on random labels are no null, or ''.
+
+  Args:
+    learned: share of their labels that they give.
+    least: share that they have to.
+  """
+  if learned >= least:
+    return ''
+  return f'{learned:.0%} of the random labels were learned, not {least:.0%}'
+
+
+def tally(judged: Sequence[Claim], *, untested: bool = False) -> str:
+  """Returns how many claims are supported, as the end of a sentence.
+
+  Args:
+    judged: all claims of a run.
+    untested: whether to say also how many were not tested.
+  """
+  verdicts = [claim.verdict for claim in judged]
+  said = f'{verdicts.count(SUPPORTED)} of {len(judged)} claims are supported'
+  rest = f', {verdicts.count(NOT_TESTED)} not tested'
+  return said + rest * untested
 
 
 def _condition(text, holds, p):
