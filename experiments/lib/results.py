@@ -308,26 +308,35 @@ def _generated(words, results) -> str:
 
 
 def _summary(results) -> str:
-  """The runs in short; a row a claim, a column a run, by paper; the runs."""
+  """Answers in short; a row a claim, a column a run; how runs were made."""
   pairs = claims_by_paper(results)
-  found = [f'### In short\n\n{_counts(results)}'] if pairs else []
+  found = [f'### In short\n\n{_short(results)}'] if pairs else []
   for paper in dict.fromkeys(claim.paper for claim, _ in pairs):
     of_paper = [pair for pair in pairs if pair[0].paper == paper]
     found.append(f'### {_paper(paper)}\n\n{_verdicts(of_paper)}')
-  runs = [[run.name, run.report.answer, _made(run)] for run in results]
-  found.append(f'### Runs\n\n{_markdown(("run", "answer", "made"), runs)}')
+  runs = [[run.name, _made(run)] for run in results]
+  found.append(f'### Runs\n\n{_markdown(("run", "made"), runs)}')
   return '\n'.join(found) if results else 'No run has been added yet.\n'
 
 
-def _counts(results):
-  """How many claims each run supports, refutes and leaves open."""
-  kinds = claims_lib.VERDICTS
-  rows = []
+def _short(results):
+  """Every question with the answers of its runs, and the counts of verdicts."""
+  answers: dict[str, list] = {}
   for run in by_paper([run for run in results if run.report.claims]):
     verdicts = [claim.verdict for claim in run.report.claims]
-    counts = [verdicts.count(kind) or '' for kind in kinds]
-    rows.append([run.name, run.raw['question'], *counts])
-  return _markdown(['run', 'question', *kinds], rows)
+    counts = ', '.join(
+      f'{verdicts.count(kind)} {kind}'
+      for kind in claims_lib.VERDICTS
+      if kind in verdicts
+    )
+    said = f'- {tables.escape(run.report.answer)} ({run.name}: {counts})\n'
+    answers.setdefault(run.raw['question'], []).append((run, said))
+  parts = []
+  for question, found in answers.items():
+    found.sort(key=lambda pair: _order(_column(pair[0])))
+    said = ''.join(line for _, line in found)
+    parts.append(f'**{tables.escape(question)}**\n\n{said}')
+  return '\n'.join(parts)
 
 
 def _verdicts(pairs):
