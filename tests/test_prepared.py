@@ -420,6 +420,7 @@ def test_another_file_is_refused(host, tmp_path):
 @pytest.mark.parametrize(
   ('behave', 'count', 'words'),
   [
+    ([400], 1, '400 Bad Request'),
     ([404], 1, '404 Not Found'),
     ([500], 2, '500 Internal'),
     (['stall', 503], 3, '503'),
