@@ -30,11 +30,11 @@ def on_grid(logits_fn, start, end, first, second, num):
   """The first crossing among `num` points, interpolated between two."""
   grid = jnp.linspace(0.0, 1.0, num)
 
-  def lead(t):
+  def difference(t):
     logits = logits_fn(start + t * (end - start))
     return logits[first] - logits[second]
 
-  values = jax.lax.map(lead, grid, batch_size=min(num, 201))
+  values = jax.lax.map(difference, grid, batch_size=min(num, 201))
   changes = (values[1:] > 0) != (values[:-1] > 0)
   i = jnp.argmax(changes)
   part = values[i] / (values[i] - values[i + 1])

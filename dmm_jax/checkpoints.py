@@ -82,11 +82,11 @@ def writer(
   )
   with _explained('write to', directory):
     directory.mkdir(parents=True, exist_ok=True)
-    if since is not None and records.is_first():
+    if since is not None and records.is_main_process():
       for step in steps(directory):
         if step > since:
           shutil.rmtree(directory / str(step))
-    records.agree(0)
+    records.sync_min(0)
     manager = _training.Checkpointer(directory, **options)
 
   under_way: list[tuple[int, Any]] = []
@@ -95,7 +95,7 @@ def writer(
     while under_way:
       step, response = under_way.pop()
       response.result()
-      if records.is_first():
+      if records.is_main_process():
         _seal(directory / str(step))
 
   def save(step: int, state: Any) -> None:

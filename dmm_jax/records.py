@@ -76,12 +76,12 @@ class DamagedError(RunError):
   """A file that is not as it was written; the message names it."""
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
   """Whether this process is the one that writes and reports."""
   return jax.process_index() == 0
 
 
-def agree(value: int) -> int:
+def sync_min(value: int) -> int:
   """Returns the smallest of the processes' values, and waits for all of them.
 
   For what a process found on disk: what they do next has to be the same.
@@ -91,18 +91,18 @@ def agree(value: int) -> int:
   return int(np.min(multihost_utils.process_allgather(np.int32(value))))
 
 
-def _by_first(write):
+def _by_main_process(write):
   """Lets process 0 alone write; the others go on."""
 
   @functools.wraps(write)
-  def by_first(*args, **kwargs):
-    if is_first():
+  def by_main_process(*args, **kwargs):
+    if is_main_process():
       write(*args, **kwargs)
 
-  return by_first
+  return by_main_process
 
 
-def agree_on(text: str) -> bool:
+def same_everywhere(text: str) -> bool:
   """Returns whether all processes have the same text, and waits for them."""
   if jax.process_count() == 1:
     return True
@@ -136,7 +136,7 @@ def open_run(
   run_dir = pathlib.Path(workdir)
   asked = flag_values(config)
   own = {name: value for name, value in asked.items() if name != 'workdir'}
-  if not agree_on(json.dumps([experiment, own])):
+  if not same_everywhere(json.dumps([experiment, own])):
     raise RunError(
       'the processes of this run were given different flags; give all of them '
       'the same ones, but for --process_id'
@@ -144,12 +144,12 @@ def open_run(
   with contextlib.ExitStack() as held:
     with _named(workdir):
       _refuse(run_dir, asked)
-      agree(0)  # All have looked before the first one writes.
-      if is_first():
+      sync_min(0)  # All have looked before the first one writes.
+      if is_main_process():
         held.enter_context(_lock(run_dir))
         _refuse(run_dir, asked)  # Another process may have begun meanwhile.
         _begin(run_dir, asked, experiment)
-    agree(0)
+    sync_min(0)
     if not _appears(run_dir / 'flags.txt'):
       raise RunError(
         f'--workdir={workdir}: process {jax.process_index()} does not see what '
@@ -263,7 +263,7 @@ def _refuse_other_settings(run_dir, before, now):
     )
 
 
-@_by_first
+@_by_main_process
 def finish_run(
   run_dir: pathlib.Path, seconds: dict[str, float] | None = None
 ) -> None:
@@ -398,7 +398,7 @@ def _replacing(path):
   _flush(path.parent)
 
 
-@_by_first
+@_by_main_process
 def flush(directory: pathlib.Path) -> None:
   """Puts a directory that was renamed, and all below it, on the disk."""
   for path in (*directory.rglob('*'), directory, directory.parent):
@@ -419,7 +419,7 @@ def _is_part(name):
   return name.startswith('.') and name.endswith('.part')
 
 
-@_by_first
+@_by_main_process
 def write_text(path: pathlib.Path, text: str) -> None:
   """Writes a file: whole, or not there. Process 0 alone writes."""
   with _replacing(path) as file:
@@ -485,7 +485,7 @@ def _damaged(path):
   )
 
 
-@_by_first
+@_by_main_process
 def log(run_dir: pathlib.Path, **metrics: Any) -> None:
   """Appends one line to metrics.jsonl, flushed to the disk."""
   line = json.dumps(metrics | {CHECKSUM: _crc(metrics)})
@@ -527,7 +527,7 @@ def read_steps(run_dir: pathlib.Path) -> list[dict]:
   return [rows[step] for step in sorted(rows)]
 
 
-@_by_first
+@_by_main_process
 def save_columns(path: pathlib.Path, columns: dict[str, np.ndarray]) -> None:
   """Writes columns of equal length; the same ones give the same bytes.
 
@@ -561,7 +561,7 @@ def load_columns(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def _appears(path):
   """Whether a file is there; waits for one that process 0 may be writing."""
-  end = time.monotonic() + (0 if is_first() else 60)
+  end = time.monotonic() + (0 if is_main_process() else 60)
   while not path.exists() and time.monotonic() < end:
     time.sleep(0.05)
   return path.exists()
@@ -645,7 +645,7 @@ def resume(
   """
   found = (load(run_dir, name) for name in names)
   there = list(itertools.takewhile(lambda part: part is not None, found))
-  done = agree(len(there))
+  done = sync_min(len(there))
   yield from there[:done]
   if done == len(names):
     return

@@ -193,7 +193,7 @@ def _resume(run_dir, state, pauses):
     if step >= missing:
       break
     last = step
-  last = records.agree(last)
+  last = records.sync_min(last)
   if last >= 0:
     state = checkpoints.read(folder, state, last).state
   return state, last, [row for row in rows if row['step'] <= last]

@@ -65,7 +65,7 @@ twice = parallel.map_examples(lambda x: 2 * x, (column,), batch_size=8)
 np.testing.assert_array_equal(twice[:, 0], 2 * xs)
 assert len(asked) == 20
 # Found at different times, or not everywhere, files do not part them.
-assert records.agree(3 + jax.process_index()) == 3
+assert records.sync_min(3 + jax.process_index()) == 3
 names = ['0', '1', '2']
 asked = []
 def compute(done):
@@ -78,7 +78,7 @@ def load(run_dir, name):  # The other process does not see the last part.
   return records.load_chunk(run_dir, name)
 for name in names[:2]:
   records.save_chunk(here, name, {'x': np.array([int(name)])})
-records.agree(0)
+records.sync_min(0)
 parts = list(records.resume(here, names, compute, load=load))
 assert asked == [1] and [int(p['x'][0]) for p in parts] == [0, 1, 2]
 records.log(here, process=jax.process_index())

@@ -472,7 +472,7 @@ class Clock:
 def test_one_process_agrees_with_itself_and_waits_for_nobody(
   tmp_path, monkeypatch
 ):
-  assert records.is_first() and records.agree(3) == 3
+  assert records.is_main_process() and records.sync_min(3) == 3
   clock = Clock(monkeypatch)
   with pytest.raises(FileNotFoundError):
     records.load_columns(tmp_path / 'absent.npz')
@@ -484,7 +484,7 @@ def test_other_processes_wait_and_do_not_write(tmp_path, monkeypatch):
   before = contents(run_dir)
   clock = Clock(monkeypatch)
   monkeypatch.setattr(jax, 'process_index', lambda: 1)
-  assert not records.is_first()
+  assert not records.is_main_process()
   records.write_json(run_dir / 'a.json', {'a': 1})
   records.save_columns(run_dir / 'a.npz', {'x': np.ones(1)})
   records.log(run_dir, step=1)
@@ -521,9 +521,9 @@ def test_processes_agree_on_the_least_that_each_has(tmp_path, monkeypatch):
     return np.array([value + 2, value, value + 1])
 
   monkeypatch.setattr(multihost_utils, 'process_allgather', gather)
-  assert records.agree(4) == 4 and there == []
+  assert records.sync_min(4) == 4 and there == []
   monkeypatch.setattr(jax, 'process_count', lambda: 3)
-  assert records.agree(4) == 4
+  assert records.sync_min(4) == 4
   # All have looked before the first one writes, and wait until it has.
   open_run(tmp_path / 'run')
   assert there == [False, False, True]
@@ -537,9 +537,9 @@ def test_processes_with_other_flags_are_refused(tmp_path, monkeypatch):
     return np.stack([value, value + len(texts) - 1])
 
   monkeypatch.setattr(multihost_utils, 'process_allgather', gather)
-  assert records.agree_on('alone') and not texts
+  assert records.same_everywhere('alone') and not texts
   monkeypatch.setattr(jax, 'process_count', lambda: 2)
-  assert records.agree_on('text')
+  assert records.same_everywhere('text')
   assert texts == [hashlib.sha256(b'text').digest()]
   with pytest.raises(records.RunError, match='were given different flags'):
     open_run(tmp_path / 'run')

@@ -11,14 +11,14 @@ _FINER = 8  # Cells that each of the two refinements makes of one.
 
 
 class Crossings(NamedTuple):
-  """Zeros of one class's lead over another along a segment.
+  """Zeros of the difference of two classes' logits along a segment.
 
   Attributes:
-    fraction: of the way where the lead first changes its sign; NaN if it does
-      not.
+    fraction: of the way where the difference first changes its sign; NaN if it
+      does not.
     count: changes of sign that the cells show; two within one cell show none.
     parted: whether each end is on its own side.
-    ends: the lead at the start and at the end `[2]`.
+    ends: the difference at the start and at the end `[2]`.
   """
 
   fraction: jax.Array
@@ -38,11 +38,11 @@ def crossings(
 ) -> Crossings:
   """Returns where the boundary between two classes crosses a segment.
 
-  The lead is `logits[first] - logits[second]`. Its signs on a grid count the
-  crossings and bracket the first one; two finer grids and a secant refine it,
-  without a loop, in which convolutions are slow on CPUs. For a linear network
-  the fraction is `lead(start) / (lead(start) - lead(end))`: one half where both
-  ends have equal margins, as opposite support vectors have.
+  It is where the difference `logits[first] - logits[second]` is 0. Its signs on
+  a grid count the crossings and bracket the first one; two finer grids and a
+  secant refine it, without a loop, in which convolutions are slow on CPUs. For
+  a linear network the fraction is that of the margins, `start / (start + end)`:
+  one half where both ends have equal ones, as opposite support vectors have.
 
   Args:
     logits_fn: one input -> logits `[k]`.
@@ -52,15 +52,15 @@ def crossings(
 
   Returns:
     `Crossings`; the fraction is exact to 1 / (64 num_cells) at worst, and to
-    rounding where the lead is linear on the last cell.
+    rounding where the difference is linear on the last cell.
   """
 
-  def lead(t):
+  def difference(t):
     logits = logits_fn(start + t.astype(start.dtype) * (end - start))
     return logits[first] - logits[second]
 
   grid = jnp.linspace(0.0, 1.0, num_cells + 1)
-  values = jax.vmap(lead)(grid)
+  values = jax.vmap(difference)(grid)
   above = values > 0
   changes = above[1:] != above[:-1]
   found = jnp.any(changes) & jnp.all(jnp.isfinite(values))
@@ -68,7 +68,7 @@ def crossings(
   for _ in range(2):
     width = width / _FINER
     cells = low + width * jnp.arange(_FINER + 1)
-    finer = jax.vmap(lead)(cells)
+    finer = jax.vmap(difference)(cells)
     change = (finer[1:] > 0) != (finer[:-1] > 0)
     cell = jnp.argmax(change)
     low, bracket = cells[cell], (finer[cell], finer[cell + 1])

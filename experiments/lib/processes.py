@@ -82,7 +82,7 @@ def join(asked: Processes) -> None:
       else f'--num_processes=0: JAX knows no cluster here ({error}); give '
       '--num_processes, --process_id and --coordinator'
     ) from error
-  if not records.is_first():
+  if not records.is_main_process():
     _silence()
 
 
@@ -149,7 +149,7 @@ def leave(status: int) -> None:
     sys.exit(status)
   sys.stdout.flush()
   sys.stderr.flush()
-  if records.is_first():
+  if records.is_main_process():
     time.sleep(2)  # Its end cuts off the others' messages.
   # Exit hooks would wait for the others, which may wait for this one.
   os._exit(status)

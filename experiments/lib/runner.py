@@ -134,12 +134,12 @@ class Experiment(NamedTuple):
     inputs = self.load(config)
     clock = _Clock()
     with records.open_run(config.workdir, config, self.name) as run_dir:
-      if not records.agree((run_dir / 'results.npz').exists()):
+      if not records.sync_min((run_dir / 'results.npz').exists()):
         units = self.measure(config, inputs)
         found = _measure(units, run_dir, self.threads)
         for name in sorted(found, key=lambda name: name == 'results'):
           records.save_columns(run_dir / f'{name}.npz', found[name])
-      records.agree(0)  # What follows reads what process 0 has written.
+      records.sync_min(0)  # What follows reads what process 0 has written.
       clock.lap('measure')
       tables = load_tables(run_dir)
       described = _describe(tables, self.columns)
@@ -149,14 +149,14 @@ class Experiment(NamedTuple):
       command = flags.command(self.name, config, self.presets)
       saved = to_json(report, self.name, flags.question(self.doc), command)
       records.write_json(run_dir / 'report.json', saved)
-      if records.is_first():
+      if records.is_main_process():
         paths = _draw(self.draw(report, tables), run_dir)
         clock.lap('draw')
         records.finish_run(run_dir, seconds=clock.seconds)
         print(to_text(report))
         print(f'figures: {", ".join(map(str, paths))}')
         print(clock.text())
-      records.agree(0)  # None leaves while another one works.
+      records.sync_min(0)  # None leaves while another one works.
     return Result(tables['results'], report, tables, run_dir)
 
 
@@ -229,7 +229,7 @@ def _measure(units, run_dir, threads) -> dict[str, Columns]:
 def _measure_unit(unit, run_dir, bar, ended) -> Columns:
   """One unit: read if it is there, else measured and saved."""
   part = records.load_chunk(run_dir, unit.name)
-  if not records.agree(part is not None):
+  if not records.sync_min(part is not None):
     bar.set_description(unit.name)
     start = time.perf_counter()
     part = {k: np.asarray(v) for k, v in unit.measure().items()}
