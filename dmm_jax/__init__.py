@@ -8,7 +8,7 @@ import importlib
 import pkgutil
 import types
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 
 # Every public module of this directory.
 __all__ = tuple(
