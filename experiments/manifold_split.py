@@ -10,48 +10,31 @@ larger than off it.
   python -m experiments.manifold_split --network=my.module:function
 
 The first takes 2 minutes on 2 CPU cores, --preset=quick 1, mnist 11 and cifar
-12, with 128 principal directions for the tangent space. A run that was killed
-goes on where it was.
+12. A run that was killed goes on where it was.
 
-Several classifiers and several auto-encoders are trained, and crossed: each
-classifier is measured beside each auto-encoder, whose decoder's derivative at
-an image's code spans the manifold's tangent space there, k of d dimensions.
-Each classifier has test images of its own. From every image that it gets right
-the nearest boundary point is searched without restriction (the perturbation),
-within the tangent space (on) and orthogonal to it (off); and the same for
-subspaces of k dimensions that do not know the image's own tangents, the nulls:
+Classifiers and auto-encoders are trained and crossed. The derivative of an
+auto-encoder's decoder at an image's code spans the manifold's tangent space, k
+of d dimensions. From each image that a classifier gets right the nearest
+boundary point is searched without restriction (the perturbation), within the
+tangent space (on) and orthogonal to it (off), and likewise for the subspaces of
+`NULLS`. How much of a perturbation lies in a subspace is its share of squared
+length, by direction; or off^2 / (on^2 + off^2), by distance, the same at a flat
+boundary. Of a random subspace both are k / d on average: any small one is
+"roughly perpendicular". The enrichment A is the odds of a share over those of
+k / d.
 
-  random     uniformly random, another one for each image
-  frequency  cosines of lowest frequency: smooth, as images are
-  other      the tangent space at another image
-  principal  principal directions of the training images
-  permuted   the tangent space, with its pixels permuted
+  roughly perpendicular   refuted by a share by direction above 1/2
+  longer on the manifold  refuted by perturbations that are shorter on it than
+                          off it: in the tangent plane, or on the curved
+                          manifold, searched through the decoder
+  less than in NULL       (the strong form) refuted by odds of the share, by
+                          direction or by distance, larger than in the null
 
-Two shares of squared length say how much of a perturbation lies in a subspace:
-that of the perturbation itself (by direction), and off^2 / (on^2 + off^2),
-which is the same where the boundary is flat (by distance). Both are k / d on
-average for a random subspace at a flat boundary: any small subspace is "roughly
-perpendicular". The enrichment A is the odds of a share over those of k / d.
-
-Claims, and what refutes each:
-
-  roughly perpendicular (weak)  the share by direction is above 1/2: an angle of
-      less than 45 degrees
-  longer on the manifold (weak)  perturbations on the manifold are shorter than
-      off it: in the tangent plane, or on the curved manifold, which is searched
-      through the decoder from the image as decoded
-  less than in NULL (strong)  the odds of the share, by direction or by
-      distance, are larger in the tangent space than in the null
-
-The unit is the network. Of each classifier beside each auto-encoder the mean
-share over images is taken, on the logit scale; intervals are Student's, by the
-jackknife over classifiers (with their images) and over auto-encoders. Nothing
-is tested where an auto-encoder reconstructs held-out images worse than PCA with
-as many numbers, where classifiers are less than half way from chance to
-perfect, or where more than 5 % of the free searches fail.
-
---manifold=neighbors or principal takes principal directions of the nearest or
-of all training images for the tangent space, without auto-encoders.
+The unit is the network: mean shares over the images of each classifier beside
+each auto-encoder, on the logit scale; Student's, by the jackknife over both.
+Nothing is tested where an auto-encoder is worse than PCA at held-out images,
+classifiers are less than half way from a guess to perfect, or more than 5 % of
+the free searches fail.
 """
 
 import dataclasses
@@ -60,16 +43,12 @@ from typing import Any
 from typing import NamedTuple
 
 import jax
-from jax import flatten_util
-import jax.numpy as jnp
 import numpy as np
 from scipy import special
 
-from dmm_jax import boundary
 from dmm_jax import manifold
 from dmm_jax import models
 from dmm_jax import parallel
-from dmm_jax import programs
 from dmm_jax import records
 from dmm_jax import statistics
 from dmm_jax import train
@@ -83,7 +62,6 @@ from experiments.lib import tables
 
 PAPER = '2106.10151'
 HERE = ('here',)
-MANIFOLDS = ('decoder', 'neighbors', 'principal')
 OWN = 'manifold'  # The kind of subspace that is asked about.
 NULLS = {
   'random': 'random subspaces',
@@ -92,7 +70,7 @@ NULLS = {
   'principal': 'principal directions',
   'permuted': 'the tangent space with permuted pixels',
 }
-# What reports call the manifold's subspace at an image.
+# What stands for the manifold at an image, as reports call it.
 SPACES = {
   'decoder': 'the tangent space',
   'neighbors': "the neighbours' directions",
@@ -100,10 +78,9 @@ SPACES = {
 }
 # By the manifold, why it has not these nulls.
 ABSENT = {'principal': ('other', 'principal')}
-# How much of a step lies in a subspace: (1, 0) all, (0, 1) on, (1, -1) off.
-SIDES = {'free': (1.0, 0.0), 'on': (0.0, 1.0), 'off': (1.0, -1.0)}
 MOST_FAILED = 0.05
 HELD_OUT = 1000  # Images of the check of auto-encoders, at most.
+NUM_POINTS = 6  # Images whose boundary points are kept.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,21 +90,14 @@ class Config:
   seed: int = flags.seed()
   dataset: str = flags.dataset()
   data_dir: str = flags.data_dir()
-  num_examples: int = flags.flag(
-    100, 'Test images drawn for each classifier, at most all.', least=2
-  )
+  num_examples: int = flags.flag(100, 'Test images of a classifier.', least=2)
   num_classifiers: int = flags.flag(8, 'Classifiers to train.', least=1)
   model: str = flags.flag(
-    'mlp',
-    'Architecture of classifiers: mlp, cnn, or playground (7 convolutions).',
-    choices=('mlp', 'cnn', 'playground'),
+    'mlp', 'Architecture of classifiers.', choices=('mlp', 'cnn', 'playground')
   )
-  width: int = flags.flag(
-    16, 'Channels of the first convolution of playground.', least=1
-  )
+  width: int = flags.flag(16, 'Channels where playground begins.', least=1)
   augment: bool = flags.flag(
-    False,
-    'Mirror images, and shift them by up to 2 pixels, to train classifiers.',
+    False, 'Mirror and shift images, by up to 2 pixels, to train classifiers.'
   )
   epochs: int = flags.flag(20, 'Passes that train classifiers.', least=1)
   checkpoints: tuple[str, ...] = flags.flag(
@@ -139,26 +109,18 @@ class Config:
     'decoder',
     'Tangent space: that of a decoder, or principal directions of the nearest '
     'training images (neighbors) or of all (principal).',
-    choices=MANIFOLDS,
+    choices=tuple(SPACES),
   )
   num_autoencoders: int = flags.flag(4, 'Auto-encoders to train.', least=1)
-  latent: int = flags.flag(
-    8, 'Dimensions k; those of --autoencoders are their own.', least=1
-  )
+  latent: int = flags.flag(8, 'Dimensions k of what is trained.', least=1)
   widths: tuple[int, ...] = flags.flag(
     (16, 32), "Channels of the auto-encoders' layers, different ones.", least=1
   )
-  autoencoder_epochs: int = flags.flag(
-    40, 'Passes that train auto-encoders.', least=1
-  )
+  autoencoder_epochs: int = flags.flag(40, 'Passes that train them.', least=1)
   autoencoders: tuple[str, ...] = flags.flag(
     HERE, 'Runs of train_autoencoder; "here" trains auto-encoders here.'
   )
-  box: bool = flags.flag(
-    False,
-    'Keep perturbed pixels in [0, 1]: where many are 0, hardly any step within '
-    'a subspace does.',
-  )
+  box: bool = flags.flag(False, 'Keep perturbed pixels in [0, 1].')
   method: str = flags.method('fast')
   max_gradients: int = flags.max_gradients(200)
   batch_size: int = flags.flag(300, 'Searches at once.', least=1)
@@ -235,7 +197,6 @@ COLUMNS = {
   'on_point': ('input units', 'the same within the subspace'),
   'off_point': ('input units', 'the same orthogonal to the subspace'),
 }
-NUM_POINTS = 6
 
 
 def check(config):
@@ -248,19 +209,11 @@ def check(config):
 # --- Data and networks -------------------------------------------------------
 
 
-class Group(NamedTuple):
-  """Networks of one architecture; `given` are read, or empty to train `num`."""
-
-  module: Any
-  given: list
-  num: int
-
-
 class Inputs(NamedTuple):
   """What is measured: networks, and `(xs, labels)` of two splits."""
 
-  classifiers: Group
-  autoencoders: Group
+  classifiers: networks.Group
+  autoencoders: networks.Group
   train_set: tuple
   test_set: tuple
   k: int
@@ -269,98 +222,74 @@ class Inputs(NamedTuple):
 def load(config):
   """Returns `Inputs`, having checked all that flags may have wrong."""
   sets = [own_lib.read(config, split) for split in ('train', 'test')]
-  shape, num_classes = sets[0][0].shape[1:], int(sets[0][1].max()) + 1
+  xs, labels = sets[0]
+  shape, num_classes = xs.shape[1:], int(labels.max()) + 1
+  if config.network:
+    found = own_lib.network(config.network, *sets[1])
+    classifiers = networks.Group(found, [found.params], 1)
+  elif config.checkpoints != HERE:
+    classifiers = networks.read_group(
+      'checkpoints', config.checkpoints, shape, num_classes=num_classes
+    )
+  else:
+    module = classifier(config, shape, num_classes)
+    classifiers = networks.Group(module, [], config.num_classifiers)
+  with_coders = config.manifold == 'decoder'
+  if with_coders and config.autoencoders != HERE:
+    autoencoders = networks.read_group(
+      'autoencoders', config.autoencoders, shape, kind='autoencoder'
+    )
+  else:
+    module = models.ConvAutoEncoder(shape, config.latent, config.widths)
+    num = config.num_autoencoders * with_coders
+    autoencoders = networks.Group(module, [], num)
+  k = autoencoders.module.latent
+  num = 3 * k if config.manifold == 'neighbors' else k
+  if k >= xs[0].size or num >= len(xs):
+    raise flags.FlagError(
+      f'--latent={k} has to be less than the {xs[0].size} numbers of an image, '
+      f'and than the {len(xs)} training images (of neighbors a third)'
+    )
+  return Inputs(classifiers, autoencoders, *sets, k)
+
+
+def classifier(config, shape, num_classes):
+  """Returns the module of classifiers that are trained here."""
   if config.model == 'playground' and min(shape[:2]) < 32:
     raise flags.FlagError(
       f'--model=playground needs images of at least 32 x 32 pixels, those of '
       f'{config.dataset} are {shape[0]} x {shape[1]}'
     )
-  module = {
-    'mlp': models.MLP(num_classes=num_classes),
-    'cnn': models.CNN(num_classes=num_classes),
-    'playground': models.PlaygroundCNN(config.width, num_classes=num_classes),
-  }[config.model]
-  classifiers = group(
-    'checkpoints',
-    config.checkpoints,
-    module,
-    config.num_classifiers,
-    functools.partial(networks.read_for, shape=shape, num_classes=num_classes),
-  )
-  if config.network:
-    found = own_lib.network(config.network, *sets[1])
-    classifiers = Group(found, [found.params], 1)
-  coders = config.autoencoders if config.manifold == 'decoder' else HERE
-  autoencoders = group(
-    'autoencoders',
-    coders,
-    models.ConvAutoEncoder(shape, config.latent, config.widths),
-    config.num_autoencoders if config.manifold == 'decoder' else 0,
-    functools.partial(networks.read_for, shape=shape, kind='autoencoder'),
-  )
-  k, size = autoencoders.module.latent, int(np.prod(shape))
-  num = 3 * k if config.manifold == 'neighbors' else k
-  if k >= size or num >= len(sets[0][0]):
-    raise flags.FlagError(
-      f'--latent={k} has to be less than the {size} numbers of an image, and '
-      f'than the {len(sets[0][0])} training images (of neighbors a third)'
-    )
-  return Inputs(classifiers, autoencoders, *sets, k)
-
-
-def group(flag, paths, module, num, read):
-  """Returns a `Group`: networks of run directories, or to be trained here."""
-  if paths == HERE:
-    return Group(module, [], num)
-  found = [read(path) for path in paths]
-  if any(one.module != found[0].module for one in found):
-    names = ','.join(paths)
-    raise flags.FlagError(f'--{flag}={names} has networks that differ in shape')
-  given = [networks.variables(one.state) for one in found]
-  return Group(found[0].module, given, len(given))
+  made = {
+    'mlp': models.MLP,
+    'cnn': models.CNN,
+    'playground': functools.partial(models.PlaygroundCNN, config.width),
+  }
+  return made[config.model](num_classes=num_classes)
 
 
 def make_network(config, inputs, name, number):
-  """A row of a table of networks: one that was given, or one trained here."""
+  """Row of a network: one that was given, or one trained here."""
   xs, labels = inputs.train_set
-  made, targets, loss, epochs = {
-    'classifier': (inputs.classifiers, labels, 'cross_entropy', config.epochs),
-    'autoencoder': (
-      inputs.autoencoders, xs, 'reconstruction', config.autoencoder_epochs
-    ),
-  }[name]  # fmt: skip
-  if made.given:
-    variables = made.given[number]
+  plan = train.TrainConfig(learning_rate=3e-3, batch_size=64)
+  if name == 'classifier':
+    of, targets, size = inputs.classifiers, labels, config.augment
+    plan = plan._replace(num_epochs=config.epochs, crop=2 * size, flip=size)
   else:
-    augment = config.augment and name == 'classifier'
-    plan = train.TrainConfig(
-      loss,
-      num_epochs=epochs,
-      learning_rate=3e-3,
-      batch_size=64,
-      crop=2 * augment,
-      flip=augment,
-    )
-    # The lengths of the two names differ, and so do their random streams.
-    key = jax.random.fold_in(jax.random.key(config.seed), len(name))
-    of_weights, of_order = jax.random.split(jax.random.fold_in(key, number))
-    optimizer = train.make_optimizer(plan, len(xs))
-    state = train.init_state(of_weights, made.module, xs[0], optimizer)
-    forward = train.flax_forward(made.module)
-    for pause in train.fit(of_order, forward, state, xs, targets, config=plan):
-      state = pause.state
-    variables = networks.variables(state)
-  row = {
-    name: np.array([number]),
-    'parameters': flatten_util.ravel_pytree(variables)[0][None],
-  }
+    of, targets = inputs.autoencoders, xs
+    epochs = config.autoencoder_epochs
+    plan = plan._replace(loss='reconstruction', num_epochs=epochs)
+  # The lengths of the two names differ, and so do their random streams.
+  key = jax.random.fold_in(jax.random.key(config.seed), len(name))
+  key = jax.random.fold_in(key, number)
+  made = of.variables(number, key, xs, targets, plan)
+  row = {name: number, 'parameters': networks.flatten(made)}
   if name == 'classifier':
     xs, labels = inputs.test_set
-    predict = lambda x: jnp.argmax(made.module.apply(variables, x)[0])
-    found = parallel.map_examples(predict, (xs,))
-    row['accuracy'] = np.array([np.mean(found == labels)])
-    row['chance'] = np.array([np.bincount(labels).max() / len(labels)])
-  return row
+    right = networks.predictions(of.module, made, xs) == labels
+    row['accuracy'] = np.mean(right)
+    row['chance'] = np.bincount(labels).max() / len(labels)
+  return {column: np.array([value]) for column, value in row.items()}
 
 
 # --- Measuring ---------------------------------------------------------------
@@ -389,7 +318,8 @@ def measure(config, inputs):
       row = functools.partial(make_network, config, inputs, name, number)
       unit = runner.Unit(f'{name}-{number:03d}', row, f'{name}s')
       flat = (yield unit).result()['parameters'][0]
-      made[name].append(unravel(of.module, inputs.train_set[0][0], flat))
+      x = inputs.train_set[0][0]
+      made[name].append(networks.unflatten(of.module, x, flat))
   coders = dict(enumerate(made['autoencoder']))
   checked = [(-1, None)] if config.manifold == 'neighbors' else coders.items()
   for number, coder in checked:
@@ -404,13 +334,6 @@ def measure(config, inputs):
         yield runner.Unit('points', functools.partial(first, rows), 'points')
       name = f'searches-{number:03d}-{place:03d}'
       yield runner.Unit(name, functools.partial(without_points, rows))
-
-
-def unravel(module, x, flat):
-  """Returns the variables whose numbers stand in one row."""
-  like = jax.eval_shape(module.init, {'params': jax.random.key(0)}, x)
-  like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
-  return flatten_util.ravel_pytree(like)[1](flat)
 
 
 def first(rows):
@@ -428,41 +351,21 @@ def without_points(rows):
 def errors(inputs, number, coder):
   """Errors of reconstructing held-out images: the manifold's, and PCA's."""
   known, xs = inputs.train_set[0], inputs.test_set[0][:HELD_OUT]
-  flat = xs.reshape(len(xs), -1)
-  centre = known.reshape(len(known), -1).mean(0)
-  basis = manifold.principal_basis(known, inputs.k)
-  rest = flat - centre
-  linear = np.mean((rest - rest @ basis.T @ basis) ** 2, axis=1)
+  linear = manifold.principal_residuals(xs, known, inputs.k)
   if coder is not None:
-    _, decoded = through(inputs, coder, xs)
-    found = np.mean((decoded.reshape(flat.shape) - flat) ** 2, axis=1)
+    module = inputs.autoencoders.module
+    _, decoded = networks.reconstructions(module, coder, xs)
+    found = np.mean((decoded - xs) ** 2, axis=tuple(range(1, xs.ndim)))
   else:
-    local = lambda x, known: local_error(x, known, inputs.k)
-    found = parallel.map_examples(local, (xs,), shared=(known,), batch_size=32)
+    one = lambda x, known: manifold.neighbor_error(
+      known, x, inputs.k, 3 * inputs.k
+    )
+    found = parallel.map_examples(one, (xs,), shared=(known,), batch_size=32)
   return {
     'autoencoder': np.full(len(xs), number),
     'error': found,
-    'principal_error': linear,
+    'principal_error': np.mean(linear**2, axis=1),
   }
-
-
-def local_error(x, known, k):
-  """Error of an image's nearest point on the plane of its neighbours."""
-  basis = manifold.neighbor_basis(known, x, k, 3 * k)
-  gaps = jnp.sum((known - x[None]) ** 2, axis=range(1, known.ndim))
-  centre = jnp.mean(known[jax.lax.top_k(-gaps, 3 * k)[1]], axis=0)
-  return jnp.mean(manifold.off(x - centre, basis) ** 2)
-
-
-def through(inputs, coder, xs):
-  """Returns the codes of images, and the images that are made of them."""
-  module = inputs.autoencoders.module
-
-  def one(x):
-    z = module.apply(coder, x, method='encode')
-    return z, module.apply(coder, z, method='decode')
-
-  return parallel.map_examples(one, (xs,))
 
 
 def subspaces(config, inputs, cell, xs, codes, key):
@@ -470,17 +373,9 @@ def subspaces(config, inputs, cell, xs, codes, key):
 
   Beside an auto-encoder those that its decoder makes; else the others.
   """
-  n, k, size = len(xs), inputs.k, xs[0].size
-  known = inputs.train_set[0]
-  every = lambda basis: np.broadcast_to(basis, (n, k, size))
-  found = {}
+  known, k, found = inputs.train_set[0], inputs.k, {}
   if cell.coder is None:
-    draw = lambda i: manifold.random_basis(jax.random.fold_in(key, i), k, size)
-    found = {
-      'random': parallel.map_examples(draw, (np.arange(n),)),
-      'frequency': every(manifold.frequency_basis(xs.shape[1:], k)),
-      'principal': every(manifold.principal_basis(known, k)),
-    }
+    found = manifold.common_nulls(key, xs, known, k)
     if config.manifold == 'decoder':
       return found
     own = found['principal']
@@ -495,8 +390,7 @@ def subspaces(config, inputs, cell, xs, codes, key):
     # k derivatives of each image at once take memory.
     few = max(2, 2048 // k)
     own = parallel.map_examples(tangent, (codes,), batch_size=few)
-  pixels = np.asarray(jax.random.permutation(key, size))
-  found |= {OWN: own, 'other': np.roll(own, 1, 0), 'permuted': own[..., pixels]}
+  found |= {OWN: own, **manifold.own_nulls(key, own)}
   absent = ABSENT.get(config.manifold, ())
   return {kind: v for kind, v in found.items() if kind not in absent}
 
@@ -509,167 +403,75 @@ def search(config, inputs, cell):
   # The same images beside every auto-encoder.
   rows = np.asarray(jax.random.permutation(of_images, len(xs)))
   rows = np.sort(rows[: config.num_examples])
-  starts, codes = {'image': xs[rows]}, None
+  starts, codes, labels = {'image': xs[rows]}, None, labels[rows]
   if cell.coder is not None:
-    codes, starts['decoded'] = through(inputs, cell.coder, xs[rows])
+    codes, starts['decoded'] = networks.reconstructions(
+      inputs.autoencoders.module, cell.coder, xs[rows]
+    )
   key = jax.random.fold_in(of_bases, cell.autoencoder + 1)
   bases = subspaces(config, inputs, cell, starts['image'], codes, key)
-  plan = [('image', kind) for kind in bases]
-  plan += [('decoded', OWN)] if 'decoded' in starts else []
+  places = [('image', kind) for kind in bases]
+  places += [('decoded', OWN)] if 'decoded' in starts else []
   unused = next(iter(bases.values()))
-  tasks = [(xs, unused, 'free') for xs in starts.values()]
-  for start, kind in plan:
-    tasks += [(starts[start], bases[kind], side) for side in ('on', 'off')]
-  found = nearest(config, inputs, cell, labels[rows], tasks)
-  free = dict(zip(starts, found, strict=False))
-  same = lambda value: np.full(len(rows), value)
+  tasks = [manifold.SideTask(v, unused, 'free') for v in starts.values()]
+  for start, kind in places:
+    for side in ('on', 'off'):
+      tasks.append(manifold.SideTask(starts[start], bases[kind], side))
+  found = iter(nearest(config, inputs, cell, labels, tasks))
+  free = {start: next(found) for start in starts}
   parts = []
-  for start, kind in plan:
-    on, off = found[len(starts) + 2 * len(parts) :][:2]
-    curved = same(np.nan)
+  for start, kind in places:
+    curved = np.full(len(rows), np.nan)
     if start == 'decoded':
-      curved = search_curved(config, inputs, cell, codes, labels[rows])
-    columns = {
-      'classifier': same(cell.classifier),
-      'autoencoder': same(cell.autoencoder),
-      'start': same(start),
-      'kind': same(kind),
-      'k': same(inputs.k),
-      'd': same(xs[0].size),
+      curved = search_curved(config, inputs, cell, codes, labels)
+    same = {'classifier': cell.classifier, 'autoencoder': cell.autoencoder}
+    same |= {'start': start, 'kind': kind, 'k': inputs.k, 'd': xs[0].size}
+    columns = {name: np.full(len(rows), v) for name, v in same.items()} | {
       'index': rows,
-      'label': labels[rows],
-      'share': share_within(free[start].point - starts[start], bases[kind]),
+      'label': labels,
+      'share': manifold.shares(free[start].point - starts[start], bases[kind]),
       'curved': curved,
       'x': starts[start],
     }
-    for name, one in (('free', free[start]), ('on', on), ('off', off)):
+    sides = {'free': free[start], 'on': next(found), 'off': next(found)}
+    for name, one in sides.items():
       columns |= {name: one.distance, f'{name}_point': one.point}
     parts.append(columns)
   return records.concatenate(parts)
 
 
 def nearest(config, inputs, cell, labels, tasks):
-  """Boundary points of tasks `(xs, bases, side)`; one program serves all."""
-  num, module = len(labels), inputs.classifiers.module
-  stacked = lambda place: np.concatenate([task[place] for task in tasks])
-  weights = np.array([SIDES[side] for *_, side in tasks], np.float32)
-  found = boundary.measure(
+  """Boundary points of each `manifold.SideTask`."""
+  module = inputs.classifiers.module
+  return manifold.measure_sides(
     lambda variables, x: module.apply(variables, x)[0],
-    stacked(0),
-    np.tile(labels, len(tasks)),
+    tasks,
+    labels,
     params=cell.variables,
     bounds=(0.0, 1.0) if config.box else None,
-    project=restrict,
-    project_rows=(stacked(1), np.repeat(weights, num, axis=0)),
     method=config.method,
     max_gradients=config.max_gradients,
-    batch_size=min(config.batch_size, 3 * num),
+    batch_size=min(config.batch_size, 3 * len(labels)),
   )
-  of_task = lambda i: jax.tree.map(lambda v: v[i * num : (i + 1) * num], found)
-  return [of_task(i) for i in range(len(tasks))]
-
-
-def restrict(v, basis, weights):
-  """The part of a vector that one of `SIDES` leaves."""
-  return weights[0] * v + weights[1] * manifold.on(v, basis)
-
-
-def share_within(step, bases):
-  """Share of squared length within subspaces `[n]`; NaN of no step."""
-  flat = step.reshape(len(step), -1)
-  inside = np.einsum('nkd,nd->nk', bases, flat)
-  with np.errstate(invalid='ignore'):
-    return (inside**2).sum(1) / (flat**2).sum(1)
 
 
 def search_curved(config, inputs, cell, codes, labels):
   """Distances on the curved manifold from decoded images."""
-  one = programs.bind(
-    on_manifold,
-    module=inputs.classifiers.module,
-    coder_module=inputs.autoencoders.module,
-    method=config.method,
-    max_gradients=config.max_gradients,
+  classify, coder = inputs.classifiers.module.apply, inputs.autoencoders.module
+  one = lambda z, label: (
+    manifold.nearest_on_manifold(
+      lambda x: classify(cell.variables, x)[0],
+      lambda z: coder.apply(cell.coder, z, method='decode'),
+      z,
+      label,
+      method=config.method,
+      max_gradients=config.max_gradients,
+    ).distance
   )
-  return parallel.map_examples(
-    one, (codes, labels), shared=(cell.variables, cell.coder)
-  )
-
-
-def on_manifold(z, label, variables, coder, *, module, coder_module, **options):
-  return manifold.nearest_on_manifold(
-    lambda x: module.apply(variables, x)[0],
-    lambda z: coder_module.apply(coder, z, method='decode'),
-    z,
-    label,
-    **options,
-  ).distance
+  return parallel.map_examples(one, (codes, labels))
 
 
 # --- Judging -----------------------------------------------------------------
-
-NOTHING = statistics.Estimate(np.nan, np.nan, np.nan, 0, 'networks')
-
-
-def analyze(config, found):
-  """Holds the tangent space's part of perturbations against the nulls'."""
-  results = found['results']
-  kinds = [kind for kind in (OWN, *NULLS) if kind in results['kind']]
-  instruments, reason = check_instruments(found)
-  parts = {
-    kind: [share(results, 'image', kind, measure) for measure in MEASURES]
-    for kind in kinds
-  }
-  contrasts = {
-    kind: [odds_ratio(results, kind, measure) for measure in MEASURES]
-    for kind in kinds[1:]
-  }
-  on_curved = share(results, 'decoded', OWN, by_curved_distance)
-  judged = [
-    perpendicular(results, parts, reason),
-    longer(config, parts, on_curved, reason),
-    *[avoided(config, kind, contrasts.get(kind), reason) for kind in NULLS],
-  ]
-  made = [
-    part_table(config, results, parts),
-    tables.Table(
-      f'{SPACES[config.manifold].capitalize()} beside each null',
-      CONTRAST_COLUMNS,
-      [[space(config, kind), *pair] for kind, pair in contrasts.items()],
-    ),
-    *curved_tables(results),
-    instruments,
-  ]
-  return runner.Report(answer(config, found, parts, reason), judged, made)
-
-
-def space(config, kind):
-  """What a report calls a kind of subspace."""
-  own = SPACES[config.manifold]
-  return NULLS.get(kind, own).replace(SPACES['decoder'], own)
-
-
-def dimensions(results):
-  """Returns k and d."""
-  return int(results['k'][0]), int(results['d'][0])
-
-
-def cells(results, start, kind, statistic):
-  """A statistic of each classifier beside each auto-encoder `[c, a]`."""
-  rows = records.select(results, start=start, kind=kind)
-  # Of images that are classified correctly; where no boundary was found the
-  # check of instruments counts.
-  keep = (rows['free'] > 0) & np.isfinite(rows['free'])
-  rows = {name: column[keep] for name, column in rows.items()}
-  places = [np.unique(results['classifier']), np.unique(rows['autoencoder'])]
-  found = np.full([len(place) for place in places], np.nan)
-  for at in np.ndindex(found.shape):
-    where = (rows['classifier'] == places[0][at[0]]) & (
-      rows['autoencoder'] == places[1][at[1]]
-    )
-    if where.any():
-      found[at] = statistic({n: column[where] for n, column in rows.items()})
-  return found
 
 
 def by_direction(rows):
@@ -684,58 +486,89 @@ def by_distance(rows, on='on'):
     return special.logit(np.mean(implied))
 
 
-def by_curved_distance(rows):
-  return by_distance(rows, on='curved')
+by_curved_distance = functools.partial(by_distance, on='curved')
+MEASURES = {'by direction': by_direction, 'by distance': by_distance}
 
 
-MEASURES = by_direction, by_distance
-NAMES = 'by direction', 'by distance'
+def analyze(config, found):
+  """Holds the tangent space's part of perturbations against the nulls'."""
+  results = found['results']
+  kinds = [kind for kind in (OWN, *NULLS) if kind in results['kind']]
+  parts = {
+    kind: [share(results, 'image', kind, of) for of in MEASURES.values()]
+    for kind in kinds
+  }
+  contrasts = {
+    kind: [odds_ratio(results, kind, of) for of in MEASURES.values()]
+    for kind in kinds[1:]
+  }
+  instruments, reason = check_instruments(found)
+  judged = judge(config, results, parts, contrasts, reason)
+  made = [part_table(config, results, parts), null_table(config, contrasts)]
+  if 'decoded' in results['start']:
+    made.append(curved_table(results))
+  said = answer(config, found, parts[OWN][0], reason)
+  return runner.Report(said, judged, [*made, instruments])
 
 
-def over_networks(values):
-  """Estimates the mean over networks of cells `[c, a]`.
+def cells(results, start, kind, statistic):
+  """A statistic of each classifier beside each auto-encoder `[c, a]`."""
+  rows = records.select(results, start=start, kind=kind)
+  # Of images that are classified correctly; where no boundary was found the
+  # check of instruments counts.
+  keep = (rows['free'] > 0) & np.isfinite(rows['free'])
+  rows = {name: column[keep] for name, column in rows.items()}
+  axes = np.unique(results['classifier']), np.unique(rows['autoencoder'])
+  found = np.full([len(axis) for axis in axes], np.nan)
+  for i, j in np.ndindex(found.shape):
+    one = records.select(rows, classifier=axes[0][i], autoencoder=axes[1][j])
+    if len(one['free']):
+      found[i, j] = statistic(one)
+  return found
+
+
+def over_networks(values, back):
+  """Estimates the mean of cells `[c, a]`, transformed back.
 
   Student's, by the jackknife over classifiers and over auto-encoders; of one
   column over classifiers. NaN where one cell is not finite.
   """
   if not np.isfinite(values).all() or not values.size:
-    return NOTHING
+    return statistics.Estimate(np.nan, np.nan, np.nan, 0, 'networks')
   if values.shape[1] == 1:
-    return statistics.t_mean(values[:, 0], unit='classifiers')
-  return statistics.pair_mean(values, same=False, unit='networks of each kind')
-
-
-def transform(found, fn):
-  """Maps an estimate and its ends by an increasing function."""
-  value, low, high = (float(fn(v)) for v in found[:3])
-  return found._replace(value=value, low=low, high=high)
+    found = statistics.t_mean(values[:, 0], unit='classifiers')
+  else:
+    unit = 'networks of each kind'
+    found = statistics.pair_mean(values, same=False, unit=unit)
+  return statistics.transform(found, back)
 
 
 def share(results, start, kind, measure):
-  return transform(
-    over_networks(cells(results, start, kind, measure)), special.expit
-  )
-
-
-def ratio(results, start, kind, column, over='free'):
-  """Median ratio of two distances."""
-  statistic = lambda rows: np.log(np.median(rows[column] / rows[over]))
-  return transform(
-    over_networks(cells(results, start, kind, statistic)), np.exp
-  )
-
-
-def enrichment(results, found):
-  """A, of a share."""
-  k, d = dimensions(results)
-  of = lambda v: manifold.fraction_enrichment(np.sqrt(v), k, d)
-  return transform(found, of)
+  """Share of squared length in a subspace, by one of `MEASURES`."""
+  return over_networks(cells(results, start, kind, measure), special.expit)
 
 
 def odds_ratio(results, kind, measure):
   """Odds of the tangent space's share over the odds of a null's, paired."""
   own, null = (cells(results, 'image', v, measure) for v in (OWN, kind))
-  return transform(over_networks(own - null), np.exp)
+  return over_networks(own - null, np.exp)
+
+
+def ratio(results, start, kind, column, over='free'):
+  """Median ratio of two distances."""
+  logs = lambda rows: np.log(np.median(rows[column] / rows[over]))
+  return over_networks(cells(results, start, kind, logs), np.exp)
+
+
+def enrichment(results, found):
+  """A, of a share."""
+  of = lambda v: manifold.fraction_enrichment(np.sqrt(v), *dimensions(results))
+  return statistics.transform(found, of)
+
+
+def dimensions(results):
+  """Returns k and d."""
+  return int(results['k'][0]), int(results['d'][0])
 
 
 def lost(results, start, kind, column):
@@ -744,128 +577,121 @@ def lost(results, start, kind, column):
   return float(np.mean(np.isinf(rows[column][rows['free'] > 0])))
 
 
-def perpendicular(results, parts, reason):
+def on_over_off(found):
+  """The norm ratio that a share by distance stands for: it falls with it."""
+  found = statistics.transform(found, lambda v: np.sqrt(1 / v - 1))
+  return found._replace(low=found.high, high=found.low)
+
+
+def judge(config, results, parts, contrasts, reason):
+  """The claims of the module's docstring."""
   k, d = dimensions(results)
-  what = 'share of squared length within the tangent space'
-  what += f' (random subspace: {k / d:.3g})'
-  return claims.Claim(
-    PAPER,
-    'roughly perpendicular',
-    'Adversarial perturbations are roughly perpendicular to the low '
-    'dimensional manifold which contains all the training examples (weak form: '
-    'more of their squared length is off it than on it, as of any small '
-    'subspace).',
-    (claims.below(what, parts[OWN][0], 0.5),),
-    reason,
-  )
-
-
-def longer(config, parts, on_curved, reason):
-  """The claim that perturbations on the manifold are longer."""
-
-  def norms(found):  # On over off, which falls as the share rises.
-    value, high, low = (float(np.sqrt(1 / v - 1)) for v in found[:3])
-    return found._replace(value=value, low=low, high=high)
-
-  null = norms(parts['random'][1]).value
-  what = f'norm on over off, in the tangent plane (random subspace: {null:.3g})'
-  conditions = [claims.above(what, norms(parts[OWN][1]), 1.0)]
-  if config.manifold == 'decoder':
-    what = 'norm on over off, on the curved manifold'
-    conditions.append(claims.above(what, norms(on_curved), 1.0))
-  return claims.Claim(
-    PAPER,
-    'longer on the manifold',
-    'On-manifold adversarial perturbations have a larger norm than '
-    'off-manifold ones (weak form: as in any small subspace).',
-    tuple(conditions),
-    reason,
-  )
-
-
-def avoided(config, kind, contrast, reason):
-  """The claim that the tangent space is avoided more than a null."""
-  if not reason and contrast is None:
-    reason = f'with --manifold={config.manifold} the two are the same'
-  conditions = [
-    claims.below(f'ratio of odds {name}', found, 1.0)
-    for name, found in zip(NAMES, contrast or (), strict=False)
+  direction, distance = parts[OWN]
+  null = on_over_off(parts['random'][1]).value
+  longer = {f'in the tangent plane (random subspace: {null:.3g})': distance}
+  if 'decoded' in results['start']:
+    curved = share(results, 'decoded', OWN, by_curved_distance)
+    longer['on the curved manifold'] = curved
+  made = {
+    'roughly perpendicular': (
+      'Adversarial perturbations are roughly perpendicular to the low '
+      'dimensional manifold which contains all the training examples (weak '
+      'form: more of their squared length is off it than on it, as of any '
+      'small subspace).',
+      claims.below(
+        'share of squared length within the tangent space (random subspace: '
+        f'{k / d:.3g})',
+        direction,
+        0.5,
+      ),
+    ),
+    'longer on the manifold': (
+      'On-manifold adversarial perturbations have a larger norm than '
+      'off-manifold ones (weak form: as in any small subspace).',
+      *(
+        claims.above(f'norm on over off, {where}', on_over_off(found), 1.0)
+        for where, found in longer.items()
+      ),
+    ),
+  }
+  for kind, null in NULLS.items():
+    made[f'less than in {null}'] = (
+      'Adversarial perturbations are perpendicular to the manifold (strong '
+      f'form: less of them lies in its tangent space than in {null} of as many '
+      'dimensions).',
+      *(
+        claims.below(f'ratio of odds {name}', found, 1.0)
+        for name, found in zip(MEASURES, contrasts.get(kind, ()), strict=False)
+      ),
+    )
+  absent = f'with --manifold={config.manifold} the two are the same'
+  return [
+    claims.Claim(
+      PAPER, name, said, (*conditions,), reason or absent * (not conditions)
+    )
+    for name, (said, *conditions) in made.items()
   ]
-  return claims.Claim(
-    PAPER,
-    f'less than in {NULLS[kind]}',
-    'Adversarial perturbations are perpendicular to the manifold (strong form: '
-    f'less of them lies in its tangent space than in {NULLS[kind]} of as many '
-    'dimensions).',
-    tuple(conditions),
-    reason,
-  )
-
-
-class Check(NamedTuple):
-  """An instrument, and whether it is good enough; `why`: if it is not."""
-
-  name: str
-  value: Any
-  rule: str
-  holds: bool
-  why: str
 
 
 def check_instruments(found):
   """Returns a table of the instruments, and why nothing is tested, or ''."""
-  checks = [check_classifiers(found['classifiers'])]
-  for number, error in reconstruction(found).items():
+  made, free = found['classifiers'], found['results']['free']
+  right = statistics.proportion(made['accuracy'], unit='classifiers')
+  chance = float(made['chance'][0])
+  reasons = [claims.why_untrained(right.value, chance, whose='classifiers')]
+  least = f'at least {(1 + chance) / 2:.3g}'
+  rows = [['accuracy of classifiers', right, least]]
+  errors = found.get('errors', {'autoencoder': np.zeros(0, int)})
+  for number in np.unique(errors['autoencoder']).tolist():
+    one = records.select(errors, autoencoder=number)
+    error = statistics.ratio_of_sums(
+      one['error'], one['principal_error'], unit='images'
+    )
     name = f'auto-encoder {number}' if number >= 0 else 'neighbours'
-    why = f'the squared error of {name} at held-out images is {error.value:.2f}'
-    why += ' times that of PCA with as many numbers'
-    holds = error.value <= 1
-    checks.append(
-      Check(f'error over that of PCA, {name}', error, 'at most 1', holds, why)
-    )
-  free = found['results']['free']
+    rows.append([f'error over that of PCA, {name}', error, 'at most 1'])
+    if not error.value <= 1:
+      reasons.append(
+        f'the squared error of {name} at held-out images is {error.value:.2f} '
+        'times that of PCA with as many numbers'
+      )
   failed = float(np.mean(np.isinf(free[free > 0])))
-  checks.append(
-    Check(
-      'failed free searches',
-      failed,
-      f'at most {MOST_FAILED:g}',
-      failed <= MOST_FAILED,
-      f'{failed:.0%} of the free searches found nothing',
-    )
-  )
-  reasons = [check.why for check in checks if not check.holds]
+  rows.append(['failed free searches', failed, f'at most {MOST_FAILED:g}'])
+  if failed > MOST_FAILED:
+    reasons.append(f'{failed:.0%} of the free searches found nothing')
   for name in ('classifiers', 'autoencoders'):
     if name in found and len(found[name]['parameters']) < 2:
       reasons.append(f'of {name} there is one, which says nothing of others')
-  rows = [check[:3] for check in checks]
-  table = tables.Table('Instruments', INSTRUMENT_COLUMNS, rows)
-  return table, next(iter(reasons), '')
+  table = tables.table(
+    'Instruments', [('instrument', ''), ('value', ''), ('required', '')], rows
+  )
+  return table, next(filter(None, reasons), '')
 
 
-def check_classifiers(of):
-  right = statistics.proportion(of['accuracy'], unit='classifiers')
-  least = float(1 + of['chance'][0]) / 2
-  return Check(
-    'accuracy of classifiers',
-    right,
-    f'at least {least:.3g}',
-    right.value >= least,
-    f'classifiers are right in {right.value:.0%} of test images, less than '
-    'half way from chance to all',
+def answer(config, found, own, reason):
+  """One sentence."""
+  if reason:
+    return f'Nothing is tested: {reason}.'
+  k, d = dimensions(found['results'])
+  counts = f'{len(found["classifiers"]["parameters"])} classifiers'
+  if 'autoencoders' in found:
+    num = len(found['autoencoders']['parameters'])
+    counts += f' beside {num} auto-encoders'
+  times = tables.cell(enrichment(found['results'], own), '.2f')
+  return (
+    f'The {k} of {d} dimensions of {SPACES[config.manifold]} hold '
+    f'{tables.cell(own, ".1%")} of the squared length of the nearest '
+    f'perturbations, those of a random subspace {k / d:.1%}: {times} times as '
+    f'much for each dimension as outside ({counts}, {config.dataset}).'
   )
 
 
-def reconstruction(found):
-  """Errors over those of PCA on held-out images, by auto-encoder."""
-  rows = found.get('errors', {'autoencoder': np.zeros(0)})
-  estimates = {}
-  for number in np.unique(rows['autoencoder']):
-    one = records.select(rows, autoencoder=number)
-    estimates[int(number)] = statistics.ratio_of_sums(
-      one['error'], one['principal_error'], unit='images'
-    )
-  return estimates
+# --- Tables ------------------------------------------------------------------
+
+
+def space(config, kind):
+  """What a report calls a kind of subspace."""
+  own = SPACES[config.manifold]
+  return NULLS.get(kind, own).replace(SPACES['decoder'], own)
 
 
 def part_table(config, results, parts):
@@ -883,89 +709,64 @@ def part_table(config, results, parts):
     ]
     for kind, (direction, distance) in parts.items()
   ]
-  title = f'Nearest perturbations, and subspaces of k = {k} of {d} dimensions'
-  return tables.Table(title, PART_COLUMNS, rows)
-
-
-def curved_tables(results):
-  """The tangent plane and the curved search side by side, from decoded images.
-
-  None where there is no curved manifold.
-  """
-  if 'decoded' not in results['start']:
-    return []
-  rows = []
-  for name, column, measure in (
-    ('tangent plane', 'on', by_distance),
-    ('curved manifold', 'curved', by_curved_distance),
-  ):
-    of = functools.partial(ratio, results, 'decoded', OWN, column)
-    rows.append(
-      [
-        name,
-        of(),
-        of('off'),
-        of('on') if column == 'curved' else None,
-        enrichment(results, share(results, 'decoded', OWN, measure)),
-        lost(results, 'decoded', OWN, column),
-      ]
-    )
-  title = 'Tangent plane and curved search, from images as decoded'
-  return [tables.Table(title, CURVED_COLUMNS, rows)]
-
-
-def answer(config, found, parts, reason):
-  """One sentence."""
-  if reason:
-    return f'Nothing is tested: {reason}.'
-  k, d = dimensions(found['results'])
-  own = parts[OWN][0]
-  counts = f'{len(found["classifiers"]["parameters"])} classifiers'
-  if 'autoencoders' in found:
-    num = len(found['autoencoders']['parameters'])
-    counts += f' beside {num} auto-encoders'
-  times = tables.cell(enrichment(found['results'], own), '.2f')
-  return (
-    f'The {k} of {d} dimensions of {SPACES[config.manifold]} hold '
-    f'{tables.cell(own, ".1%")} of the squared length of the nearest '
-    f'perturbations, those of a random subspace {k / d:.1%}: {times} times as '
-    f'much for each dimension as outside ({counts}, {config.dataset}).'
+  return tables.table(
+    f'Nearest perturbations, and subspaces of k = {k} of {d} dimensions',
+    [
+      ('subspace', ''),
+      ('share', 'of squared length within it', '', '.1%'),
+      ('A', 'odds of the share over the odds of k / d; random: 1'),
+      ('A by distance', 'the same with off^2 / (on^2 + off^2)'),
+      ('on / free', 'median ratio of distances'),
+      ('off / free', '', '', '.3f'),
+      ('lost', 'share of searches on it without result', '', '.1%'),
+    ],
+    rows,
+    spec='.2f',
   )
 
 
-PART_COLUMNS = [
-  tables.Column('subspace', '', ''),
-  tables.Column('share', '', 'of squared length within it', '.1%'),
-  tables.Column(
-    'A', '', 'odds of the share over the odds of k / d; random: 1', '.2f'
-  ),
-  tables.Column(
-    'A by distance', '', 'the same with off^2 / (on^2 + off^2)', '.2f'
-  ),
-  tables.Column('on / free', '', 'median ratio of distances', '.2f'),
-  tables.Column('off / free', '', '', '.3f'),
-  tables.Column('lost', '', 'share of searches on it without result', '.1%'),
-]
-CONTRAST_COLUMNS = [
-  tables.Column('null', '', ''),
-  tables.Column(
-    'by direction', '', "odds of the manifold's share over the null's"
-  ),
-  tables.Column('by distance', '', 'the same with off^2 / (on^2 + off^2)'),
-]
-CURVED_COLUMNS = [
-  tables.Column('search', '', ''),
-  tables.Column('over free', '', 'median ratio of distances', '.2f'),
-  tables.Column('over off', '', 'to that orthogonal to the plane', '.2f'),
-  tables.Column('over plane', '', 'to that in the tangent plane', '.3f'),
-  tables.Column('A by distance', '', 'as above', '.2f'),
-  tables.Column('lost', '', 'share of searches without result', '.1%'),
-]
-INSTRUMENT_COLUMNS = [
-  tables.Column('instrument', '', ''),
-  tables.Column('value', '', ''),
-  tables.Column('required', '', ''),
-]
+def null_table(config, contrasts):
+  return tables.table(
+    f'{SPACES[config.manifold].capitalize()} beside each null',
+    [
+      ('null', ''),
+      ('by direction', "odds of the manifold's share over the null's"),
+      ('by distance', 'the same with off^2 / (on^2 + off^2)'),
+    ],
+    [[space(config, kind), *pair] for kind, pair in contrasts.items()],
+  )
+
+
+def curved_table(results):
+  """The tangent plane and the curved search, from decoded images."""
+  over = functools.partial(ratio, results, 'decoded', OWN)
+  rows = [
+    [
+      name,
+      over(column),
+      over(column, 'off'),
+      over(column, 'on') if column == 'curved' else None,
+      enrichment(results, share(results, 'decoded', OWN, measure)),
+      lost(results, 'decoded', OWN, column),
+    ]
+    for name, column, measure in (
+      ('tangent plane', 'on', by_distance),
+      ('curved manifold', 'curved', by_curved_distance),
+    )
+  ]
+  return tables.table(
+    'Tangent plane and curved search, from images as decoded',
+    [
+      ('search', ''),
+      ('over free', 'median ratio of distances'),
+      ('over off', 'to that orthogonal to the plane'),
+      ('over plane', 'to that in the tangent plane', '', '.3f'),
+      ('A by distance', 'as above'),
+      ('lost', 'share of searches without result', '', '.1%'),
+    ],
+    rows,
+    spec='.2f',
+  )
 
 
 EXPERIMENT = runner.Experiment(

@@ -1,15 +1,19 @@
 """Networks by name: built from flags, read back from a training run."""
 
+from collections.abc import Sequence
 import dataclasses
 from typing import Any
 from typing import NamedTuple
 
 import jax
+from jax import flatten_util
 import jax.numpy as jnp
 import numpy as np
 
 from dmm_jax import checkpoints
 from dmm_jax import models
+from dmm_jax import parallel
+from dmm_jax import programs
 from dmm_jax import train
 from experiments.lib import flags
 
@@ -43,7 +47,9 @@ def describe(kind: str, name: str, **wanted) -> dict:
   attributes = {k: v for k, v in wanted.items() if v is not None}
   for attribute in attributes:
     if attribute not in known:
-      raise flags.FlagError(f'--{attribute}: --model={name} has no such thing')
+      raise flags.FlagError(
+        f'--{attribute}: --model={name} has no attribute {attribute!r}'
+      )
   return {'kind': kind, 'model': name, 'attributes': attributes}
 
 
@@ -112,6 +118,93 @@ def read_for(
 def variables(state: train.State) -> dict:
   """As a module's `apply` takes them; batch norm then uses its averages."""
   return {'params': state.params, **state.stats}
+
+
+class Group(NamedTuple):
+  """Networks of one architecture.
+
+  Attributes:
+    module: of Flax.
+    given: their variables; empty to train them.
+    num: how many.
+  """
+
+  module: Any
+  given: list
+  num: int
+
+  def variables(self, number: int, key, xs, targets, plan: train.TrainConfig):
+    """A network that was given, or one trained with a key as a plan says."""
+    if self.given:
+      return self.given[number]
+    weights, order = jax.random.split(key)
+    optimizer = train.make_optimizer(plan, len(xs))
+    state = train.init_state(weights, self.module, xs[0], optimizer)
+    forward = train.flax_forward(self.module)
+    for pause in train.fit(order, forward, state, xs, targets, config=plan):
+      state = pause.state
+    return variables(state)
+
+
+def read_group(flag: str, paths: Sequence[str], shape: tuple, **fits) -> Group:
+  """Networks of directories that a flag names, all of one architecture.
+
+  Args:
+    flag: its name.
+    paths: the directories.
+    shape: of an input.
+    **fits: what else `read_for` takes.
+
+  Raises:
+    CheckpointError, FlagError: as for `read_for`, and for other architectures.
+  """
+  found = [read_for(path, shape, **fits) for path in paths]
+  if any(one.module != found[0].module for one in found):
+    names = ', '.join(paths)
+    raise flags.FlagError(f'--{flag}: different architectures in {names}')
+  given = [variables(one.state) for one in found]
+  return Group(found[0].module, given, len(given))
+
+
+def flatten(variables) -> np.ndarray:
+  """Variables in one row `[p]`, as a table of networks holds them."""
+  return np.asarray(flatten_util.ravel_pytree(variables)[0])
+
+
+def unflatten(module, x: np.ndarray, flat: np.ndarray):
+  """Variables from a row of `flatten`; `x` is an input of the module."""
+  keys = {'params': jax.random.key(0), 'latent': jax.random.key(0)}
+  like = jax.eval_shape(module.init, keys, x)
+  like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
+  return flatten_util.ravel_pytree(like)[1](jnp.asarray(flat))
+
+
+def predictions(module, variables, xs: np.ndarray) -> np.ndarray:
+  """The classes `[n]` int32 that a classifier gives inputs `[n, ...]`."""
+  predict = programs.bind(_predict, module=module)
+  found = parallel.map_examples(predict, (xs,), shared=(variables,))
+  return found.astype(np.int32)
+
+
+def _predict(x, variables, *, module):
+  return jnp.argmax(module.apply(variables, x)[0])
+
+
+def reconstructions(module, variables, xs: np.ndarray, **options) -> tuple:
+  """The codes `[n, k]` of inputs at an auto-encoder, and what it decodes.
+
+  Args:
+    module, variables: of the auto-encoder.
+    xs: inputs `[n, ...]`.
+    **options: of `parallel.map_examples`.
+  """
+  code = programs.bind(_reconstruct, module=module)
+  return parallel.map_examples(code, (xs,), shared=(variables,), **options)
+
+
+def _reconstruct(x, variables, *, module):
+  z = module.apply(variables, x, method='encode')
+  return z, module.apply(variables, z, method='decode')
 
 
 def size(tree) -> int:

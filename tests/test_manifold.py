@@ -343,3 +343,56 @@ def test_training_leaves_weights_across_the_data_alone(decay):
   np.testing.assert_allclose(off @ after, kept * (off @ before), atol=3e-6)
   on = basis @ after - kept * basis @ before
   assert np.max(np.abs(on)) > 0.01
+
+
+# --- Beside tangent spaces ---------------------------------------------------
+
+
+def test_errors_of_planes_of_neighbours():
+  """As by numpy; images on a plane of that many dimensions have none."""
+  rng = np.random.default_rng(3)
+  known = rng.normal(size=(40, 2, 3, 1)).astype(np.float32)
+  x = rng.normal(size=(2, 3, 1)).astype(np.float32)
+  found = manifold.neighbor_error(known, x, 2, 6)
+  gaps = np.linalg.norm((known - x).reshape(40, -1), axis=1)
+  near = known[np.argsort(gaps)[:6]].reshape(6, -1)
+  centre = near.mean(0)
+  basis = np.linalg.svd(near - centre)[2][:2]
+  rest = x.ravel() - centre
+  wanted = np.mean((rest - basis.T @ (basis @ rest)) ** 2)
+  np.testing.assert_allclose(found, wanted, rtol=1e-3)
+  flat = (rng.normal(size=(50, 2)) @ rng.normal(size=(2, 6)) + 1).astype('f4')
+  flat = flat.reshape(50, 2, 3, 1)
+  none = manifold.neighbor_error(flat[1:], flat[0], 2, 6)
+  assert float(none) < 1e-8
+
+
+def test_principal_residuals_are_what_pca_leaves():
+  rng = np.random.default_rng(4)
+  known = rng.normal(size=(30, 3, 2)) * np.arange(1, 7).reshape(3, 2) + 1
+  xs = rng.normal(size=(5, 3, 2))
+  found = manifold.principal_residuals(xs, known, 2)
+  centre = known.reshape(30, 6).mean(0)
+  vectors = np.linalg.svd(known.reshape(30, 6) - centre)[2][:2]
+  rest = xs.reshape(5, 6) - centre
+  wanted = rest - rest @ vectors.T @ vectors
+  np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_nulls_are_bases_and_those_of_tangent_spaces_are_moved():
+  xs, key = np.zeros((5, 8, 8, 1), np.float32), jax.random.key(1)
+  known = np.random.default_rng(5).normal(size=(40, 8, 8, 1))
+  common = manifold.common_nulls(key, xs, known, 4)
+  assert [*common] == ['random', 'frequency', 'principal']
+  principal = manifold.principal_basis(known, 4)
+  np.testing.assert_array_equal(common['principal'][3], principal)
+  assert np.abs(common['random'][0] - common['random'][1]).max() > 0.1
+  own = manifold.own_nulls(key, common['random'])
+  other = common['random'][[4, 0, 1, 2, 3]]
+  np.testing.assert_array_equal(own['other'], other)
+  entries = jax.random.permutation(key, 64)
+  permuted = common['random'][..., entries]
+  np.testing.assert_array_equal(own['permuted'], permuted)
+  for basis in [*common.values(), *own.values()]:
+    gram = np.einsum('nkd,nld->nkl', basis, basis)
+    np.testing.assert_allclose(gram, np.tile(np.eye(4), (5, 1, 1)), atol=1e-4)

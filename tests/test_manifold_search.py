@@ -236,3 +236,81 @@ def test_projection_is_scipys_least_squares():
     step = np.linalg.solve(lifted, slopes(z).T @ (bend(z, np) - x))
     assert np.linalg.norm(bend(z - step, np) - x) < lengths[0]
     np.testing.assert_allclose(project(1)[0], z - step, atol=1e-9)
+
+
+# --- On and off subspaces ----------------------------------------------------
+
+WEIGHTS = np.random.default_rng(0).normal(size=12).astype(np.float32)
+
+
+def linear(weights, x):
+  return jnp.stack([jnp.sum(weights * x.ravel()), 0.0])
+
+
+def test_distances_on_and_off_at_a_linear_network():
+  """d_T = |margin| / |P_T w|, and shares that distances imply, exactly."""
+  rng = np.random.default_rng(1)
+  xs = rng.normal(size=(6, 2, 3, 2)).astype(np.float32)
+  labels = (xs.reshape(6, -1) @ WEIGHTS <= 0).astype(np.int32)
+  labels[4] = 1 - labels[4]
+  bases = np.linalg.qr(rng.normal(size=(6, 12, 3)))[0].swapaxes(1, 2)
+  bases = bases.astype(np.float32)
+  tasks = [manifold.SideTask(xs, bases, side) for side in manifold.SIDES]
+  free, on, off = manifold.measure_sides(
+    linear, tasks, labels, params=WEIGHTS, method='ray', batch_size=18
+  )
+  gaps = np.abs(xs.reshape(6, -1) @ WEIGHTS) * (np.arange(6) != 4)
+  inside = np.linalg.norm(bases @ WEIGHTS, axis=1)
+  length = np.linalg.norm(WEIGHTS)
+  outside = np.sqrt(length**2 - inside**2)
+  for found, size in ((free, length), (on, inside), (off, outside)):
+    np.testing.assert_allclose(found.distance, gaps / size, rtol=1e-4)
+  share = manifold.shares(free.point - xs, bases)
+  np.testing.assert_allclose(
+    np.delete(share, 4), np.delete((inside / length) ** 2, 4), rtol=1e-3
+  )
+  assert np.isnan(share[4])
+
+
+def test_one_program_searches_everywhere_on_and_off_a_subspace():
+  """Of three classes, within whichever is nearest."""
+  rng = np.random.default_rng(0)
+  weights = rng.normal(size=(6, 3)).astype(np.float32)
+  xs = rng.normal(size=(4, 6)).astype(np.float32)
+  basis = np.linalg.qr(rng.normal(size=(6, 2)))[0].T.astype(np.float32)
+  top = (xs @ weights).argmax(1)
+  bases = np.stack(4 * [basis])
+  tasks = [manifold.SideTask(xs, bases, side) for side in manifold.SIDES]
+  sides = manifold.measure_sides(
+    lambda v: v @ weights, tasks, top, method='fast'
+  )
+  on = basis.T @ basis
+  for found, matrix in zip(sides, (np.eye(6), on, np.eye(6) - on), strict=True):
+    for x, label, far in zip(xs, top, found.distance, strict=True):
+      gaps = [
+        (x @ weights)[label] - (x @ weights)[j] for j in range(3) if j != label
+      ]
+      sizes = [
+        np.linalg.norm(matrix @ (weights[:, label] - weights[:, j]))
+        for j in range(3)
+        if j != label
+      ]
+      np.testing.assert_allclose(far, min(np.divide(gaps, sizes)), rtol=1e-3)
+
+
+def test_curved_search_of_a_linear_decoder_is_that_of_the_plane():
+  rng = np.random.default_rng(2)
+  columns = rng.normal(size=(12, 3)).astype(np.float32)
+  z = np.float32([0.5, -1.0, 0.3])
+  x = columns @ z
+  found = manifold.nearest_on_manifold(
+    lambda x: linear(WEIGHTS, x),
+    lambda z: (columns @ z).reshape(2, 3, 2),
+    jnp.asarray(z),
+    int(x @ WEIGHTS <= 0),
+    method='ray',
+    max_gradients=20,
+  ).distance
+  basis = np.linalg.qr(columns)[0].T
+  wanted = np.abs(x @ WEIGHTS) / np.linalg.norm(basis @ WEIGHTS)
+  np.testing.assert_allclose(found, wanted, rtol=1e-3)

@@ -65,6 +65,20 @@ def principal_basis(xs: np.ndarray, k: int) -> np.ndarray:
   return np.linalg.svd(flat, full_matrices=False)[2][:k].astype(np.float32)
 
 
+def principal_residuals(
+  xs: np.ndarray, known: np.ndarray, k: int
+) -> np.ndarray:
+  """Returns what k principal directions of `known` leave of `xs`, `[n, d]`.
+
+  Both about the mean of `known`: the errors of PCA, which an auto-encoder with
+  as many latents should not exceed.
+  """
+  flat = xs.reshape(len(xs), -1)
+  rest = flat - known.reshape(len(known), -1).mean(0)
+  basis = principal_basis(known, k)
+  return rest - rest @ basis.T @ basis
+
+
 def neighbor_basis(xs: jax.Array, x: jax.Array, k: int, num: int) -> jax.Array:
   """Returns the first k principal directions of the points nearest to `x`.
 
@@ -91,6 +105,19 @@ def neighbor_basis(xs: jax.Array, x: jax.Array, k: int, num: int) -> jax.Array:
   near = near - jnp.mean(near, axis=0, keepdims=True)
   vectors = decompositions.eigh(near @ near.T)[1]
   return decompositions.orthonormalize(vectors[:, ::-1][:, :k].T @ near)
+
+
+def neighbor_error(xs: jax.Array, x: jax.Array, k: int, num: int) -> jax.Array:
+  """Returns the mean squared distance of `x` from its neighbours' plane.
+
+  That of their first k principal directions, through their mean; per entry of
+  an input. Arguments as for `neighbor_basis`; `x` is none of `xs`.
+  """
+  basis = neighbor_basis(xs, x, k, num)
+  gaps = jnp.sum((xs - x[None]) ** 2, axis=range(1, xs.ndim))
+  centre = jnp.mean(xs[jax.lax.top_k(-gaps, num)[1]], axis=0)
+  rest = (x - centre).ravel()
+  return jnp.mean((rest - (basis @ rest) @ basis) ** 2)
 
 
 def random_basis(key: jax.Array, k: int, d: int) -> jax.Array:

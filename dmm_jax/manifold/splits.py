@@ -79,6 +79,18 @@ def tangent_fraction(vector: jax.Array, basis: jax.Array) -> jax.Array:
   return jnp.minimum(norms.norm(on(unit, basis), 2), 1.0)
 
 
+def shares(vectors: np.ndarray, bases: np.ndarray) -> np.ndarray:
+  """Returns shares of squared length `[n]` of vectors within subspaces.
+
+  The squares of `tangent_fraction`, of rows: `vectors` are `[n, ...]`, `bases`
+  `[n, k, d]`. NaN for a vector of zeros.
+  """
+  flat = vectors.reshape(len(vectors), -1)
+  inside = np.einsum('nkd,nd->nk', bases, flat)
+  with np.errstate(invalid='ignore'):
+    return (inside**2).sum(1) / (flat**2).sum(1)
+
+
 def fraction_null(k: int, n: int) -> Any:
   """Returns the law of the *squared* tangent fraction of a random k-subspace.
 
