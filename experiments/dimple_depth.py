@@ -11,55 +11,31 @@ decision boundary".
   python -m experiments.dimple_depth --network=my.nets:plain,my.nets:robust
 
 The first takes 2 minutes on 2 CPU cores, --preset=quick 1 and mnist 4; cifar is
-for a GPU. --plain and --robust name runs of train_classifier instead, in pairs;
---network names functions that return networks, plain and robust by turns.
-A run that was killed goes on where it was.
+for a GPU. A run that was killed goes on where it was.
 
-From the same weights and in the same order, networks are trained plainly, with
-projected gradient (PGD) in l2 and in linf, and by TRADES; from other weights
-plainly again, which shows what retraining alone changes. At the same images:
+Networks are trained plainly, with projected gradient (PGD) in l2 and in linf,
+and by TRADES, from the same weights in the same order; and plainly from other
+weights, which shows what retraining alone changes. At the same images:
 
-  distances  without restriction, within the tangent space of an auto-encoder
-             ("on" the manifold) and orthogonal to it ("off"), and both for a
-             random subspace of as many dimensions. Where the boundary is flat,
-             off/on = f / sqrt(1 - f^2), with f the normal's part in the tangent
-             space: that off-distances grow more than on-distances and that
-             normals turn to the manifold is one statement, not two.
-  depth      the distance of the nearest boundary point, less that at which the
-             same ray crosses the boundary of the smoothed network (mean logits
-             over a ball). A plane has depth 0 wherever it lies, and a boundary
-             that moves as a whole keeps its depth. The point is chosen for
-             being near, so that mere ripples have a negative depth.
-  bend       curvature toward the image, 2 h / s^2 from the height h of the
-             boundary over its tangent plane at a distance s (the ball's radius)
-             from the nearest point, along the manifold and in random
-             directions. Kinks of ReLUs show in no second derivative.
+  distances  without restriction, within an auto-encoder's tangent space ("on")
+             and orthogonal to it ("off"), and for a random subspace as large.
+             At a flat boundary off/on = f / sqrt(1 - f^2), f the normal's part
+             in the tangent space: that off-distances grow more, and that
+             normals turn to the manifold, is one statement.
+  depth      the nearest boundary point's distance, less that at which the same
+             ray meets the boundary of the mean logits over a ball. 0 of a plane
+             wherever it lies; negative of ripples, as the point is the nearest.
+  bend       curvature toward the image, of secants as long as the ball's
+             radius, along the manifold and in random directions.
   place      of the first crossing of the line to the nearest image of another
              class, from 0 (the image) over 1/2 (the middle) to 1.
 
-A claim is about every kind of adversarial training; one can refute it:
-
-  off grows more than on: the growth of off-distances and of off/on lies above
-    1, and that of off/on above the random subspace's. Refuted where distances
-    grow alike in all directions.
-  on-manifold distances stay: their growth is 1, to within 0.1. Refuted where
-    the boundary moves on the manifold too.
-  depth grows: it lies above 0, and above the plain network's. Refuted where
-    there are no dimples, or the smoothed boundary moves as far.
-  main effect: depth grows by more than half of what the distance does. Refuted
-    where most of the growth is a boundary that moves.
-  dimples bend more: the bend along the manifold lies above 0, and above the
-    plain network's. Refuted where the boundary is as flat as before.
-  boundary stays in place: crossings are displaced by at most 0.05 of the line
-    more than by retraining, and their mean distance from the middle changes by
-    less than that. Refuted beyond.
-
-The unit is the network; the images are the same for all, and those count that
-both networks of a pair classify correctly. A claim is not tested where
-adversarial training did not raise robust accuracy or, if it speaks of the
-manifold, where an auto-encoder is worse than as many principal components.
-There is no box: where many pixels are 0, hardly any step of a tangent space
-stays in it.
+`judge_kind` has the conditions; every kind of adversarial training can refute a
+claim. The unit is the network; the images are the same for all, and those count
+that both networks of a pair classify correctly. Nothing is tested where robust
+accuracy was not raised, and nothing of the manifold where an auto-encoder is
+worse than as many principal components. There is no box: where many pixels are
+0, hardly any step of a tangent space stays in it.
 """
 
 import dataclasses
@@ -72,6 +48,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmm_jax import boundary
+from dmm_jax import halfway
 from dmm_jax import manifold
 from dmm_jax import margins
 from dmm_jax import models
@@ -79,6 +56,7 @@ from dmm_jax import parallel
 from dmm_jax import programs
 from dmm_jax import records
 from dmm_jax import statistics
+from dmm_jax.boundary import secants
 from experiments import networks
 from experiments import pairs
 from experiments.figures import dimple_depth as figures
@@ -90,13 +68,13 @@ from experiments.lib import splits
 from experiments.lib import tables
 
 PAPER = '2106.10151'
-# Subspace of each search: shares of a vector, and of its part in the span.
+# Of each search, what it is named after: the subspace, and the side of it.
 SIDES = {
-  'free': (1.0, 0.0),
-  'on': (0.0, 1.0),
-  'off': (1.0, -1.0),
-  'random_on': (0.0, 1.0),
-  'random_off': (1.0, -1.0),
+  'free': ('tangent', 'free'),
+  'on': ('tangent', 'on'),
+  'off': ('tangent', 'off'),
+  'random_on': ('random', 'on'),
+  'random_off': ('random', 'off'),
 }
 NUM_POINTS = 64  # Of the ball, in opposite pairs: planes stay where they are.
 NUM_DIRECTIONS = 16  # In opposite pairs.
@@ -135,21 +113,13 @@ class Config:
   data_dir: str = flags.data_dir()
   num_train: int = flags.num_train()
   num_examples: int = flags.flag(
-    150, 'Number of test images to measure: the first, at most all.', least=10
+    150, 'Test images to measure: the first, at most all.', least=10
   )
-  num_networks: int = flags.flag(
-    10,
-    'Number of networks of each kind, each a pair with a plain one.',
-    least=1,
-  )
+  num_networks: int = flags.flag(10, 'Pairs of each kind.', least=1)
   model: str = flags.flag(
-    'mlp',
-    'Architecture: mlp with two hidden layers, or cnn with two convolutions.',
-    choices=('mlp', 'cnn'),
+    'mlp', 'Architecture, of two hidden layers.', choices=('mlp', 'cnn')
   )
-  width: int = flags.flag(
-    100, 'Units of each hidden layer; of a cnn, channels.', least=1
-  )
+  width: int = flags.flag(100, 'Units of a hidden layer; channels.', least=1)
   epochs: int = flags.flag(30, 'Passes over the training set.', least=1)
   adversaries: tuple[str, ...] = flags.flag(
     tuple(pairs.ADVERSARIES),
@@ -162,12 +132,8 @@ class Config:
   radius_linf: float = flags.flag(
     0.1, 'Radius of adversarial training in linf, input units.', least=0
   )
-  trades: float = flags.flag(
-    6.0, 'Weight of the divergence in TRADES.', least=1e-6
-  )
-  attack_steps: int = flags.flag(
-    5, 'Gradient steps of an attack in training.', least=1
-  )
+  trades: float = flags.flag(6.0, 'Weight of the divergence.', least=1e-6)
+  attack_steps: int = flags.flag(5, 'Steps of an attack in training.', least=1)
   plain: str = flags.flag(
     '',
     'Runs of train_classifier, separated by commas: plain networks. Empty '
@@ -189,12 +155,8 @@ class Config:
     'Run of train_autoencoder, for all networks; empty trains one for each '
     'pair here.',
   )
-  latent: int = flags.flag(
-    8, 'Latent numbers of auto-encoders trained here.', least=1
-  )
-  autoencoder_epochs: int = flags.flag(
-    60, 'Passes over the training set of auto-encoders.', least=1
-  )
+  latent: int = flags.flag(8, 'Latent numbers of those trained here.', least=1)
+  autoencoder_epochs: int = flags.flag(60, 'Passes that train them.', least=1)
   ball: float = flags.flag(
     0.5,
     'Radius of the ball that smooths, as a share of the median distance '
@@ -203,9 +165,7 @@ class Config:
   )
   method: str = flags.method('fast')
   max_gradients: int = flags.max_gradients(300)
-  batch_size: int = flags.flag(
-    1000, 'Number of searches that run together.', least=1
-  )
+  batch_size: int = flags.flag(1000, 'Searches at once.', least=1)
 
 
 PRESETS = {
@@ -289,27 +249,17 @@ def check(config):
 
 
 class Inputs(NamedTuple):
-  """What is measured, and what networks are made of.
+  """What is measured, and what networks are made of."""
 
-  Attributes:
-    module: of all networks.
-    given: as of `pairs.read`.
-    encoder: module of the auto-encoders, and variables of a given one.
-    train_set, test_set: images and labels.
-    xs, labels: the images to measure and their classes.
-    others: row of the nearest image of another class of each.
-    scale: the median distance to it.
-  """
-
-  module: Any
-  given: dict
-  encoder: tuple
+  module: Any  # Of all networks.
+  given: dict  # As of `pairs.read`.
+  encoder: tuple  # Module of the auto-encoders, and variables of a given one.
   train_set: tuple
   test_set: tuple
-  xs: np.ndarray
+  xs: np.ndarray  # The images to measure, and their classes.
   labels: np.ndarray
-  others: np.ndarray
-  scale: float
+  others: np.ndarray  # Row of the nearest image of another class of each.
+  scale: float  # The median distance to it.
 
 
 def load(config):
@@ -325,11 +275,11 @@ def load(config):
     raise flags.FlagError(f'{own.source(config)}: all images are of one class')
   shape = xs.shape[1:]
   if config.network:
-    given = own_pairs(config.network, *test_set)
+    given = pairs.read_own(config.network, *test_set)
   else:
     given = pairs.read(config.plain, config.robust, shape, num_classes)
   most = min(xs[0].size, len(train_set[0])) - 1
-  encoder: tuple = (pairs.AutoEncoder(shape, config.latent), None)
+  encoder: tuple = (models.DenseAutoEncoder(shape, config.latent), None)
   if config.autoencoder:
     one = networks.read_for(config.autoencoder, shape, kind='autoencoder')
     encoder = one.module, networks.variables(one.state)
@@ -338,35 +288,12 @@ def load(config):
       f'--latent={config.latent} is too large; at most {most}'
     )
   module = given.get('module') or build(config, num_classes)
-  nearest = opposite(xs, labels)
-  return Inputs(
-    module, given, encoder, train_set, test_set, xs, labels, *nearest
-  )
-
-
-def own_pairs(names, xs, labels):
-  """As `pairs.read`, of the user's networks: plain and robust by turns."""
-  module = own.several(names, xs, labels)
-  num = len(module.networks)
-  if num % 2:
-    raise flags.FlagError(f'--network={names}: {num} networks are no pairs')
-  plain, robust = (
-    [module.variables(number) for number in range(first, num, 2)]
-    for first in (0, 1)
-  )
-  return {'module': module, pairs.PLAIN: plain, pairs.GIVEN: robust}
-
-
-def opposite(xs, labels):
-  """Returns the nearest image of another class of each: rows `[n]`.
-
-  And the median distance to it.
-  """
-  flat = xs.reshape(len(xs), -1).astype(np.float64)
-  squares = np.sum(flat**2, 1)
-  gaps = squares[:, None] + squares - 2 * flat @ flat.T
-  gaps[labels[:, None] == labels] = np.inf
-  return np.argmin(gaps, 1), float(np.median(np.sqrt(np.min(gaps, 1))))
+  # In double precision: which image is the nearest is no matter of rounding.
+  exact = xs.reshape(len(xs), -1).astype(float)
+  others = halfway.nearest_opposite(exact, labels, np.arange(len(xs)))
+  scale = np.median(np.linalg.norm(exact - exact[others], axis=1))
+  rest = xs, labels, others, float(scale)
+  return Inputs(module, given, encoder, train_set, test_set, *rest)
 
 
 def build(config, num_classes):
@@ -377,18 +304,19 @@ def build(config, num_classes):
 
 
 def make_plan(config, inputs):
+  """Returns how networks are trained, and how many of a kind there are."""
   same = 'seed epochs radius radius_linf trades attack_steps'.split()
-  num = len(inputs.given.get('plain', ())) or config.num_networks
+  num = len(inputs.given.get(pairs.PLAIN, ())) or config.num_networks
   return pairs.Plan(num=num, **{name: getattr(config, name) for name in same})
 
 
 def make_networks(config, inputs, kind):
   """Rows of networks.npz: all networks of a kind, and their accuracies."""
   if inputs.given:
-    plain, robust = inputs.given['plain'], inputs.given[pairs.GIVEN]
-    of = {'plain': plain, pairs.GIVEN: robust}
+    plain, robust = inputs.given[pairs.PLAIN], inputs.given[pairs.GIVEN]
     # Each pair's plain network again is the plain one of the next pair.
-    flat = pairs.flatten(of.get(kind, [*plain[1:], plain[0]]))
+    of = {pairs.PLAIN: plain, pairs.AGAIN: [*plain[1:], plain[0]]}
+    flat = np.stack([networks.flatten(v) for v in of.get(kind, robust)])
   else:
     plan = make_plan(config, inputs)
     flat = pairs.train_kind(plan, inputs.module, *inputs.train_set, kind)
@@ -417,9 +345,9 @@ def make_autoencoders(config, inputs):
     epochs = config.autoencoder_epochs
     flat = pairs.train_autoencoders(plan, module, xs, epochs)
   else:
-    flat = pairs.flatten(plan.num * [variables])
+    flat = np.stack(plan.num * [networks.flatten(variables)])
   error, of_pca = pairs.reconstruction_errors(
-    module, flat, test, xs, config.batch_size
+    module, flat, test, xs, batch_size=config.batch_size
   )
   return {
     'network': np.arange(plan.num, dtype=np.int32),
@@ -463,31 +391,27 @@ def measure(config, inputs):
 def measure_network(config, inputs, kind, number, flat, decoder):
   """Rows of one network, one an image."""
   xs, labels, module = inputs.xs, inputs.labels, inputs.module
-  variables = pairs.unflatten(module, xs[0], flat)
+  variables = networks.unflatten(module, xs[0], flat)
   tangent = pairs.tangents(inputs.encoder[0], decoder, xs)
   num, k, d = tangent.shape
   key = jax.random.fold_in(jax.random.key(config.seed), 3 + number)
   null = parallel.map_examples(
     programs.bind(random_basis, k=k, d=d), (np.arange(num),), shared=(key,)
   )
-  found = boundary.measure(
+  spaces = {'tangent': tangent, 'random': null}
+  found = manifold.measure_sides(
     lambda variables, x: module.apply(variables, x)[0],
-    np.concatenate(len(SIDES) * [xs]),
-    np.concatenate(len(SIDES) * [labels]),
+    [manifold.SideTask(xs, spaces[of], side) for of, side in SIDES.values()],
+    labels,
     params=variables,
-    project=restrict,  # One program for all sides.
-    project_rows=(
-      np.concatenate([null if 'random' in s else tangent for s in SIDES]),
-      np.repeat(np.float32([*SIDES.values()]), num, axis=0),
-    ),
     method=config.method,
     max_gradients=config.max_gradients,
     batch_size=config.batch_size,
   )
-  nearest = found.point[:num], found.normal[:num]
+  free = found[0]
   shape = parallel.map_examples(
     programs.bind(measure_shape, module=module),
-    (xs, labels, xs[inputs.others], *nearest, tangent),
+    (xs, labels, xs[inputs.others], free.point, free.normal, tangent),
     shared=(
       variables,
       np.float32([config.ball, 2.0]) * np.float32(inputs.scale),
@@ -501,16 +425,11 @@ def measure_network(config, inputs, kind, number, flat, decoder):
     'network': np.full(num, number, np.int32),
     'index': np.arange(num, dtype=np.int32),
     'label': labels,
-    'correct': found.status[:num] != boundary.Status.MISCLASSIFIED,
-    **dict(zip(SIDES, found.distance.reshape(len(SIDES), num), strict=True)),
+    'correct': free.status != boundary.Status.MISCLASSIFIED,
+    **{side: of.distance for side, of in zip(SIDES, found, strict=True)},
     'other': inputs.others.astype(np.int32),
     **shape,
   }
-
-
-def restrict(v, basis, share):
-  """A vector as it is, in the span of a basis, or orthogonal to it."""
-  return share[0] * v + share[1] * manifold.on(v, basis)
 
 
 def random_basis(number, key, *, k, d):
@@ -556,7 +475,7 @@ def measure_shape(
   margin = lambda v: margins.margin(logits_fn(v), label)
   nearby = jax.vmap(lambda u, v: logits_fn(v + radius * u), (0, None))
   smooth = lambda v: margins.margin(jnp.mean(nearby(points, v), 0), label)
-  bends = lambda rows: bend(
+  bends = lambda rows: secants.bend(
     margin, point, normal, rows.reshape(-1, *x.shape), radius, reach
   )
   way = other - x
@@ -564,53 +483,11 @@ def measure_shape(
   met = boundary.first_crossing(logits_fn, x, way, label, max_distance=length)
   return {
     'fraction': manifold.tangent_fraction(normal, basis),
-    'smoothed': signed_crossing(smooth, x, point - x, reach),
+    'smoothed': secants.signed_crossing(smooth, x, point - x, reach),
     'bend': bends(codes @ basis),
     'random_bend': bends(directions),
     'place': met.distance / length,
   }
-
-
-def signed_crossing(margin, start, direction, reach):
-  """Returns where a margin changes its sign on a line, nearest to its start.
-
-  Forwards from within the class; backwards, as a negative number, from beyond
-  its boundary. Infinite where the sign stays the same as far as `reach`.
-  """
-  inside = margin(start) >= 0
-  sign = jnp.where(inside, 1.0, -1.0)
-  found = boundary.first_crossing(
-    lambda v: jnp.stack([margin(v), jnp.zeros(())]),
-    start,
-    sign * direction,
-    jnp.where(inside, 0, 1),
-    max_distance=reach,
-  )
-  return sign * found.distance
-
-
-def bend(margin, point, normal, directions, offset, reach):
-  """Returns the curvature of a boundary toward the class whose margin it is.
-
-  2 h / offset^2, with h the mean height of the boundary over its tangent plane
-  at an offset in each direction; heights beyond `reach` count as `reach`. For a
-  class inside a sphere of radius r: 1 / r, to a relative (offset / 2r)^2.
-
-  Args:
-    margin: of the class.
-    point, normal: of the boundary, and its unit normal into the class.
-    directions: `[m, ...]`, made unit tangents.
-    offset, reach: lengths.
-  """
-
-  def height(u):
-    u = u - jnp.sum(u * normal) * normal
-    size = jnp.linalg.norm(u.ravel())
-    u = u / jnp.where(size > 0, size, 1.0)
-    away = signed_crossing(margin, point + offset * u, -normal, reach)
-    return -jnp.clip(away, -reach, reach)
-
-  return 2 * jnp.mean(jax.lax.map(height, directions)) / offset**2
 
 
 # --- Judging ---------------------------------------------------------------
@@ -618,16 +495,18 @@ def bend(margin, point, normal, directions, offset, reach):
 
 def analyze(config, found):
   """Compares the networks of each pair, and judges the claims."""
-  plain = per_network(found['results'], pairs.PLAIN)
+  results = {
+    kind: records.by_unit(records.select(found['results'], kind=kind))
+    for kind in kinds(config)
+  }
   made = {
     kind: records.select(found['networks'], kind=kind) for kind in kinds(config)
   }
-  rows = {
-    kind: compare(plain, per_network(found['results'], kind))
-    for kind in kinds(config)[1:]
-  }
+  plain, *others = kinds(config)
+  rows = {kind: compare(results[plain], results[kind]) for kind in others}
+  labels = results[plain]['label'][0]
   trouble = {
-    kind: why_not_tested(kind, row, made, plain['label'])
+    kind: why_not_tested(kind, row, made, labels)
     for kind, row in rows.items()
     if kind != pairs.AGAIN
   }
@@ -638,16 +517,8 @@ def analyze(config, found):
     place_table(rows),
     network_table(rows, made, trouble),
   ]
-  return runner.Report(
-    answer(config, rows, trouble, plain['label'][0]), judged, shown
-  )
-
-
-def per_network(results, kind):
-  """Columns of the networks of a kind `[networks, images]`."""
-  rows = records.select(results, kind=kind)
-  num = rows['network'].max() + 1
-  return {name: column.reshape(num, -1) for name, column in rows.items()}
+  said = answer(config, rows, trouble, len(labels))
+  return runner.Report(said, judged, shown)
 
 
 def compare(plain, other):
@@ -662,11 +533,14 @@ def compare(plain, other):
     kept = a['correct'] & b['correct']
     both = kept & kept[a['other']]
     before, after = summary(a, kept, both), summary(b, kept, both)
-    row = {f'{name} 0': value for name, value in before.items()} | after
     moved = b['place'][both] - a['place'][both]
-    row |= {'displaced': average(np.abs(moved)), 'shift': average(moved)}
-    rows.append(row | {'images': kept.sum()})
-  return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    rows.append(
+      {f'{name} 0': value for name, value in before.items()}
+      | after
+      | {'displaced': average(np.abs(moved)), 'shift': average(moved)}
+      | {'images': kept.sum()}
+    )
+  return records.stack(rows)
 
 
 def summary(network, kept, both):
@@ -675,46 +549,33 @@ def summary(network, kept, both):
   fraction = np.minimum(of['fraction'], 1 - 1e-6)
   with np.errstate(invalid='ignore', divide='ignore'):
     columns = {
-      **{side: of[side] for side in SIDES},
+      **{name: of[name] for name in (*SIDES, 'bend', 'random_bend')},
       'off/on': of['off'] / of['on'],
       'random off/on': of['random_off'] / of['random_on'],
       'by normals': fraction / np.sqrt(1 - fraction**2),
       'depth': of['free'] - of['smoothed'],
-      'bend': of['bend'],
-      'random_bend': of['random_bend'],
     }
-  medians = {name: median(column) for name, column in columns.items()}
-  failed = max(average(np.isinf(of[side])) for side in SIDES)
-  middle = average(np.abs(network['place'][both] - 0.5))
-  return medians | {'failed': failed, 'middle': middle}
-
-
-def median(values):
-  """Without interpolation, as some are infinite; NaN of none."""
-  if not len(values) or np.isnan(values).any():
-    return np.nan
-  return float(np.quantile(values, 0.5, method='inverted_cdf'))
+  median = lambda column: statistics.median(column, unit='images').value
+  return {name: median(column) for name, column in columns.items()} | {
+    'failed': max(average(np.isinf(of[side])) for side in SIDES),
+    'middle': average(np.abs(network['place'][both] - 0.5)),
+  }
 
 
 def average(values):
   return float(np.mean(values)) if len(values) else np.nan
 
 
-def growth(row, name):
-  """Geometric mean over networks of a median over the plain network's."""
+def growth(row, name, over=None):
+  """Geometric mean over networks of a median over the plain network's.
+
+  Network by network over that of another median, where one is named.
+  """
   with np.errstate(divide='ignore', invalid='ignore'):
-    logs = np.log(row[name] / row[f'{name} 0'])
-  found = statistics.t_mean(
-    np.where(np.isfinite(logs), logs, np.nan), unit='networks'
-  )
-  value, low, high = np.exp(found[:3]).tolist()
-  return found._replace(value=value, low=low, high=high)
-
-
-def relative_growth(row, name, other):
-  """The growth of one thing over that of another, network by network."""
-  both = {k: row[name + k] / row[other + k] for k in ('', ' 0')}
-  return growth({'': both[''], ' 0': both[' 0']}, '')
+    ratio = row[name] / row[f'{name} 0']
+    if over:
+      ratio = ratio / (row[over] / row[f'{over} 0'])
+  return statistics.geometric_mean(ratio, unit='networks')
 
 
 def mean(values):
@@ -729,20 +590,17 @@ def change(row, name):
 
 def judge(rows, trouble, encoders):
   """The claims: conditions of every kind of training that can be tested."""
-  found: dict[str, list] = {name: [] for name in STATEMENTS}
+  found = {name: () for name in STATEMENTS}
   for kind in (kind for kind, why in trouble.items() if not why):
-    conditions = judge_kind(kind, rows[kind], rows[pairs.AGAIN])
-    for name, new in conditions.items():
-      found[name] += new
-  why = '; '.join(f'{kind}: {why}' for kind, why in trouble.items() if why)
-  made = []
+    for name, new in judge_kind(kind, rows[kind], rows[pairs.AGAIN]).items():
+      found[name] += tuple(new)
+  untested = '; '.join(f'{kind}: {why}' for kind, why in trouble.items() if why)
+  judged = []
   for name, conditions in found.items():
-    untested = encoders if name in ON_MANIFOLD else ''
-    untested = untested if conditions else why
-    made.append(
-      claims.Claim(PAPER, name, STATEMENTS[name], (*conditions,), untested)
-    )
-  return made
+    why = encoders if name in ON_MANIFOLD else ''
+    why = why if conditions else untested
+    judged.append(claims.Claim(PAPER, name, STATEMENTS[name], conditions, why))
+  return judged
 
 
 def judge_kind(kind, row, again):
@@ -750,7 +608,7 @@ def judge_kind(kind, row, again):
   above = lambda what, *pair: claims.above(f'{kind}: {what}', *pair)
   within = lambda what, *rest: claims.within(f'{kind}: {what}', *rest)
   below = lambda what, *pair: claims.below(f'{kind}: {what}', *pair)
-  versus = relative_growth(row, 'off/on', 'random off/on')
+  versus = growth(row, 'off/on', 'random off/on')
   deeper, farther = (row[n] - row[f'{n} 0'] for n in ('depth', 'free'))
   excess = mean(row['displaced'] - again['displaced'])
   return {
@@ -784,27 +642,25 @@ def why_not_tested(kind, row, made, labels):
   """Why networks of a kind say nothing of the claims, or ''."""
   if len(row['free']) < 2:
     return 'there is one pair of networks, which says nothing of others'
-  _, counts = np.unique(labels[0], return_counts=True)
-  chance = counts.max() / counts.sum()
-  for name in ('plain', kind):
+  guess = np.bincount(labels).max() / len(labels)
+  for name in (pairs.PLAIN, kind):
     right = made[name]['accuracy'].mean()
-    if right < (1 + chance) / 2:
-      return (
-        f'{name} networks classify {right:.0%} correctly, less than half way '
-        f'from chance ({chance:.0%}) to all'
-      )
+    why = claims.why_untrained(right, guess, whose=f'{name} networks')
+    if why:
+      return why
   column = robust_column(kind)
-  gain = mean(made[kind][column] - made['plain'][column])
+  gain = mean(made[kind][column] - made[pairs.PLAIN][column])
   if not statistics.above(gain, 0.0):
     return f'robust accuracy was not raised: by {tables.cell(gain)}'
-  if row['images'].min() < LEAST_IMAGES:
+  fewest, failed = row['images'].min(), (row['failed'], row['failed 0'])
+  if fewest < LEAST_IMAGES:
     return (
-      f'a pair of networks classifies {row["images"].min()} images correctly, '
-      f'fewer than {LEAST_IMAGES}'
+      f'a pair of networks classifies {fewest} images correctly, fewer than '
+      f'{LEAST_IMAGES}'
     )
-  failed = max(row['failed'].mean(), row['failed 0'].mean())
-  if failed > MOST_FAILED:
-    return f'{failed:.0%} of the searches on one side failed'
+  most = max(column.mean() for column in failed)
+  if most > MOST_FAILED:
+    return f'{most:.0%} of the searches on one side failed'
   return ''
 
 
@@ -824,7 +680,7 @@ def bad_encoders(made):
   )
 
 
-def answer(config, rows, trouble, labels):
+def answer(config, rows, trouble, num_images):
   """One sentence, of the first kind of training that was tested."""
   kind = next((kind for kind, why in trouble.items() if not why), None)
   if kind is None:
@@ -836,117 +692,112 @@ def answer(config, rows, trouble, labels):
     f'{cell(growth(row, "on"), ".2f")} times as far on it; of '
     f'{cell(change(row, "free"), ".2g")} that it moves away, '
     f'{cell(change(row, "depth"), ".2g")} is depth under the smoothed boundary '
-    f'({kind}; {len(row["free"])} pairs of networks, {len(labels)} images of '
+    f'({kind}; {len(row["free"])} pairs of networks, {num_images} images of '
     f'{own.source(config)}).'
   )
 
 
+# --- Tables ----------------------------------------------------------------
+
+
 def distance_table(rows):
-  column = functools.partial(tables.Column, spec='.2f')
   names = 'free', 'on', 'off', 'off/on', 'random off/on', 'by normals'
-  return tables.Table(
+  return tables.table(
     'Distances over those of the plain network',
     [
-      column('trained', '', ''),
-      column('free', '', 'distance in any direction'),
-      column('on', '', 'distance within the tangent space'),
-      column('off', '', 'distance orthogonal to it'),
-      column('off/on', '', 'median over images of the ratio'),
-      column('random', '', 'the same for a random subspace'),
-      column(
-        'by normals', '', 'the same of a flat boundary with these normals'
-      ),
+      ('trained', ''),
+      ('free', 'distance in any direction'),
+      ('on', 'distance within the tangent space'),
+      ('off', 'distance orthogonal to it'),
+      ('off/on', 'median over images of the ratio'),
+      ('random', 'the same for a random subspace'),
+      ('by normals', 'the same of a flat boundary with these normals'),
     ],
     [[kind, *(growth(row, n) for n in names)] for kind, row in rows.items()],
+    spec='.2f',
   )
 
 
 def depth_table(rows):
-  column = functools.partial(tables.Column, spec='.2g')
   length, curved = 'input units', '1 / input unit'
-  again = rows[pairs.AGAIN]
-  before = [mean(again[f'{n} 0']) for n in ('depth', 'bend', 'random_bend')]
-  return tables.Table(
+  depth, bend, random = (
+    mean(rows[pairs.AGAIN][f'{n} 0']) for n in ('depth', 'bend', 'random_bend')
+  )
+  shown = [[pairs.PLAIN, None, depth, None, bend, None, random]]
+  for kind, row in rows.items():
+    both = [(mean(row[name]), change(row, name)) for name in ('depth', 'bend')]
+    rest = *both[0], *both[1], mean(row['random_bend'])
+    shown.append([kind, change(row, 'free'), *rest])
+  return tables.table(
     'Depth under the smoothed boundary, and bend',
     [
-      column('trained', '', ''),
-      column('distance', length, 'change of the median'),
-      column('depth', length, 'median of the distance less the smoothed one'),
-      column('change', length, 'of depth'),
-      column('bend', curved, 'along the manifold, toward the image'),
-      column('its change', curved, ''),
-      column('random bend', curved, 'the same in random directions'),
+      ('trained', ''),
+      ('distance', 'change of the median', length),
+      ('depth', 'median of the distance less the smoothed one', length),
+      ('change', 'of depth', length),
+      ('bend', 'along the manifold, toward the image', curved),
+      ('its change', '', curved),
+      ('random bend', 'the same in random directions', curved),
     ],
-    [
-      [pairs.PLAIN, None, before[0], None, before[1], None, before[2]],
-      *(
-        [
-          kind,
-          change(row, 'free'),
-          *(mean(row['depth']), change(row, 'depth')),
-          *(mean(row['bend']), change(row, 'bend')),
-          mean(row['random_bend']),
-        ]
-        for kind, row in rows.items()
-      ),
-    ],
+    shown,
+    spec='.2g',
   )
 
 
 def place_table(rows):
-  column = functools.partial(tables.Column, spec='.3f')
-  again = rows[pairs.AGAIN]
-  return tables.Table(
+  again, shown = rows[pairs.AGAIN], []
+  for kind, row in rows.items():
+    beyond = mean(row['displaced'] - again['displaced'])
+    beyond = None if row is again else beyond
+    shift, middle = mean(row['shift']), mean(row['middle'])
+    shown.append(
+      [kind, mean(row['displaced']), beyond, shift, middle,
+       change(row, 'middle')]
+    )  # fmt: skip
+  return tables.table(
     'Crossings of the line to the nearest image of another class, 0 to 1',
     [
-      column('trained', '', ''),
-      column('displaced', '', 'mean absolute change of the crossing'),
-      column('beyond', '', 'the same less that by retraining'),
-      column('shift', '', 'mean change; positive is away from the image'),
-      column('from middle', '', 'mean distance of crossings from 1/2'),
-      column('its change', '', ''),
+      ('trained', ''),
+      ('displaced', 'mean absolute change of the crossing'),
+      ('beyond', 'the same less that by retraining'),
+      ('shift', 'mean change; positive is away from the image'),
+      ('from middle', 'mean distance of crossings from 1/2'),
+      ('its change', ''),
     ],
-    [
-      [
-        kind,
-        mean(row['displaced']),
-        None if row is again else mean(row['displaced'] - again['displaced']),
-        mean(row['shift']),
-        *(mean(row['middle']), change(row, 'middle')),
-      ]
-      for kind, row in rows.items()
-    ],
+    shown,
+    spec='.3f',
   )
 
 
 def network_table(rows, made, trouble):
-  column = functools.partial(tables.Column, spec='.1%')
-  of = lambda kind, name: statistics.proportion(
+  share = lambda kind, name: statistics.proportion(
     made[kind][name], unit='networks'
   )
-  return tables.Table(
+  shown = [
+    [
+      kind,
+      share(kind, 'accuracy'),
+      share(kind, robust_column(kind)),
+      share(pairs.PLAIN, robust_column(kind)),
+      int(row['images'].min()),
+      float(row['failed'].mean()),
+      'null' if kind == pairs.AGAIN else trouble[kind] or 'yes',
+    ]
+    for kind, row in rows.items()
+  ]
+  return tables.table(
     'Networks',
     [
-      column('trained', '', ''),
-      column('accuracy', '', f'share of {NUM_TEST} test images at most'),
-      column('robust', '', 'share after an attack as in training'),
-      column('plain', '', 'the same of plain networks'),
-      column('images', '', 'least that both of a pair classify correctly'),
-      column('failed', '', 'share of the searches on the worst side'),
-      column('used', '', 'whether claims are tested on it'),
+      ('trained', ''),
+      ('accuracy', f'share of {NUM_TEST} test images at most'),
+      ('robust', 'share after an attack as in training'),
+      ('plain', 'the same of plain networks'),
+      ('images', 'least that both of a pair classify correctly'),
+      ('failed', 'share of the searches on the worst side'),
+      ('used', 'whether claims are tested on it'),
     ],
-    [
-      [
-        kind,
-        of(kind, 'accuracy'),
-        of(kind, robust_column(kind)),
-        of(pairs.PLAIN, robust_column(kind)),
-        int(row['images'].min()),
-        float(row['failed'].mean()),
-        'null' if kind == pairs.AGAIN else trouble[kind] or 'yes',
-      ]
-      for kind, row in rows.items()
-    ],
+    shown,
+    spec='.1%',
   )
 
 

@@ -9,10 +9,8 @@ from typing import Any
 
 from flax import linen as nn
 import jax
-from jax import flatten_util
 import jax.numpy as jnp
 import numpy as np
-from optax import losses
 
 from dmm_jax import manifold
 from dmm_jax import parallel
@@ -21,6 +19,7 @@ from dmm_jax import train
 from dmm_jax.train import adversarial
 from experiments import networks
 from experiments.lib import flags
+from experiments.lib import own
 
 # Norms of the adversaries by kind of training.
 ADVERSARIES = {'PGD l2': 2.0, 'PGD linf': np.inf, 'TRADES': 2.0}
@@ -52,46 +51,6 @@ class Plan:
   attack_steps: int
 
 
-class AutoEncoder(nn.Module):
-  """A smooth auto-encoder of dense layers: small, and trained in seconds.
-
-  Attributes:
-    shape: of the images.
-    latent: how many numbers stand for an image.
-  """
-
-  shape: tuple[int, ...]
-  latent: int
-
-  def setup(self) -> None:
-    """Makes the layers."""
-    width = 16 * max(8, self.latent)
-    self.inner = nn.Dense(width), nn.Dense(self.latent)
-    self.outer = nn.Dense(width), nn.Dense(int(np.prod(self.shape)))
-
-  def encode(self, x: jax.Array) -> jax.Array:
-    """Returns the code `[latent]` of an image."""
-    return self.inner[1](_softplus(self.inner[0](x.ravel())))
-
-  def decode(self, z: jax.Array) -> jax.Array:
-    """Returns the image in [0, 1] of a code."""
-    out = self.outer[1](_softplus(self.outer[0](z)))
-    return nn.sigmoid(out).reshape(self.shape)
-
-  def __call__(
-    self, x: jax.Array, train: bool = False
-  ) -> tuple[jax.Array, jax.Array]:
-    """Returns `(reconstruction, code)` of an image."""
-    del train
-    z = self.encode(x)
-    return self.decode(z), z
-
-
-def _softplus(h):
-  """A smooth ReLU: a decoder made of it has tangents everywhere."""
-  return nn.softplus(10 * h) / 10
-
-
 # --- Reading ---------------------------------------------------------------
 
 
@@ -116,29 +75,26 @@ def read(plain: str, robust: str, shape: tuple, num_classes: int) -> dict:
     )
   if not paths[0]:
     return {}
-  found = [
-    [networks.read_for(p, shape, num_classes) for p in some] for some in paths
-  ]
-  module = found[0][0].module
-  if any(one.module != module for some in found for one in some):
-    raise flags.FlagError('--plain and --robust name different architectures')
+  both = [*paths[0], *paths[1]]
+  found = networks.read_group(
+    'plain and --robust', both, shape, num_classes=num_classes
+  )
+  num = len(paths[0])
   return {
-    kind: [networks.variables(one.state) for one in some]
-    for kind, some in zip((PLAIN, GIVEN), found, strict=True)
-  } | {'module': module}
+    'module': found.module,
+    PLAIN: found.given[:num],
+    GIVEN: found.given[num:],
+  }
 
 
-def flatten(given: list) -> np.ndarray:
-  """Returns the variables of networks as rows `[m, p]`."""
-  return np.stack([flatten_util.ravel_pytree(v)[0] for v in given])
-
-
-def unflatten(module: nn.Module, x: np.ndarray, flat: np.ndarray) -> Any:
-  """Returns variables from a row of `flatten`; `x` is one input."""
-  keys = {'params': jax.random.key(0), 'latent': jax.random.key(0)}
-  like = jax.eval_shape(module.init, keys, x)
-  like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
-  return flatten_util.ravel_pytree(like)[1](jnp.asarray(flat))
+def read_own(names: str, xs: np.ndarray, labels: np.ndarray) -> dict:
+  """As `read`, of the user's networks: plain and robust ones by turns."""
+  module = own.several(names, xs, labels)
+  num = len(module.networks)
+  if num % 2:
+    raise flags.FlagError(f'--network={names}: {num} networks are no pairs')
+  every = [module.variables(number) for number in range(num)]
+  return {'module': module, PLAIN: every[::2], GIVEN: every[1::2]}
 
 
 # --- Training --------------------------------------------------------------
@@ -195,7 +151,7 @@ def _fit(plan, part, module, xs, targets, config):
   # On the host: devices that hold networks of their own need not wait there.
   params = jax.device_get(last.state.params)
   one = lambda i: {'params': jax.tree.map(lambda v: v[i], params)}
-  return flatten([one(i) for i in range(plan.num)])
+  return np.stack([networks.flatten(one(i)) for i in range(plan.num)])
 
 
 # --- Instruments -----------------------------------------------------------
@@ -226,7 +182,7 @@ def accuracies(
       right,
       columns,
       # One program for all radii.
-      shared=(unflatten(module, xs[0], row), np.float32(radius)),
+      shared=(networks.unflatten(module, xs[0], row), np.float32(radius)),
       batch_size=batch_size,
     )
     for row in flat
@@ -236,12 +192,9 @@ def accuracies(
 
 def _is_right(x, label, number, variables, radius, *, module, norm):
   logits_fn = lambda v: module.apply(variables, v)[0]
-  loss = lambda v: losses.softmax_cross_entropy_with_integer_labels(
-    logits_fn(v), label
-  )
   key = jax.random.fold_in(jax.random.key(0), number)
   attack = adversarial.Adversary(radius, norm, num_steps=20)
-  attacked = adversarial.perturb(key, loss, x, attack)
+  attacked = adversarial.attack(key, logits_fn, x, label, attack)
   return jnp.argmax(logits_fn(attacked)) == label
 
 
@@ -250,33 +203,20 @@ def reconstruction_errors(
   flat: np.ndarray,
   xs: np.ndarray,
   train_xs: np.ndarray,
-  batch_size: int = 1000,
+  **options: Any,
 ) -> tuple[np.ndarray, float]:
   """Returns mean squared errors of auto-encoders `[m]`, and that of PCA.
 
   Of principal components of the training images, as many as latents, at the
-  images `xs`.
+  images `xs`; options are those of `parallel.map_examples`.
   """
-  errors, shape = [], None
+  errors = []
   for row in flat:
-    made, codes = parallel.map_examples(
-      programs.bind(_reconstruct, module=module),
-      (xs,),
-      shared=(unflatten(module, xs[0], row),),
-      batch_size=batch_size,
-    )
+    coder = networks.unflatten(module, xs[0], row)
+    _, made = networks.reconstructions(module, coder, xs, **options)
     errors.append(np.mean((made - xs) ** 2, dtype=float))
-    shape = codes.shape
-  assert shape is not None
-  centred = (xs - train_xs.mean(0)).reshape(len(xs), -1)
-  basis = manifold.principal_basis(train_xs, shape[1])
-  rest = centred - centred @ basis.T @ basis
+  rest = manifold.principal_residuals(xs, train_xs, module.latent)
   return np.array(errors), float(np.mean(rest**2, dtype=float))
-
-
-def _reconstruct(x, variables, *, module):
-  z = module.apply(variables, x, method='encode')
-  return module.apply(variables, z, method='decode'), z
 
 
 def tangents(
@@ -286,7 +226,7 @@ def tangents(
   return parallel.map_examples(
     programs.bind(_tangent, module=module),
     (xs,),
-    shared=(unflatten(module, xs[0], flat),),
+    shared=(networks.unflatten(module, xs[0], flat),),
     batch_size=batch_size,
   )
 

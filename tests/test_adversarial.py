@@ -84,6 +84,15 @@ def test_steps_are_those_of_gradient_ascent(norm, options, num_steps, size):
   np.testing.assert_allclose(found, want, atol=1e-5)
 
 
+def test_attacks_increase_the_cross_entropy_of_a_label():
+  adversary = adversarial.Adversary(0.1, np.inf, num_steps=20, **FREE)
+  logits_fn = lambda v: W @ v
+  found = adversarial.attack(KEY, logits_fn, X, jnp.int32(1), adversary)
+  p = special.softmax(np.asarray(W) @ np.asarray(found))
+  slope = np.asarray(W).T @ (p - np.eye(3)[1])
+  np.testing.assert_allclose(found - X, 0.1 * np.sign(slope), atol=1e-6)
+
+
 def test_the_range_of_inputs_holds():
   adversary = adversarial.Adversary(3.0, 2, low=0.2, high=0.6)
   got = adversarial.perturb(KEY, lambda v: W[0] @ v, X, adversary)

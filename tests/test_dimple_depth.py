@@ -1,6 +1,5 @@
 """Depth of dimples: instruments, planted worlds, rules, and a toy run."""
 
-import functools
 import json
 import re
 
@@ -10,12 +9,11 @@ import numpy as np
 import pytest
 import resume
 
-from dmm_jax import boundary
 from dmm_jax import margins
 from dmm_jax import records
 from dmm_jax import statistics
 from experiments import dimple_depth
-from experiments import pairs
+from experiments import networks
 from experiments.lib import claims
 from experiments.lib import flags
 from experiments.lib import runner
@@ -100,7 +98,7 @@ def test_networks_of_a_pair_start_alike_and_are_judged_by_their_accuracy(
   assert made['network'].tolist() == [0, 1, 2, 3] * 3
   hidden = lambda row: np.maximum(0, row[0] @ row[2] + row[1])
   for flat, right in zip(made['parameters'], made['accuracy'], strict=True):
-    params = pairs.unflatten(dimple_depth.build(toy(''), 10), xs[0][0], flat)
+    params = networks.unflatten(dimple_depth.build(toy(''), 10), xs[0][0], flat)
     params = jax.tree.map(np.asarray, params)
     h = xs[0].reshape(len(xs[0]), -1)
     for name in ('dense0', 'dense1'):
@@ -187,56 +185,12 @@ def test_bad_flags_are_named_and_nothing_is_written(tmp_path, given, message):
 
 
 def test_the_nearest_image_of_another_class():
-  xs = np.array([[0.0], [1.0], [3.0], [3.5]])
-  labels = np.array([0, 0, 1, 0])
-  rows, scale = dimple_depth.opposite(xs, labels)
-  assert rows.tolist() == [2, 2, 3, 2]
-  assert scale == pytest.approx(np.median([3, 2, 0.5, 0.5]))
-
-
-def test_a_signed_crossing_lies_ahead_behind_or_nowhere():
-  normal = jnp.float32([0.6, 0.8])
-  cross = lambda start, reach: dimple_depth.signed_crossing(
-    lambda v: 1.5 - v @ normal, jnp.float32(start), 3 * normal, reach
-  )
-  np.testing.assert_allclose(cross([0, 0], 4.0), 1.5, rtol=1e-4)
-  np.testing.assert_allclose(cross([3.0, 1.0], 4.0), 1.5 - 2.6, rtol=1e-4)
-  assert cross([0, 0], 1.0) == np.inf
-  assert cross([30.0, 1.0], 1.0) == -np.inf
-
-
-@pytest.mark.parametrize('inside', [True, False])
-def test_the_bend_of_a_sphere_is_one_over_its_radius(inside):
-  r, s, d = 2.0, 0.3, 5
-  sign = 1.0 if inside else -1.0
-  point = jnp.zeros(d).at[0].set(r)
-  margin = lambda v: sign * (r - jnp.linalg.norm(v))
-  directions = jax.random.normal(jax.random.key(0), (8, d))
-  found = dimple_depth.bend(
-    margin, point, -sign * point / r, directions, s, 1.0
-  )
-  height = r - np.sqrt(r**2 - s**2)
-  np.testing.assert_allclose(found, sign * 2 * height / s**2, rtol=1e-3)
-  np.testing.assert_allclose(found, sign / r, rtol=0.01)
-
-
-def test_the_bend_of_a_kink_and_of_a_plane():
-  # Two planes meet at the point: a valley of slope 1 to either side of axis 1.
-  margin = lambda v: v[0] - 0.5 * jnp.abs(v[1])
-  bend = functools.partial(
-    dimple_depth.bend, point=jnp.zeros(3), normal=jnp.eye(3)[0], reach=4.0
-  )
-  along = jnp.float32([[0, 1, 0], [0, -1, 0]])
-  across = jnp.float32([[0, 0, 1], [2, 0, -1]])  # The normal's part goes.
-  for s in (0.5, 0.8):
-    found = bend(margin, directions=along, offset=s)
-    np.testing.assert_allclose(found, 2 * 0.5 * s / s**2, rtol=1e-4)
-    flat = bend(margin, directions=across, offset=s)
-    np.testing.assert_allclose(flat, 0, atol=1e-5)
-  tilted = lambda v: v[0] - 0.3 * v[1]  # Opposite directions cancel.
-  np.testing.assert_allclose(
-    bend(tilted, directions=along, offset=0.5), 0, atol=1e-4
-  )
+  inputs = dimple_depth.load(toy(''))
+  flat = inputs.xs.reshape(len(inputs.xs), -1).astype(float)
+  far = np.linalg.norm(flat[:, None] - flat[None], axis=2)
+  far[inputs.labels[:, None] == inputs.labels] = np.inf
+  np.testing.assert_array_equal(inputs.others, far.argmin(1))
+  assert inputs.scale == pytest.approx(np.median(far.min(1)))
 
 
 class Planted:
@@ -319,35 +273,6 @@ def test_probes_are_opposite_pairs_in_the_unit_ball():
   assert np.all(size <= 1) and np.median(size) == pytest.approx(
     0.5 ** (1 / 6), abs=0.1
   )
-
-
-def test_one_program_searches_everywhere_on_and_off_a_subspace():
-  rng = np.random.default_rng(0)
-  weights = rng.normal(size=(6, 3)).astype(np.float32)
-  xs = rng.normal(size=(4, 6)).astype(np.float32)
-  basis = np.linalg.qr(rng.normal(size=(6, 2)))[0].T.astype(np.float32)
-  top = (xs @ weights).argmax(1)
-  for side, share in dimple_depth.SIDES.items():
-    found = boundary.measure(
-      lambda v: v @ weights,
-      xs,
-      project=dimple_depth.restrict,
-      project_rows=(np.stack(4 * [basis]), np.float32(4 * [share])),
-      method='fast',
-    )
-    project = {'free': np.eye(6), 'on': basis.T @ basis}
-    project['off'] = np.eye(6) - project['on']
-    matrix = project[side.removeprefix('random_')]
-    for x, label, far in zip(xs, top, found.distance, strict=True):
-      gaps = [
-        (x @ weights)[label] - (x @ weights)[j] for j in range(3) if j != label
-      ]
-      sizes = [
-        np.linalg.norm(matrix @ (weights[:, label] - weights[:, j]))
-        for j in range(3)
-        if j != label
-      ]
-      np.testing.assert_allclose(far, min(np.divide(gaps, sizes)), rtol=1e-3)
 
 
 # --- Claims ----------------------------------------------------------------
@@ -486,7 +411,7 @@ def test_one_kind_of_training_refutes_a_claim_of_all():
   [
     (dict(gain=0.0), None, 'robust accuracy was not raised: by'),
     (dict(num=1), None, 'one pair of networks'),
-    (dict(accuracy=0.5), None, 'classify 50% correctly, less than half way'),
+    (dict(accuracy=0.5), None, 'classify 50% of the images correctly, less'),
     (dict(failed=0.2), None, '21% of the searches on one side failed'),
     (dict(images=9), None, 'classifies 9 images correctly, fewer than 10'),
     (dict(error=0.03), (OFF, ON, BEND), '1 of 8 auto-encoders have a larger'),
@@ -606,8 +531,9 @@ def test_given_networks_are_taken_in_pairs_and_the_next_one_is_the_null():
     for kind in dimple_depth.kinds(config)
   }
   flat = {kind: row['parameters'] for kind, row in rows.items()}
-  np.testing.assert_array_equal(flat['plain'], pairs.flatten(given['plain']))
-  np.testing.assert_array_equal(flat['given'], pairs.flatten(given['given']))
+  for kind, every in given.items():
+    wanted = [networks.flatten(v) for v in every]
+    np.testing.assert_array_equal(flat[kind], wanted)
   again = flat['plain'][[1, 2, 0]]
   np.testing.assert_array_equal(flat['plain again'], again)
   right = rows['plain']['accuracy'][[1, 2, 0]]

@@ -58,9 +58,9 @@ def test_pairs_start_alike_and_differ_in_the_adversary_alone():
 
 def test_variables_go_flat_and_back():
   given = [MLP.init(jax.random.key(i), XS[0]) for i in range(2)]
-  flat = pairs.flatten(given)
+  flat = [networks.flatten(v) for v in given]
   for row, variables in zip(flat, given, strict=True):
-    back = pairs.unflatten(MLP, XS[0], row)
+    back = networks.unflatten(MLP, XS[0], row)
     jax.tree.map(np.testing.assert_array_equal, back, dict(variables))
 
 
@@ -81,18 +81,18 @@ def test_accuracy_under_attack_of_a_linear_network(norm, dual):
   for radius in (0.0, float(np.quantile(lead[lead > 0], 0.4)), 10.0):
     radius = min(radius, 0.4)  # Within the box.
     found = pairs.accuracies(
-      linear, pairs.flatten([variables]), x, labels, radius=radius, norm=norm
+      linear, [networks.flatten(variables)], x, labels, radius=radius, norm=norm
     )
     np.testing.assert_allclose(found, [np.mean(lead > radius)], atol=0.021)
 
 
 def test_errors_beside_principal_components():
-  module = pairs.AutoEncoder((3, 2, 1), 2)
+  module = models.DenseAutoEncoder((3, 2, 1), 2)
   flat = pairs.train_autoencoders(PLAN, module, XS, epochs=3)
   test = XS[:15] ** 2
   errors, of_pca = pairs.reconstruction_errors(module, flat, test, XS)
   for row, error in zip(flat, errors, strict=True):
-    variables = pairs.unflatten(module, XS[0], row)
+    variables = networks.unflatten(module, XS[0], row)
     made = np.array([module.apply(variables, x)[0] for x in test])
     np.testing.assert_allclose(error, np.mean((made - test) ** 2), rtol=1e-4)
   pca = decomposition.PCA(2).fit(XS.reshape(40, -1))
@@ -102,11 +102,11 @@ def test_errors_beside_principal_components():
 
 
 def test_tangents_are_those_of_the_decoder():
-  module = pairs.AutoEncoder((3, 2, 1), 2)
+  module = models.DenseAutoEncoder((3, 2, 1), 2)
   flat = pairs.train_autoencoders(PLAN, module, XS, epochs=1)[1]
   bases = pairs.tangents(module, flat, XS[:4])
   assert bases.shape == (4, 2, 6)
-  variables = pairs.unflatten(module, XS[0], flat)
+  variables = networks.unflatten(module, XS[0], flat)
   for x, basis in zip(XS, bases, strict=False):
     np.testing.assert_allclose(basis @ basis.T, np.eye(2), atol=1e-5)
     z = np.asarray(module.apply(variables, x, method='encode'), float)

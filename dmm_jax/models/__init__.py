@@ -34,6 +34,7 @@ normalisation of pixels, and no bias where batch norm takes it out again.
 
 from dmm_jax.models.autoencoders import VAE
 from dmm_jax.models.autoencoders import ConvAutoEncoder
+from dmm_jax.models.autoencoders import DenseAutoEncoder
 from dmm_jax.models.classifiers import CNN
 from dmm_jax.models.classifiers import MLP
 from dmm_jax.models.classifiers import VGG16
@@ -86,6 +87,7 @@ __all__ = (
   'ConvAutoEncoder',
   'Convolutional',
   'DeepLinear',
+  'DenseAutoEncoder',
   'FullyConnected',
   'LeNet',
   'LeNet5',

@@ -8,6 +8,7 @@ has the methods `encode(x) -> z` and `decode(z) -> x`:
 Batch norm and `train` work as for classifiers.
 """
 
+import math
 from typing import Any
 
 from flax import linen as nn
@@ -139,6 +140,35 @@ class ConvAutoEncoder(AutoEncoder):
     rest = self.widths, self.batch_norm, self.dtype
     self.encoder = Encoder(self.latent, *rest)
     self.decoder = Decoder(self.shape, *rest)
+
+
+class DenseAutoEncoder(AutoEncoder):
+  """A smooth auto-encoder of dense layers: small, and trained in seconds.
+
+  Attributes:
+    shape: of the images.
+    latent: how many numbers stand for an image.
+  """
+
+  shape: tuple[int, ...]
+  latent: int
+
+  def setup(self) -> None:
+    """Makes the layers."""
+    width = 16 * max(8, self.latent)
+    self.inner = nn.Dense(width), nn.Dense(self.latent)
+    self.outer = nn.Dense(width), nn.Dense(math.prod(self.shape))
+
+  def encode(self, x: jax.Array, train: bool = False) -> jax.Array:
+    """Returns the code `[latent]` of an image."""
+    del train
+    return self.inner[1](softplus(self.inner[0](x.ravel()), 10.0))
+
+  def decode(self, z: jax.Array, train: bool = False) -> jax.Array:
+    """Returns the image in [0, 1] of a code."""
+    del train
+    out = self.outer[1](softplus(self.outer[0](z), 10.0))
+    return nn.sigmoid(out).reshape(self.shape)
 
 
 class VAE(ConvAutoEncoder):

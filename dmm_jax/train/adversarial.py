@@ -122,6 +122,26 @@ def perturb(
   return x + jax.lax.fori_loop(0, adversary.num_steps, climb, first)
 
 
+def attack(
+  key: jax.Array,
+  logits_fn: Callable[[jax.Array], jax.Array],
+  x: jax.Array,
+  label: jax.Array,
+  adversary: Adversary,
+) -> jax.Array:
+  """Increases the cross-entropy of a label; see `perturb`.
+
+  Args:
+    key, x, adversary: as for `perturb`.
+    logits_fn: input -> logits `[k]`.
+    label: the class that is left, an integer.
+  """
+  of_label = lambda v: optax.losses.softmax_cross_entropy_with_integer_labels(
+    logits_fn(v), label
+  )
+  return perturb(key, of_label, x, adversary)
+
+
 def loss(
   key: jax.Array,
   outputs: Callable[[jax.Array], tuple[Any, Any]],
