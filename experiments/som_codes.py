@@ -14,55 +14,36 @@ attacks do in layers is in `experiments.attack_codes`.
 The first takes 3 minutes of one core, --preset=quick 1, mnist and cifar 3.
 A run that was killed goes on where it was.
 
-A layer's code is the mean, or the maximum, of each channel over the pixels (or
-tokens). Its effective dimension, k90, is the number of principal components of
-the standardized codes that hold 90 % of their variance. It cannot exceed 90 %
+The effective dimension of a layer's standardized codes, k90, cannot exceed 90 %
 of the channels, the ceiling, and channels grow along the paper's networks: so
 networks of one width stand beside those whose width grows, and k90 over the
 ceiling beside k90. The narrowest layer of a network is the one that is
 narrowest in the other networks, so that no minimum is chosen by its own noise.
-Standardized codes are laid out on self-organising maps, fitted to training
-images; the unit of every interval is the network.
+Codes are laid out on self-organising maps, fitted to training images; the unit
+of every interval is the network.
 
-Claims, each with what would refute it:
-
-  telescope             in networks whose width grows, the narrowest layer has
-                        more than half of what it could hold of the input's k90
-                        (the input's, or the ceiling), or the last less than
-                        twice the k90 of the narrowest
-  ... over width        the same of k90 over the ceiling: a rise that more
-                        channels bring is none
-  ... at one width      the same in networks of one width
-  telescope, learned    k90 rises no more than in the untrained network
-  diverse               the mean cosine distance of a map's units does not rise
-                        from the first to the last hidden layer
-  diverse, learned      it rises no more than in the untrained network
-  classes               classes lie no closer together on the map of the last
-                        hidden layer than on that of the first (test images)
-  classes, learned      than on that of the last layer before training
-  without a map         clusters by k-means and random bits know no more of the
-                        classes in the last layer than in the first
-  unseen images         classes of test images lie more than 0.1 farther apart
-                        on the map of the last layer than those of training ones
-  generalisation        networks with right, half wrong and random labels: the
-                        more codes diversify, the lower the test accuracy
-  ..., telescope        the more k90 rises, the lower the test accuracy
-
-Thresholds came from digits, which are no test of them. Not tested where trained
-networks get less than a quarter of the way from a guess to no errors.
+What would refute each claim: the narrowest layer has more than half of what it
+could hold of the input's k90, or the last one less than twice the k90 of the
+narrowest (telescope; also over the ceiling, and at one width); k90 rises no
+more than in the untrained network; units of maps point no farther apart in the
+last layer than in the first, or their distance rises no more than in the
+untrained one; classes of test images lie no closer together on the map of the
+last layer than on the first one's, or the untrained last one's; k-means and
+random bits know no more of the classes in the last layer; classes of test
+images lie more than 0.1 farther apart there than those of training ones; of
+networks with right, half wrong and random labels, those whose codes diversify
+more, or whose k90 rises more, are less accurate. Thresholds came from digits,
+which are no test of them.
 """
 
 import dataclasses
 import functools
-from typing import NamedTuple
+import itertools
 
 import jax
 import numpy as np
 
 from dmm_jax import codes
-from dmm_jax import data
-from dmm_jax import models
-from dmm_jax import programs
 from dmm_jax import records
 from dmm_jax import som
 from dmm_jax import statistics
@@ -71,10 +52,13 @@ from dmm_jax.train import populations
 from experiments.figures import som_codes as figures
 from experiments.lib import claims
 from experiments.lib import flags
+from experiments.lib import layer_codes
 from experiments.lib import runner
 from experiments.lib import tables
 
-TIMES, CLOSE, LEARNED = 2.0, 0.1, 0.25
+TIMES = 2.0  # That dimensions fall and rise, at least.
+CLOSE = 0.1  # Of dispersions.
+LEARNED = 0.25  # Of the way from a guess to no errors, to be tested.
 POOLINGS = ('mean', 'max')  # Over pixels, or tokens.
 RIGHT, HALF, RANDOM = 'right', 'half_wrong', 'random'
 UNTRAINED = 'untrained'
@@ -82,16 +66,6 @@ CONDITIONS = {
   RIGHT: populations.PLAIN,
   HALF: populations.Condition(wrong=0.5),
   RANDOM: populations.Condition(random_labels=True),
-}
-# Whether channels grow along layers.
-MODELS = {
-  'cnn': True,
-  'cnn_constant': False,
-  'mlp': True,
-  'mlp_constant': False,
-  'resnet18': True,
-  'vgg16': True,
-  'vit': False,
 }
 COLUMNS = {
   'start': ('', 'variables of the network before training, flat'),
@@ -135,7 +109,7 @@ class Config:
     ('cnn', 'cnn_constant'),
     'Architectures. Claims are about the first one whose width grows, and the '
     'first one of constant width (cnn_constant, mlp_constant, vit).',
-    choices=tuple(MODELS),
+    choices=tuple(layer_codes.MODELS),
   )
   labels: tuple[str, ...] = flags.flag(
     (RIGHT, HALF, RANDOM),
@@ -154,15 +128,13 @@ class Config:
   num_networks: int = flags.flag(
     8, 'Number of networks of each population.', least=3
   )
-  num_steps: int = flags.flag(300, 'Steps of training.', least=1)
+  num_steps: int = flags.num_steps(300)
   optimizer: str = flags.flag(
     'momentum', 'SGD with momentum 0.9, or adam.', choices=('momentum', 'adam')
   )
   learning_rate: float = flags.flag(0.05, 'Learning rate; constant.', least=0)
-  map_size: int = flags.flag(
-    12, 'Units along each side of a map.', least=2, most=100
-  )
-  num_epochs: int = flags.flag(30, 'Epochs of fitting a map.', least=1)
+  map_size: int = layer_codes.map_size()
+  num_epochs: int = layer_codes.num_epochs()
 
 
 PRESETS = {
@@ -213,55 +185,16 @@ def check(config):
     raise flags.FlagError(f'--labels={",".join(config.labels)} has no {RIGHT}')
 
 
-# --- Data and networks -----------------------------------------------------
-
-
-class Inputs(NamedTuple):
-  """Images and labels."""
-
-  train: tuple
-  test: tuple
-
-
 def load(config):
-  """Returns `Inputs`."""
-  sets = []
-  for split, num in (('train', config.num_train), ('test', config.num_test)):
-    pair = data.load(config.dataset, split, config.data_dir or None)
-    if num > len(pair[1]):
-      raise flags.FlagError(
-        f'--num_{split}={num}: there are {len(pair[1])} images'
-      )
-    sets.append(tuple(column[: num or None] for column in pair))
-  inputs = Inputs(*sets)
+  """Returns images and labels by split."""
+  inputs = layer_codes.load(config, 'num_test')
   for model in config.models:  # Refuses layers that a model does not have.
     layers_of(config, build(config, inputs, model), inputs, model)
   return inputs
 
 
 def build(config, inputs, model):
-  """Returns an untrained network of an architecture."""
-  shape, wide = inputs.train[0].shape[1:], config.width
-  if wide % 2:
-    raise flags.FlagError(f'--width={wide} is not even')
-  growing, constant = (wide // 2, wide, wide, 2 * wide), (wide,) * 4
-  stride = 1 if shape[0] < 16 else 2
-  make = functools.partial(
-    models.CNN, widths=(), pools=0, strides=(stride, 2, 1, 2), pooled=True
-  )
-  stages = tuple(
-    (c,) * n for c, n in zip((*growing, 2 * wide), (2, 2, 3, 3, 3), strict=True)
-  )
-  made = {
-    'cnn': lambda k: make(growing, num_classes=k),
-    'cnn_constant': lambda k: make(constant, num_classes=k),
-    'mlp': lambda k: models.MLP(growing, k),
-    'mlp_constant': lambda k: models.MLP(constant, k),
-    'resnet18': lambda k: models.ResNet18(max(1, wide // 4), num_classes=k),
-    'vgg16': lambda k: models.VGG16(stages, num_classes=k),
-    'vit': lambda k: models.ViT(shape[0] // 4, wide, 4, 2, num_classes=k),
-  }
-  return made[model](int(inputs.train[1].max()) + 1)
+  return layer_codes.build(model, config.width, inputs)
 
 
 def layers_of(config, module, inputs, model):
@@ -291,7 +224,11 @@ def measure(config, inputs):
   kinds += [(model, RIGHT) for model in config.models[1:]]
   for number, (model, labels) in enumerate(kinds):
     module = build(config, inputs, model)
-    rows = functools.partial(train_rows, config, inputs, module, labels, number)
+    rows = functools.partial(
+      layer_codes.train_rows, config, inputs, module, number,
+      optimizer=config.optimizer, condition=CONDITIONS[labels],
+      num=config.num_networks,
+    )  # fmt: skip
     unit = runner.Unit(f'train-{number}', rows, f'parameters_{number}')
     parameters = (yield unit).result()
     ends = {UNTRAINED: parameters['start']} if labels == RIGHT else {}
@@ -301,63 +238,26 @@ def measure(config, inputs):
         rows = functools.partial(
           measure_network, config, inputs, module, of, row
         )
-        title = f'{model}-{name}-{network:02d}'.replace(' ', '-')
-        yield runner.Unit(title, rows)
+        yield runner.Unit(f'{model}-{name}-{network:02d}', rows)
     if labels == RIGHT:
-      rows = functools.partial(
-        map_rows, config, inputs, module, model, parameters['end'][0]
-      )
+      first = parameters['end'][0]
+      rows = functools.partial(map_rows, config, inputs, module, model, first)
       yield runner.Unit(f'maps-{model}', rows, 'maps')
-
-
-def train_rows(config, inputs, module, labels, number):
-  """Rows of a population's parameters, before and after training."""
-  found = populations.fit(
-    jax.random.fold_in(jax.random.key(config.seed), number),
-    module,
-    *inputs.train,
-    condition=CONDITIONS[labels],
-    num=config.num_networks,
-    config=train.TrainConfig(
-      optimizer=config.optimizer,
-      learning_rate=config.learning_rate,
-      schedule='constant',
-      batch_size=64,
-    ),
-    num_steps=config.num_steps,
-    pause_steps=[0],
-  )
-  return dict(zip(('start', 'end'), found.parameters, strict=True))
-
-
-def call(x, params, stats, *, forward):
-  """Returns logits and codes of one image and one network."""
-  return forward(params, stats, x, None, False)[0]
 
 
 def encode(config, inputs, module, model, network):
   """Returns codes of training and of test images by pooling and layer."""
+  layers = layers_of(config, module, inputs, model)
   return [
-    codes.of_network(
-      programs.bind(call, forward=train.flax_forward(module)),
-      xs,
-      shared=network,
-      pooling=POOLINGS,
-      layers=layers_of(config, module, inputs, model),
-    )
-    for xs, _ in inputs
+    layer_codes.encode(module, network, xs, pooling=POOLINGS, layers=layers)
+    for xs in (inputs.train[0], inputs.test[0])
   ]
 
 
 def fit_maps(config, inputs, found, number):
   """Returns maps of the layers' codes of training images."""
-  return codes.fit_maps(
-    jax.random.fold_in(jax.random.key(config.seed + 1), number),
-    found,
-    inputs.train[1],
-    grid=2 * (config.map_size,),
-    num_epochs=config.num_epochs,
-    width=2 * config.width,
+  return layer_codes.fit_maps(
+    config, found, inputs.train[1], number, width=2 * config.width
   )
 
 
@@ -367,7 +267,7 @@ def measure_input(inputs):
   row = dict.fromkeys(OF_MAPS, np.nan) | dimensions(raw)
   row |= {'model': '', 'labels': '', 'network': 0, 'pooling': ''}
   row |= {'layer': 'input', 'accuracy': np.nan, 'chance': chance(inputs)}
-  return {name: np.array([value]) for name, value in row.items()}
+  return records.stack([row])
 
 
 def chance(inputs):
@@ -386,7 +286,7 @@ def dimensions(raw):
 
 def measure_network(config, inputs, module, of, flat):
   """Rows of a network: layers under each pooling."""
-  network = populations.unraveler(module, inputs.train[0][0])(flat)
+  network = layer_codes.unraveler(module, inputs)(flat)
   forward, state = train.flax_forward(module), train.State(*network, None)
   right = train.accuracy(forward, state, *inputs.test)
   of = of | {'accuracy': right, 'chance': chance(inputs)}
@@ -394,15 +294,14 @@ def measure_network(config, inputs, module, of, flat):
   for pooling in POOLINGS:
     seen, unseen = (by_pooling[pooling] for by_pooling in both)
     maps = fit_maps(config, inputs, seen, of['network'])
+    units = codes.place(maps, unseen)
     said = codes.map_statistics(maps, seen, inputs.train[1])
-    said['unseen'] = codes.class_dispersion(
-      maps, codes.place(maps, unseen), inputs.test[1]
-    )
+    said |= {'unseen': codes.class_dispersion(maps, units, inputs.test[1])}
     said |= without_map(config, inputs, maps, seen, pooling, of['labels'])
     for number, layer in enumerate(maps.layers):
       row = of | dimensions(seen[layer]) | {'pooling': pooling, 'layer': layer}
       rows.append(row | {name: v[number] for name, v in said.items()})
-  return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+  return records.stack(rows)
 
 
 def without_map(config, inputs, maps, seen, pooling, labels):
@@ -410,29 +309,23 @@ def without_map(config, inputs, maps, seen, pooling, labels):
 
   Of trained networks' first and last layers, by the first pooling.
   """
-  found = {
-    name: np.full(len(maps.layers), np.nan) for name in ('clusters', 'bits')
-  }
-  if (labels, pooling) != (RIGHT, POOLINGS[0]):
-    return found
-  standard, num = codes.scale(maps, seen), config.map_size**2
-  for layer in (0, -1):
-    clusters = codes.kmeans(0, standard[layer], num, n_init=1, max_iter=50)
-    units = som.flat(
-      clusters, som.best_matching_units(clusters, standard[layer])
-    )
-    bits = codes.random_bits(
-      jax.random.key(0), standard[layer], int(np.log2(num))
-    )
-    for name, of in (('clusters', np.asarray(units)), ('bits', bits)):
-      found[name][layer] = codes.nmi(of, inputs.train[1])
-  return found
+  clusters, bits = np.full((2, len(maps.layers)), np.nan)
+  if (labels, pooling) == (RIGHT, POOLINGS[0]):
+    standard, num = codes.scale(maps, seen), config.map_size**2
+    for layer in (0, -1):
+      own = standard[layer]
+      found = codes.kmeans(0, own, num, n_init=1, max_iter=50)
+      units = som.flat(found, som.best_matching_units(found, own))
+      sides = codes.random_bits(jax.random.key(0), own, int(np.log2(num)))
+      clusters[layer] = codes.nmi(np.asarray(units), inputs.train[1])
+      bits[layer] = codes.nmi(sides, inputs.train[1])
+  return {'clusters': clusters, 'bits': bits}
 
 
 def map_rows(config, inputs, module, model, flat):
   """Rows of the first network's maps, for figures: layers and poolings."""
-  network = populations.unraveler(module, inputs.train[0][0])(flat)
-  square, rows = 2 * (config.map_size,), []
+  network = layer_codes.unraveler(module, inputs)(flat)
+  square, rows = (config.map_size, config.map_size), []
   by_pooling, _ = encode(config, inputs, module, model, network)
   for pooling, found in by_pooling.items():
     maps = fit_maps(config, inputs, found, 0)
@@ -448,7 +341,7 @@ def map_rows(config, inputs, module, model, flat):
           'class': maps.classes[place].reshape(square),
         }
       )
-  return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+  return records.stack(rows)
 
 
 # --- Judging ---------------------------------------------------------------
@@ -474,54 +367,34 @@ STATEMENTS = {
   'generalisation, telescope': 'Networks whose layers expand features more '
   'generalise better.',
 }
-
-
-class Group(NamedTuple):
-  """Columns `[networks, layers]` of a population under one pooling."""
-
-  columns: dict
-  input_k90: int
-
-  def ends(self, name):
-    """Returns a column in the first and in the last hidden layer."""
-    return self.columns[name][:, 0], self.columns[name][:, -1]
-
-  def rise(self, name):
-    """Returns how much more there is in the last than in the first."""
-    first, last = self.ends(name)
-    return last - first
-
-  def telescope(self, over_ceiling=False):
-    """Returns `codes.Telescope` of the networks."""
-    k90, ceiling = self.columns['k90'], self.columns['ceiling']
-    return codes.telescope(
-      k90, ceiling, self.input_k90, over_ceiling=over_ceiling
-    )
-
-
-def group(results, model, labels, pooling):
-  """Returns a `Group`."""
-  of = dict(model=model, labels=labels, pooling=pooling)
-  rows = records.select(results, **of)
-  many = len(np.unique(rows['network']))
-  columns = {k: v.reshape(many, -1) for k, v in rows.items()}
-  (given,) = records.select(results, layer='input')['k90']
-  return Group(columns, int(given))
-
-
 mean = functools.partial(statistics.t_mean, unit='networks')
 
 
 def times(logs):
   """Estimates a ratio from its logarithms."""
-  found = mean(logs)
-  value, low, high = np.exp(found[:3]).tolist()
-  return found._replace(value=value, low=low, high=high)
+  return statistics.transform(mean(logs), np.exp)
+
+
+def group(results, model, labels, pooling):
+  """Returns columns `[networks, layers]` of a population."""
+  of = dict(model=model, labels=labels, pooling=pooling)
+  return records.by_unit(records.select(results, **of)) | {
+    'input': records.select(results, layer='input')['k90']
+  }
+
+
+def telescope(of, over_ceiling=False):
+  """Returns `codes.Telescope` of networks."""
+  (of_input,) = of['input']
+  return codes.telescope(
+    of['k90'], of['ceiling'], of_input, over_ceiling=over_ceiling
+  )
 
 
 def first_of(config, grows):
   """Returns the first model whose width grows, or does not; '' for none."""
-  return next((m for m in config.models if MODELS[m] == grows), '')
+  models = layer_codes.MODELS
+  return next((m for m in config.models if models[m] == grows), '')
 
 
 def analyze(config, found):
@@ -536,76 +409,90 @@ def analyze(config, found):
 
 def judge(config, results):
   """The claims of the module's docstring."""
-  above, below = claims.above, claims.below
-  kinds = {grows: first_of(config, grows) for grows in (True, False)}
-  pairs = {
-    f'{model}, {p}': [group(results, model, v, p) for v in (RIGHT, UNTRAINED)]
-    for model in filter(None, kinds.values())
-    for p in POOLINGS
-  }
-
-  def each(value, what, limit=0.0, of=mean, side=above):
-    return [
-      side(f'{what}, {name},', of(value(*pair)), limit)
-      for name, pair in pairs.items()
-    ]
-
-  found = {}
-  for name, grows, over in (
-    ('telescope', True, False),
-    ('telescope over width', True, True),
-    ('telescope at one width', False, False),
-  ):
-    for p in POOLINGS:
-      found[name, p] = []
-      if kinds[grows]:
-        trained = pairs[f'{kinds[grows]}, {p}'][0].telescope(over)
-        found[name, p] = [
-          above('fall to the narrowest layer,', times(trained.fall), TIMES),
-          above('rise to the last layer,', times(trained.rise), TIMES),
-        ]
-  longer = lambda a, b: a.telescope().rise - b.telescope().rise
-  found['telescope, learned', ''] = each(
-    longer, 'rise over untrained', 1, times
-  )
-  wider = lambda a, b: a.rise('cosine')
-  found['diverse', ''] = each(wider, 'rise of cosine distance')
-  wider = lambda a, b: a.rise('cosine') - b.rise('cosine')
-  found['diverse, learned', ''] = each(wider, 'rise beyond untrained')
-  nearer = lambda a, b: a.rise('unseen')
-  found['classes', ''] = each(nearer, 'change of dispersion', side=below)
-  nearer = lambda a, b: a.ends('unseen')[1] - b.ends('unseen')[1]
-  found['classes, learned', ''] = each(
-    nearer, 'dispersion beyond untrained', side=below
-  )
-  found['without a map', ''] = [
-    above(f'rise, {text}, {name},', mean(pairs[name][0].rise(column)), 0.0)
-    for column, text in (('clusters', 'k-means'), ('bits', 'random bits'))
-    for name in list(pairs)[:: len(POOLINGS)]
-  ]
-  farther = lambda a, b: a.ends('unseen')[1] - a.ends('dispersion')[1]
-  found['unseen images', ''] = each(
-    farther, 'unseen beyond training', CLOSE, side=below
-  )
+  growing, constant = (first_of(config, grows) for grows in (True, False))
+  models = [model for model in (growing, constant) if model]
+  found = telescopes(results, growing, constant)
+  found |= along_layers(results, models)
   linked = links(config, results)
   for i, name in enumerate(('generalisation', 'generalisation, telescope')):
     found[name, ''] = [
-      above(f'rank correlation, {p},', linked[p][i], 0.0) for p in linked
+      claims.above(f'rank correlation, {p},', linked[p][i], 0) for p in linked
     ]
-  why = why_not_tested(results, filter(None, kinds.values()))
-  said = lambda name, p: (
-    STATEMENTS[name] + (f' ({p} over pixels).' if p else '')
-  )
+  why = why_not_tested(results, models)
   return [
     claims.Claim(
       '2205.10952',
       f'{name}, {p}' if p else name,
-      said(name, p),
+      STATEMENTS[name] + (f' ({p} over pixels).' if p else ''),
       tuple(conditions),
       why or ('' if conditions else 'no such networks were trained'),
     )
     for (name, p), conditions in found.items()
   ]
+
+
+def telescopes(results, growing, constant):
+  """Returns conditions by claim and pooling, none for a model that is ''."""
+  found = {}
+  for name, model, over_ceiling in (
+    ('telescope', growing, False),
+    ('telescope over width', growing, True),
+    ('telescope at one width', constant, False),
+  ):
+    for p in POOLINGS:
+      found[name, p] = []
+      if model:
+        of = telescope(group(results, model, RIGHT, p), over_ceiling)
+        found[name, p] = [
+          claims.above('fall to the narrowest layer,', times(of.fall), TIMES),
+          claims.above('rise to the last layer,', times(of.rise), TIMES),
+        ]
+  return found
+
+
+def along_layers(results, models):
+  """Returns conditions by claim, each on all models and poolings."""
+  above, below, rise = claims.above, claims.below, layer_codes.rise
+  pairs = {
+    f'{model}, {p}': [group(results, model, v, p) for v in (RIGHT, UNTRAINED)]
+    for model in models
+    for p in POOLINGS
+  }
+
+  def each(side, what, value, limit=0, of=mean):
+    """Conditions on pairs of trained and untrained networks."""
+    return [
+      side(f'{what}, {name},', of(value(*pair)), limit)
+      for name, pair in pairs.items()
+    ]
+
+  longer = lambda a, b: telescope(a).rise - telescope(b).rise
+  diverse = lambda a, b: rise(a['cosine'])
+  more_diverse = lambda a, b: rise(a['cosine']) - rise(b['cosine'])
+  nearer = lambda a, b: rise(a['unseen'])
+  learned = lambda a, b: (a['unseen'] - b['unseen'])[:, -1]
+  farther = lambda a, b: (a['unseen'] - a['dispersion'])[:, -1]
+  return {
+    ('telescope, learned', ''): each(
+      above, 'rise over untrained', longer, 1, times
+    ),
+    ('diverse', ''): each(above, 'rise of cosine distance', diverse),
+    ('diverse, learned', ''): each(
+      above, 'rise beyond untrained', more_diverse
+    ),
+    ('classes', ''): each(below, 'change of dispersion', nearer),
+    ('classes, learned', ''): each(
+      below, 'dispersion beyond untrained', learned
+    ),
+    ('without a map', ''): [
+      above(f'rise, {text}, {name},', mean(rise(pairs[name][0][column])), 0)
+      for column, text in (('clusters', 'k-means'), ('bits', 'random bits'))
+      for name in (f'{model}, {POOLINGS[0]}' for model in models)
+    ],
+    ('unseen images', ''): each(
+      below, 'unseen beyond training', farther, CLOSE
+    ),
+  }
 
 
 def links(config, results):
@@ -614,34 +501,36 @@ def links(config, results):
   Of how much codes diversify, and of how much k90 rises, over networks of the
   first model with all labels, each once, at its end.
   """
+  if len(config.labels) < 2:
+    return {}
   found = {}
-  for pooling in POOLINGS if len(config.labels) > 1 else ():
+  for pooling in POOLINGS:
     groups = [
       group(results, config.models[0], labels, pooling)
       for labels in config.labels
     ]
-    right = np.concatenate([of.ends('accuracy')[0] for of in groups])
-    columns = (
-      np.concatenate([of.rise('cosine') for of in groups]),
-      np.concatenate([of.telescope().rise for of in groups]),
-    )
+    right = np.concatenate([of['accuracy'][:, 0] for of in groups])
+    wider = np.concatenate([layer_codes.rise(of['cosine']) for of in groups])
+    longer = np.concatenate([telescope(of).rise for of in groups])
     found[pooling] = [
-      statistics.rank_correlation(right, v, unit='networks') for v in columns
+      statistics.rank_correlation(right, v, unit='networks')
+      for v in (wider, longer)
     ]
   return found
 
 
-def why_not_tested(results, kinds):
+def why_not_tested(results, models):
   """Why networks are no trained ones, or ''."""
-  for model in kinds:
-    of = group(results, model, RIGHT, POOLINGS[0]).columns
+  reasons = []
+  for model in models:
+    of = group(results, model, RIGHT, POOLINGS[0])
     right, chance = of['accuracy'].mean(), of['chance'].mean()
-    if right < chance + LEARNED * (1 - chance):
-      return (
-        f'{model} classifies {right:.0%} of test images correctly, less than '
-        f'a quarter of the way from a guess ({chance:.0%}) to all'
+    reasons.append(
+      claims.why_untrained(
+        right, chance, whose=f'{model} networks', way=LEARNED
       )
-  return ''
+    )
+  return next(filter(None, reasons), '')
 
 
 def answer(config, results, judged):
@@ -649,115 +538,90 @@ def answer(config, results, judged):
   model, said = config.models[0], []
   for pooling in POOLINGS:
     of = group(results, model, RIGHT, pooling)
-    low = np.exp(np.log(of.columns['k90']).mean(0))
+    low = np.exp(np.log(of['k90']).mean(0))
     said.append(
-      f'{of.input_k90} in the input, {low.min():.0f} in the narrowest and '
+      f'{of["input"][0]} in the input, {low.min():.0f} in the narrowest and '
       f'{low[-1]:.0f} in the last layer by the {pooling}'
     )
-  held = sum(claim.verdict == claims.SUPPORTED for claim in judged)
   return (
     f'Effective dimensions of {model} on {config.dataset}: {"; ".join(said)} '
-    f'over pixels ({config.num_networks} networks); {held} of {len(judged)} '
-    'claims are supported.'
+    f'over pixels ({config.num_networks} networks); {claims.tally(judged)}.'
   )
 
 
 # --- Tables ----------------------------------------------------------------
 
 
-def table(title, columns, rows):
-  made = [tables.Column(name, '', said, spec) for name, said, spec in columns]
-  return tables.Table(title, made, rows)
-
-
 def telescope_table(config, results):
   """Ratios of effective dimensions, with and without the control for width."""
   rows = []
-  for model in config.models:
-    for pooling in POOLINGS:
-      for labels in (RIGHT, UNTRAINED):
-        of = group(results, model, labels, pooling)
-        whole, over = of.telescope(), of.telescope(True)
-        rows.append(
-          [
-            f'{model} {pooling}' + (' start' * (labels == UNTRAINED)),
-            *map(times, (whole.bare_fall, whole.fall, whole.rise)),
-            times(over.rise),
-          ]
-        )
+  for model, p in itertools.product(config.models, POOLINGS):
+    for labels, start in ((RIGHT, ''), (UNTRAINED, ' start')):
+      of = group(results, model, labels, p)
+      whole = map(times, telescope(of))
+      over = times(telescope(of, over_ceiling=True).rise)
+      rows.append([f'{model} {p}{start}', *whole, over])
   said = 'of the narrowest layer'
-  return table(
-    'Effective dimensions: ratios (the telescope needs 2)',
-    [
-      ('networks', 'start: before training', ''),
-      ('bare fall', f"the input's over that {said}", '.2f'),
-      ('fall', f'what it could hold of that, over that {said}', '.2f'),
-      ('rise', f"the last layer's over that {said}", '.2f'),
-      ('rise/w', 'rise of k90 over the ceiling, likewise', '.2f'),
-    ],
-    rows,
-  )
+  columns = [
+    ('networks', 'start: before training'),
+    ('bare fall', f"the input's over that {said}"),
+    ('fall', f'what it could hold of that, over that {said}'),
+    ('rise', f"the last layer's over that {said}"),
+    ('rise/w', 'rise of k90 over the ceiling, likewise'),
+  ]
+  title = 'Effective dimensions: ratios (the telescope needs 2)'
+  return tables.table(title, columns, rows, spec='.2f')
+
+
+def some_of(names, most):
+  """Returns places of at most so many layers, evenly along the network."""
+  return np.unique(np.linspace(0, len(names) - 1, most).round().astype(int))
 
 
 def layer_table(results, model):
   """k90 of each layer of a model, at most 20 of them."""
-  groups = [
-    group(results, model, labels, pooling)
+  groups = {
+    (pooling, labels): group(results, model, labels, pooling)
     for pooling in POOLINGS
     for labels in (RIGHT, UNTRAINED)
-  ]
-  names = groups[0].columns['layer'][0]
-  chosen = np.unique(np.linspace(0, len(names) - 1, 19).round().astype(int))
+  }
+  of = groups[POOLINGS[0], RIGHT]
+  names = of['layer'][0]
   (top,) = records.select(results, layer='input')['ceiling']
-  rows = [['input', int(top), *4 * [groups[0].input_k90]]]
-  rows += [
-    [
-      names[i],
-      int(groups[0].columns['ceiling'][:, i].max()),
-      *(mean(of.columns['k90'][:, i]) for of in groups),
-    ]
-    for i in chosen
-  ]
-  heads = [
-    (pooling + text, f'{pooling} over pixels{text}', '.0f')
-    for pooling in POOLINGS
-    for text in ('', ', untrained')
-  ]
-  return table(
-    f'Effective dimension k90 of {model}',
-    [('layer', '', ''), ('ceiling', 'the largest k90', ''), *heads],
-    rows,
-  )
+  rows = [['input', int(top), *len(groups) * [int(of['input'][0])]]]
+  for i in some_of(names, 19):
+    k90 = [mean(of['k90'][:, i]) for of in groups.values()]
+    rows.append([names[i], int(of['ceiling'][:, i].max()), *k90])
+  heads = []
+  for pooling, labels in groups:
+    text = ', untrained' * (labels == UNTRAINED)
+    heads.append((pooling + text, f'{pooling} over pixels{text}'))
+  columns = [('layer', ''), ('ceiling', 'the largest k90'), *heads]
+  title = f'Effective dimension k90 of {model}'
+  return tables.table(title, columns, rows, spec='.0f')
 
 
 def map_table(results, model):
   """What maps of the first model's layers say, by the first pooling."""
-  a, b = (group(results, model, v, POOLINGS[0]) for v in (RIGHT, UNTRAINED))
-  names = a.columns['layer'][0]
-  chosen = np.unique(np.linspace(0, len(names) - 1, 20).round().astype(int))
-  at = lambda of, name, i: mean(of.columns[name][:, i])
-  return table(
-    f'Maps of {model}, {POOLINGS[0]} over pixels',
-    [
-      ('layer', '', ''),
-      ('cosine', 'mean cosine distance of units', '.2f'),
-      ('untrained', 'the same before training', '.2f'),
-      ('dispersion', 'of classes of test images; 1: none gather', '.2f'),
-      ('untrained ', 'the same before training', '.2f'),
-      ('folds', 'topographic error', '.2f'),
-    ],
-    [
-      [
-        names[i],
-        at(a, 'cosine', i),
-        at(b, 'cosine', i),
-        at(a, 'unseen', i),
-        at(b, 'unseen', i),
-        float(a.columns['folds'][:, i].mean()),
-      ]
-      for i in chosen
-    ],
+  of, start = (
+    group(results, model, v, POOLINGS[0]) for v in (RIGHT, UNTRAINED)
   )
+  names, rows = of['layer'][0], []
+  for i in some_of(names, 20):
+    pairs = [
+      mean(v[name][:, i]) for name in ('cosine', 'unseen') for v in (of, start)
+    ]
+    rows.append([names[i], *pairs, of['folds'][:, i].mean()])
+  columns = [
+    ('layer', ''),
+    ('cosine', 'mean cosine distance of units'),
+    ('untrained', 'the same before training'),
+    ('dispersion', 'of classes of test images; 1: none gather'),
+    ('untrained ', 'the same before training'),
+    ('folds', 'topographic error'),
+  ]
+  title = f'Maps of {model}, {POOLINGS[0]} over pixels'
+  return tables.table(title, columns, rows, spec='.2f')
 
 
 def network_table(results):
@@ -769,26 +633,18 @@ def network_table(results):
   for model, labels in dict.fromkeys(kinds):
     if model:
       of = group(results, model, labels, POOLINGS[0])
-      rows.append(
-        [
-          model,
-          labels,
-          statistics.proportion(of.ends('accuracy')[0], unit='networks'),
-          mean(of.rise('cosine')),
-          times(of.telescope().rise),
-        ]
-      )
-  return table(
-    f'Networks, {POOLINGS[0]} over pixels',
-    [
-      ('model', '', ''),
-      ('labels', 'that it was trained on', ''),
-      ('accuracy', 'on test images', '.1%'),
-      ('diversity', 'rise of cosine distance, first to last layer', 'z.2f'),
-      ('rise', 'of k90, narrowest to last layer', '.2f'),
-    ],
-    rows,
-  )
+      right = statistics.proportion(of['accuracy'][:, 0], unit='networks')
+      wider = mean(layer_codes.rise(of['cosine']))
+      rows.append([model, labels, right, wider, times(telescope(of).rise)])
+  columns = [
+    ('model', ''),
+    ('labels', 'that it was trained on'),
+    ('accuracy', 'on test images', '', '.1%'),
+    ('diversity', 'rise of cosine distance, first to last layer', '', 'z.2f'),
+    ('rise', 'of k90, narrowest to last layer', '', '.2f'),
+  ]
+  title = f'Networks, {POOLINGS[0]} over pixels'
+  return tables.table(title, columns, rows)
 
 
 EXPERIMENT = runner.Experiment(

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import spatial
+from scipy import stats
 from sklearn import cluster
 from sklearn import decomposition
 
@@ -706,6 +707,21 @@ def test_separation_is_from_units_of_other_classes_by_noise():
   noisy = both(np.nan_to_num(lost, nan=1.0) + np.float32(0.45))
   found = codes.class_separation(maps, both(lost), TRUTH, noisy)
   assert np.isnan(found[:, 1]).all()
+
+
+def test_crowding_is_a_partial_rank_correlation():
+  separation, (distance, margin) = draw(2, 30), draw(2, 30, seed=1)
+  separation[0] += distance
+  separation[1, 3:] = np.nan
+  separation[0, :5] = np.nan
+  found = codes.crowding(separation, distance, margin)
+  r = lambda a, b: stats.spearmanr(a[5:], b[5:]).statistic
+  x, y, z = distance, separation[0], margin
+  wanted = (r(x, y) - r(x, z) * r(y, z)) / np.sqrt(
+    (1 - r(x, z) ** 2) * (1 - r(y, z) ** 2)
+  )
+  assert found[0] == pytest.approx(wanted) and wanted > 0.3
+  assert np.isnan(found[1])  # Three inputs are left.
 
 
 def test_layers_are_fitted_as_one_map_each_would_be():

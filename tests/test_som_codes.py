@@ -14,6 +14,7 @@ from dmm_jax.train import populations
 from experiments import som_codes
 from experiments.lib import claims
 from experiments.lib import flags
+from experiments.lib import layer_codes
 from experiments.lib import tables
 
 TOY = dict(
@@ -210,7 +211,7 @@ def test_architectures_can_be_named_and_so_can_their_layers():
   config = toy('', width=16)
   inputs = som_codes.load(config)
   found = {}
-  for model, grows in som_codes.MODELS.items():
+  for model, grows in layer_codes.MODELS.items():
     module = som_codes.build(config, inputs, model)
     names = found[model] = som_codes.layers_of(config, module, inputs, model)
     init = lambda x, m=module: m.init_with_output(jax.random.key(0), x)[0]
@@ -399,7 +400,7 @@ def test_what_cannot_be_tested_is_not():
   poor = judge(world(np.random.default_rng(0), **(CLEAR | dict(accuracy=0.3))))
   assert {c.verdict for c in poor.values()} == {'not tested'}
   assert poor['diverse'].reason.startswith(
-    'cnn classifies 30% of test images correctly, less than a quarter'
+    'cnn networks classify 30% of the images correctly, less than 25%'
   )
   clear = world(np.random.default_rng(0), **CLEAR)
   one = judge(clear, models=('cnn',))

@@ -6,6 +6,8 @@ noise; which inputs a unit stands for; controls. Each measure belongs beside the
 same of an untrained network.
 """
 
+from dmm_jax.codes.attacks import Attacked
+from dmm_jax.codes.attacks import attacked
 from dmm_jax.codes.classes import accuracy
 from dmm_jax.codes.classes import dispersion
 from dmm_jax.codes.classes import majorities
@@ -16,6 +18,7 @@ from dmm_jax.codes.controls import random_bits
 from dmm_jax.codes.features import reencoded
 from dmm_jax.codes.features import synthesize
 from dmm_jax.codes.features import top_inputs
+from dmm_jax.codes.features import unit_inputs
 from dmm_jax.codes.layers import POOLINGS
 from dmm_jax.codes.layers import of_network
 from dmm_jax.codes.layers import pool
@@ -41,6 +44,7 @@ from dmm_jax.codes.measures import telescope
 from dmm_jax.codes.perturbed import agreement
 from dmm_jax.codes.perturbed import attack_statistics
 from dmm_jax.codes.perturbed import class_separation
+from dmm_jax.codes.perturbed import crowding
 from dmm_jax.codes.shifts import Shift
 from dmm_jax.codes.shifts import matched_noise
 from dmm_jax.codes.shifts import nearest_other_class
@@ -48,15 +52,18 @@ from dmm_jax.codes.shifts import unit_shift
 
 __all__ = (
   'POOLINGS',
+  'Attacked',
   'LayerMaps',
   'Shift',
   'Telescope',
   'accuracy',
   'agreement',
   'attack_statistics',
+  'attacked',
   'class_dispersion',
   'class_separation',
   'class_uncertainty',
+  'crowding',
   'dispersion',
   'diversity',
   'entropy',
@@ -85,5 +92,6 @@ __all__ = (
   'top_inputs',
   'unit_codes',
   'unit_distance',
+  'unit_inputs',
   'unit_shift',
 )

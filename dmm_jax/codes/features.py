@@ -1,6 +1,7 @@
 """Which inputs a unit of a map stands for."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,9 @@ import numpy as np
 import optax
 
 from dmm_jax import _xla_cpu
+from dmm_jax import parallel
 from dmm_jax import som
+from dmm_jax.codes import maps as maps_lib
 
 
 def top_inputs(trained: som.Map, codes: jax.Array, num: int = 9) -> np.ndarray:
@@ -114,3 +117,57 @@ def reencoded(
   """
   found = som.best_matching_units(trained, codes)
   return np.asarray(jnp.all(found == jnp.asarray(units), axis=-1))
+
+
+def unit_inputs(
+  encode: Callable,
+  network: Any,
+  maps: maps_lib.LayerMaps,
+  name: str,
+  units: np.ndarray,
+  codes: np.ndarray,
+  xs: np.ndarray,
+  *,
+  num_steps: int = 100,
+  roughness: float = 0.01,
+) -> dict[str, np.ndarray]:
+  """Returns inputs `[m, ...]` that units of a layer stand for, by kind.
+
+  mean: of the inputs that lie on the unit, zeros without any; nearest: the
+  input whose code is nearest to the unit's; synthesized: as of `synthesize`,
+  from grey.
+
+  Args:
+    encode: `(network, x) -> code [d]` of the layer, as it is.
+    network: its parameters.
+    maps: of layers; its inputs are `xs`.
+    name: of the layer.
+    units: by number `[m]`.
+    codes: of `xs` in the layer, as they are `[n, d]`.
+    xs: inputs `[n, ...]` within [0, 1].
+    num_steps, roughness: as of `synthesize`.
+  """
+  layer, width = maps.layers.index(name), codes.shape[1]
+  mean, spread = maps.mean[layer, :width], maps.spread[layer, :width]
+  targets = np.asarray(maps.layer(name).units)[units, :width]
+
+  def make(number, target, start, mean, spread, network):
+    standard = lambda x: (encode(network, x) - mean) / spread
+    return synthesize(
+      jax.random.key(number), standard, target, start,
+      num_steps=num_steps, roughness=roughness,
+    )  # fmt: skip
+
+  grey = np.full_like(xs[0], 0.5)
+  synthesized = parallel.map_examples(
+    make, (units, targets), shared=(grey, mean, spread, network)
+  )
+  seen = (codes - mean) / spread
+  nearest = [np.argmin(np.sum((seen - own) ** 2, axis=1)) for own in targets]
+  on = [xs[maps.units[layer] == unit] for unit in units]
+  means = [v.mean(axis=0) if len(v) else np.zeros_like(xs[0]) for v in on]
+  return {
+    'mean': np.stack(means),
+    'nearest': xs[nearest],
+    'synthesized': synthesized,
+  }

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn import metrics
 
+from dmm_jax import statistics
 from dmm_jax.codes import maps as maps_lib
 from dmm_jax.codes import shifts
 
@@ -43,6 +44,31 @@ def class_separation(
     size = np.linalg.norm(moved[number] - clean[number], axis=1).mean()
     known = (at >= 0) & (size > 0)
     found.append(np.where(known, away / (size or 1.0), np.nan))
+  return np.array(found)
+
+
+def crowding(
+  separation: np.ndarray, distance: np.ndarray, margin: np.ndarray
+) -> np.ndarray:
+  """Returns how separation goes with distance to the boundary `[L]`.
+
+  The partial rank correlation over inputs, given the margin of the logits:
+  inputs with a small margin are near to the boundary and to other classes.
+
+  Args:
+    separation: of codes by layer `[L, n]`, as of `class_separation`; inputs
+      where it is NaN do not count.
+    distance, margin: of the inputs `[n]`.
+
+  Returns:
+    `[L]`, NaN where fewer than 4 inputs count.
+  """
+  found = []
+  for of_layer in separation:
+    known = ~np.isnan(of_layer)
+    columns = (v[known] for v in (distance, of_layer, margin))
+    enough = known.sum() > 3
+    found.append(statistics.partial_rank(*columns) if enough else np.nan)
   return np.array(found)
 
 

@@ -24,8 +24,8 @@ def draw(report, tables):
 def columns_of(results, kind, column):
   """Returns names of the layers and a column `[networks, layers]`."""
   rows = records.select(results, training=PLAIN, kind=kind)
-  many = len(np.unique(rows['network']))
-  return rows['layer'].reshape(many, -1)[0], rows[column].reshape(many, -1)
+  found = records.by_unit(rows)
+  return found['layer'][0], found[column]
 
 
 def by_layer(ax, names, values, look, label, transform=lambda v: v):

@@ -43,10 +43,8 @@ def layer_axis(ax, names):
 def columns_of(results, model, labels, pooling, column):
   """Returns names of the layers and a column `[networks, layers]`."""
   of = dict(model=model, labels=labels, pooling=pooling)
-  rows = records.select(results, **of)
-  many = len(np.unique(rows['network']))
-  names = rows['layer'].reshape(many, -1)[0].tolist()
-  return names, rows[column].reshape(many, -1)
+  found = records.by_unit(records.select(results, **of))
+  return found['layer'][0].tolist(), found[column]
 
 
 def by_layer(ax, values, look, label, first):

@@ -122,6 +122,17 @@ def num_classes() -> Any:
   return flag(10, 'Classes, the first of the set.', least=2, most=1000)
 
 
+def num_steps(default: int, least: int = 1) -> Any:
+  """Returns the field `num_steps`, of training."""
+  return flag(default, 'Steps of training.', least=least)
+
+
+def learning_rate(default: float) -> Any:
+  """Returns the field `learning_rate`, of SGD with momentum."""
+  text = 'Learning rate of SGD with momentum 0.9; constant.'
+  return flag(default, text, least=0)
+
+
 def method(default: str) -> Any:
   """Returns the field `method`, of a search."""
   return flag(default, 'Search: portfolio (nearest), fast, or another by name.')
