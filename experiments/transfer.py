@@ -13,44 +13,27 @@ could be had: definitions and thresholds are ours.
 The first takes 3 minutes of one core, --preset=quick 1.5; mnist and cifar about
 20. A run that was killed goes on where it was.
 
-Networks of several populations attack all networks with right labels: 20 steps
-of projected gradient ascent of the right label's loss, within [0, 1], in linf,
-within the radius up to which 90 % of the images have a nearest boundary point
-of the source's population (of the first one for random labels). A rate is the
-share of the images that the target has right before and not after. Intervals
-are over networks, of parts over pairs of networks, on the logit scale. Those of
---network are one more population, beside --models.
+Networks of several populations attack all networks with right labels, within
+the radius up to which 90 % of the images have a nearest boundary point of the
+source's population. A rate is the share of the images that the target has right
+before and not after. Intervals are over networks, of parts over pairs of
+networks, on the logit scale.
 
 Rates' logits are explained by what two networks have in common at other images
 (concordance: the correlation of where segments between images are crossed;
-cosine of adversarial directions; both on Fisher's scale), or by the accuracies
-of both. Each pair is predicted by a fit to the pairs of all other networks, so
-that what is unrelated explains nothing. Within strata, the mean of each
-population of sources at each of targets is known, and not explained. Halves of
-the images tell how much their draw leaves to explain.
+cosine of adversarial directions), or by the accuracies of both. Each pair is
+predicted by a fit to the pairs of all other networks, so that what is unrelated
+explains nothing. Within strata, the mean of each population of sources at each
+of targets is known, and not explained. Halves of the images tell how much their
+draw leaves to explain.
 
-Claims, and what would refute each:
-
-  transfer            networks of another seed are fooled no more than by noise
-                      of the same size, or by examples of networks that learned
-                      random labels
-  transfer, strong    no more than by steps of other images: also between
-                      architectures, and without a common training image
-  explained           within strata, what networks have in common predicts
-                      nothing, or adds nothing to what accuracy predicts
-  explained, strong   it predicts at most 0.7 of what is left to explain
-  more data           networks on the largest disjoint parts of the data are no
-                      more concordant than those on the smallest
-  directions align    their cosine at the end is no higher than of networks with
-                      random labels
-  before accuracy     while accuracy is at most 0.02 above that of untrained
-                      networks, the cosine is at most 0.05, or examples fool
-                      finished networks at most 0.05 more often than theirs
-
-Not tested where networks get less than half way from a guess to no errors,
-where a population's examples fool less than 0.7 of their own sources, where the
-draw of images leaves nothing to explain, or where accuracy rises with the first
-step of --early_rate. Digits are no test of 0.7 and 0.05, which came from them.
+Null of rates are noise and steps of other images of the same size, and examples
+of networks that learned random labels; that of shared boundaries, what
+accuracies predict. Two networks on disjoint parts have no common image. Nothing
+is tested where networks get less than half way from a guess to no errors, or a
+population's examples fool less than 0.7 of their own sources; the first steps
+are not where accuracy rises with the first of them. Digits are no test of 0.7
+and 0.05, which came from them.
 """
 
 import dataclasses
@@ -60,19 +43,15 @@ from typing import NamedTuple
 
 from flax import linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from scipy import special
 
 from dmm_jax import boundary
 from dmm_jax import halfway
 from dmm_jax import models
-from dmm_jax import parallel
 from dmm_jax import records
 from dmm_jax import statistics
 from dmm_jax import train
-from dmm_jax.train import adversarial
 from dmm_jax.train import populations
 from experiments.figures import transfer as figures
 from experiments.lib import claims
@@ -87,12 +66,13 @@ SMALL = {
   'mlp': dict(widths=(100, 100)),
   'deep_linear': dict(widths=(100, 100)),
 }
-GIVEN = 'given'  # The population of the user's networks.
 OTHER = 'other image'
 KINDS = ('own', OTHER, 'noise')  # Steps away from an image.
-SUCCESS, LEAST_SUCCESS = 0.9, 0.7
 MATCHED = 100  # Images that tell the radius of an attack.
-EXPLAINED, RISE, LEAST = 0.7, 0.02, 0.05
+LEAST_SUCCESS = 0.7  # Of examples at their own sources, to be tested.
+EXPLAINED = 0.7  # Share of what can be, in the strong claim.
+RISE = 0.02  # Of accuracy, up to which it has not left its initial value.
+LEAST = 0.05  # Cosine, and gain in rate, by then.
 COLUMNS = {
   'parameters': ('', 'variables of the network, flat'),
   'population': ('', 'its architecture, and what it was trained on'),
@@ -129,19 +109,13 @@ class Config:
   parts: tuple[int, ...] = flags.flag(
     (50, 700), 'Images of each of two disjoint parts.', least=10
   )
-  network: str = flags.flag(
-    '',
-    own.SEVERAL_HELP + 'As many as --num_networks: they stand beside --models, '
-    'and were trained on the same images. Empty: none.',
-  )
+  network: str = own.beside_models()
   data: str = flags.flag('', own.DATA_HELP + ' Inputs lie in [0, 1].')
   num_networks: int = flags.flag(
     16, 'Number of networks of each population; even.', least=4
   )
-  num_steps: int = flags.flag(1000, 'Steps of training.', least=1)
-  learning_rate: float = flags.flag(
-    0.05, 'Learning rate of SGD with momentum 0.9; constant.', least=0
-  )
+  num_steps: int = flags.num_steps(1000)
+  learning_rate: float = flags.learning_rate(0.05)
   early_rate: float = flags.flag(
     0.001, 'Learning rate where the first steps are followed.', least=0
   )
@@ -245,15 +219,20 @@ class Networks(NamedTuple):
     each = map(populations.unraveler(self.module, x), parameters)
     return self._replace(variables=jax.tree.map(lambda *v: np.stack(v), *each))
 
+  def at_images(self, fn, *columns):
+    """Returns `fn(logits_fn, *image)` of each network and image `[m, n]`."""
+    forward = train.flax_forward(self.module)
+    return populations.of_each(fn, forward, self.variables, columns)
 
-def architectures(config):
-  return [*config.models, *([GIVEN] if config.network else [])]
+  def classify(self, xs):
+    """Returns what each network calls each image `[m, n]`."""
+    return self.at_images(lambda logits_fn, x: logits_fn(x).argmax(), xs)
 
 
 def populations_of(config, given=None):
   """Returns the populations, without networks; random labels come last."""
   first, condition = config.models[0], populations.Condition
-  kinds = [(model, model, condition()) for model in architectures(config)]
+  kinds = [(model, model, condition()) for model in own.architectures(config)]
   kinds += [
     (f'{first} on {num}', first, condition(parts=2, part_size=num, group=2))
     for num in sorted(config.parts)
@@ -261,7 +240,7 @@ def populations_of(config, given=None):
   kinds.append((f'{first}, random', first, condition(random_labels=True)))
 
   def make(model):
-    if model == GIVEN:
+    if model == own.GIVEN:
       return given
     options = SMALL.get(model, {})
     return models.CLASSIFIERS[model](num_classes=config.num_classes, **options)
@@ -284,27 +263,6 @@ def fit(config, inputs, networks, number, rate, steps):
     num_steps=steps[-1],
     pause_steps=steps,
   ).parameters
-
-
-def at_images(fn, networks, columns):
-  """Returns `fn(logits_fn, *image)` of each network and image `[m, n, ...]`."""
-  logits = functools.partial(
-    populations.logits, train.flax_forward(networks.module)
-  )
-
-  def each(*row):
-    *image, variables = row
-    of = lambda v: fn(functools.partial(logits, v), *image)
-    return jax.lax.map(of, variables)
-
-  found = parallel.map_examples(each, columns, shared=(networks.variables,))
-  return jax.tree.map(lambda v: v.swapaxes(0, 1), found)
-
-
-def classify(networks, xs):
-  """Returns what each network calls each image `[m, n]`."""
-  call = lambda logits_fn, x: jnp.argmax(logits_fn(x))
-  return at_images(call, networks, (xs,))
 
 
 # --- Measuring -------------------------------------------------------------
@@ -334,11 +292,10 @@ def measure(config, inputs):
 
 
 def train_rows(config, inputs, empty, number):
-  """Rows of a population's parameters."""
-  if empty.name == GIVEN:  # Its parameter is the number of the network.
-    return {
-      'parameters': np.arange(config.num_networks, dtype=np.int32)[:, None]
-    }
+  """Rows of a population's parameters; of the user's: numbers of networks."""
+  if empty.name == own.GIVEN:
+    numbers = np.arange(config.num_networks, dtype=np.int32)
+    return {'parameters': numbers[:, None]}
   steps = (config.num_steps,)
   found = fit(config, inputs, empty, number, config.learning_rate, steps)
   return {'parameters': found[-1]}
@@ -346,27 +303,26 @@ def train_rows(config, inputs, empty, number):
 
 def describe(config, inputs, everyone):
   """Rows of all networks: accuracy, radius, crossings, cosines."""
-  tables, directions, (xs, labels) = [], [], inputs.others
+  parts, directions, (xs, labels) = [], [], inputs.others
   segments = [v[side] for v in (xs, labels) for side in inputs.pairs.T]
-  num, test = config.num_networks, inputs.test[1]
+  num, (images, truth) = config.num_networks, inputs.test
   for networks in everyone:
-    find = functools.partial(at_images, networks=networks)
-    directions.append(find(halfway.loss_direction, columns=(xs, labels)))
+    directions.append(networks.at_images(halfway.loss_direction, xs, labels))
     radius = np.zeros(num)
     if not networks.condition.random_labels:
       radius = [matched_radius(inputs, networks, i) for i in range(num)]
-    tables.append(
+    parts.append(
       {
         'population': np.full(num, networks.name),
         'network': np.arange(num),
-        'accuracy': np.mean(classify(networks, inputs.test[0]) == test, axis=1),
-        'chance': np.full(num, np.bincount(test).max() / len(test)),
+        'accuracy': np.mean(networks.classify(images) == truth, axis=1),
+        'chance': np.full(num, np.bincount(truth).max() / len(truth)),
         'radius': np.array(radius),
-        'fraction': find(halfway.crossings, columns=segments).fraction,
+        'fraction': networks.at_images(halfway.crossings, *segments).fraction,
       }
     )
   cosine = halfway.cosines(np.concatenate(directions))
-  return records.concatenate(tables) | {'cosine': cosine}
+  return records.concatenate(parts) | {'cosine': cosine}
 
 
 def matched_radius(inputs, networks, number):
@@ -379,45 +335,24 @@ def matched_radius(inputs, networks, number):
     bounds=(0.0, 1.0),
     method='fast',
   )
-  far = np.sort(found.distance[np.isfinite(found.distance)])
-  far = far[far > 0]
-  return far[int(SUCCESS * len(far))] if len(far) else 1.0
-
-
-def step_image(logits_fn, x, label, number, radius):
-  """Returns an image after an attack, and after noise of the same size."""
-  loss = lambda v: optax.losses.softmax_cross_entropy_with_integer_labels(
-    logits_fn(v), label
-  )
-  start, of_noise = jax.random.split(jax.random.key(number))
-  ball = adversarial.Adversary(radius, np.inf, num_steps=20)
-  noise = radius * jax.random.rademacher(of_noise, x.shape, x.dtype)
-  noisy = jnp.clip(x + noise, 0.0, 1.0)
-  return adversarial.perturb(start, loss, x, ball), noisy
+  return halfway.matched_radius(found.distance)
 
 
 def attacked(inputs, sources, radius):
   """Returns images after each kind of step `[m, kinds, n, ...]`."""
   xs, labels = inputs.attacked
   columns = xs, labels, np.arange(len(xs)), np.full(len(xs), radius, np.float32)
-  moved, noisy = at_images(step_image, sources, columns)
+  moved, noisy = sources.at_images(halfway.step_and_noise, *columns)
   other = np.clip(xs + np.roll(moved - xs, 1, axis=1), 0.0, 1.0)
   return np.stack([moved, other, noisy], axis=1)
 
 
 def count(inputs, targets, moved):
-  """Returns images that targets have right, and hits: no longer after steps.
-
-  Of images moved by m sources `[m, kinds, n, ...]`, and of halves of them:
-  `[m, targets, kinds, 2]` each.
-  """
+  """Returns images and hits `[m, targets, kinds, 2]` after steps of sources."""
   xs, labels = inputs.attacked
-  known = (classify(targets, xs) == labels)[:, None, None]
-  called = classify(targets, moved.reshape(-1, *xs.shape[1:]))
-  hits = known & (called.reshape(-1, *moved.shape[:3]) != labels)
-  halves = lambda v: np.stack([v[..., ::2].sum(-1), v[..., 1::2].sum(-1)], -1)
-  hits = halves(hits).swapaxes(0, 1)
-  return np.broadcast_to(halves(known).swapaxes(0, 1), hits.shape), hits
+  after = targets.classify(moved.reshape(-1, *xs.shape[1:]))
+  after = after.reshape(-1, *moved.shape[:3])
+  return halfway.count_hits(targets.classify(xs), after, labels)
 
 
 def attack(config, inputs, everyone, number, radius):
@@ -441,23 +376,22 @@ def first_steps(config, inputs, finished, radius):
   steps = sorted({0, *np.geomspace(1, last, 10).round().astype(int).tolist()})
   # Of other seeds than those of finished networks.
   found = fit(config, inputs, finished, 1000, config.early_rate, tuple(steps))
-  xs, labels = inputs.test
-  rows = []
+  (xs, labels), parts = inputs.test, []
   for step, parameters in zip(steps, found, strict=True):
     begun = finished.holding(parameters, xs[0])
-    directions = at_images(halfway.loss_direction, begun, inputs.others)
+    directions = begun.at_images(halfway.loss_direction, *inputs.others)
     moved = attacked(inputs, begun, radius)[:, :1]
     images, hits = (v.sum((2, 3)) for v in count(inputs, finished, moved))
-    rows.append(
+    parts.append(
       {
         'step': np.full(num, step),
         'network': np.arange(num),
-        'accuracy': np.mean(classify(begun, xs) == labels, axis=1),
+        'accuracy': np.mean(begun.classify(xs) == labels, axis=1),
         'cosine': halfway.cosines(directions),
         'rate': hits / np.maximum(images, 1),
       }
     )
-  return records.concatenate(rows)
+  return records.concatenate(parts)
 
 
 # --- Judging ---------------------------------------------------------------
@@ -487,38 +421,36 @@ class Found(NamedTuple):
 
   def mean(self, matrix, source, target):
     """Estimates the mean of pairs; of one on parts: of disjoint ones."""
-    values, same = matrix[np.ix_(self.at(source), self.at(target))], False
+    values = matrix[np.ix_(self.at(source), self.at(target))]
     if source == target and source in self.parts:
       apart = values[::2, 1::2].diagonal() + values[1::2, ::2].diagonal()
       return statistics.t_mean(apart / 2, unit='pairs of networks')
-    same = source == target
-    return statistics.pair_mean(values, same=same, unit='networks')
+    return statistics.pair_mean(values, same=source == target, unit='networks')
 
   def rate(self, kind, source, target):
     """Estimates a rate, from the mean of logits."""
     found = self.mean(self.logits[kind].mean(-1), source, target)
-    value, low, high = special.expit(found[:3]).tolist()
-    return found._replace(value=value, low=low, high=high)
+    return statistics.transform(found, special.expit)
 
   def itself(self, name):
     """Returns how often examples fool their sources."""
-    own = self.logits['own'].mean(-1).diagonal()[self.at(name)]
-    return float(special.expit(own).mean())
+    rates = self.logits['own'].mean(-1).diagonal()[self.at(name)]
+    return float(special.expit(rates).mean())
 
 
 def gather(config, found):
   """Returns `Found` of the tables."""
   networks, logits = found['networks'], {}
   names = list(dict.fromkeys(networks['population'].tolist()))
-  shape = 2 * [len(networks['population'])] + [2]
+  num = len(networks['population'])
   for kind in KINDS:
     rows = records.select(found['results'], kind=kind)
     # Half a hit more, and half a miss: logits stay finite.
     share = (rows['hits'] + 0.5) / (rows['images'] + 1)
-    logits[kind] = np.full(shape, np.nan)
+    logits[kind] = np.full((num, num, 2), np.nan)
     logits[kind][rows['source'], rows['target']] = special.logit(share)
   concordance = halfway.concordance(networks['fraction'])
-  parts = names[len(architectures(config)) : -1]
+  parts = names[len(own.architectures(config)) : -1]
   return Found(networks, names, parts, logits, concordance)
 
 
@@ -585,39 +517,32 @@ STATEMENTS = {
 }
 
 
-def judge(config, of, within, early):
-  """Returns the claims of the module's docstring."""
+def conditions(config, of, within, before):
+  """Returns the conditions of each claim; `before`: the step it is about."""
   first, random, above = of.names[0], of.names[-1], claims.above
   least, most = of.parts[0], of.parts[-1]
-  odds = {k: (of.logits['own'] - v).mean(-1) for k, v in of.logits.items()}
   rates, cosine = of.logits['own'].mean(-1), of.networks['cosine']
+  odds = {k: rates - v.mean(-1) for k, v in of.logits.items()}
   pairs = [(first, first), (most, most)]
-  pairs += [
-    v for m in architectures(config)[1:] for v in ((first, m), (m, first))
-  ]
-  start = early[0]['accuracy'].value
-  begun = [row['accuracy'].value - start > RISE for row in early[1:]]
-  before = early[1:][: np.argmax([*begun, True])][-1:]  # The last such step.
+  for model in own.architectures(config)[1:]:
+    pairs += [(first, model), (model, first)]
 
   def beside(what, matrix, pair, null):
     text = f'{what} of {pair[0]}, beside {null[0]},'
     return above(text, of.mean(matrix, *pair), of.mean(matrix, *null))
 
-  why = why_not_tested(of)
-  drawn = why or ('' if within.left.low > 0 else 'images alone explain')
-  sudden = why or ('' if before else 'accuracy rises with the first step')
-  found = {
+  return {
     'transfer': [
-      above('log odds over noise', of.mean(odds['noise'], first, first), 0.0),
+      above('log odds over noise', of.mean(odds['noise'], first, first), 0),
       beside('logit of the rate', rates, (first, first), (random, first)),
     ],
     'transfer, strong': [
-      above(f'log odds, {" to ".join(v)},', of.mean(odds[OTHER], *v), 0.0)
+      above(f'log odds, {" to ".join(v)},', of.mean(odds[OTHER], *v), 0)
       for v in pairs
     ],
     'explained': [
-      above('share within strata', within.alone['common'], 0.0),
-      above('share added to accuracies', within.added['common'], 0.0),
+      above('share within strata', within.alone['common'], 0),
+      above('share added to accuracies', within.added['common'], 0),
     ],
     'explained, strong': [
       above('share of what can be', within.of_left['common'], EXPLAINED)
@@ -634,9 +559,22 @@ def judge(config, of, within, early):
       for name in ('cosine', 'gain in rate')
     ],
   }
-  papers = 5 * ['2206.04463'] + 2 * ['2206.04472']
+
+
+def judge(config, of, within, early):
+  """Returns the claims of both papers."""
+  start, *later = early
+  risen = [
+    row['accuracy'].value - start['accuracy'].value > RISE for row in later
+  ]
+  before = later[: np.argmax([*risen, True])][-1:]  # The last such step.
+  found = conditions(config, of, within, before)
+  why = why_not_tested(of)
+  drawn = why or ('' if within.left.low > 0 else 'images alone explain')
+  sudden = why or ('' if before else 'accuracy rises with the first step')
   trouble = {'explained': drawn, 'explained, strong': drawn}
   trouble['before accuracy'] = sudden
+  papers = 5 * ['2206.04463'] + 2 * ['2206.04472']
   return [
     claims.Claim(paper, name, said, tuple(found[name]), trouble.get(name, why))
     for paper, (name, said) in zip(papers, STATEMENTS.items(), strict=True)
@@ -645,13 +583,10 @@ def judge(config, of, within, early):
 
 def why_not_tested(of):
   """Why rates say nothing of the claims, or ''."""
-  first, chance = of.names[0], of.networks['chance'][0]
+  first, guess = of.names[0], of.networks['chance'][0]
   right = of.networks['accuracy'][of.at(first)].mean()
-  if right < (1 + chance) / 2:
-    return (
-      f'{first} classifies {right:.0%} of test images correctly, less than '
-      f'half way from a guess ({chance:.0%}) to all'
-    )
+  if why := claims.why_untrained(right, guess, whose=f'{first} networks'):
+    return why
   for name in of.names[:-1]:
     if of.itself(name) < LEAST_SUCCESS:
       return f'examples of {name} fool {of.itself(name):.0%} of their sources'
@@ -676,82 +611,77 @@ def answer(config, of, within):
 # --- Tables ----------------------------------------------------------------
 
 
-def table(title, columns, rows):
-  made = [tables.Column(name, '', said, spec) for name, said, spec in columns]
-  return tables.Table(title, made, rows)
-
-
 def rate_table(of):
   """Who fools whom how often; below, what should fool nobody."""
   first, targets = of.names[0], of.names[:-1]
-  rows = [(name, 'own', name) for name in of.names]
-  rows += [(f'{first}, {kind}', kind, first) for kind in KINDS[1:]]
-  return table(
+  sources = [(name, 'own', name) for name in of.names]
+  sources += [(f'{first}, {kind}', kind, first) for kind in KINDS[1:]]
+  columns = [('examples', 'of; last, steps of other images, and noise')]
+  rows = [
+    [text, *(of.rate(kind, source, target) for target in targets)]
+    for text, kind, source in sources
+  ]
+  return tables.table(
     'Share of images at which examples (rows) fool other networks (columns)',
-    [
-      ('examples', 'of; last, steps of other images, and noise', ''),
-      *((target, '', '.0%') for target in targets),
-    ],
-    [
-      [text, *(of.rate(kind, source, target) for target in targets)]
-      for text, kind, source in rows
-    ],
+    columns + [(target, '') for target in targets],
+    rows,
+    spec='.0%',
   )
 
 
 def explained_table(within, pooled):
   """Shares of the variance of rates, by what explains them."""
   both = within, pooled
-  return table(
+  rows = [
+    ['concordance and cosine', *(v.alone['common'] for v in both)],
+    ['accuracies', *(v.alone['accuracy'] for v in both)],
+    ['concordance and cosine, added', *(v.added['common'] for v in both)],
+    ['what is not the draw of images', *(v.left for v in both)],
+  ]
+  columns = [
+    ('explained by', ''),
+    ('within strata', 'means of populations are known'),
+    ('all pairs', 'mostly the differences between populations'),
+  ]
+  title = (
     'Share of the variance of rates (logits) that is explained at networks '
-    'not fitted to',
-    [
-      ('explained by', '', ''),
-      ('within strata', 'means of populations are known', 'z.2f'),
-      ('all pairs', 'mostly the differences between populations', 'z.2f'),
-    ],
-    [
-      ['concordance and cosine', *(v.alone['common'] for v in both)],
-      ['accuracies', *(v.alone['accuracy'] for v in both)],
-      ['concordance and cosine, added', *(v.added['common'] for v in both)],
-      ['what is not the draw of images', *(v.left for v in both)],
-    ],
+    'not fitted to'
   )
+  return tables.table(title, columns, rows, spec='z.2f')
 
 
 def network_table(of):
   """What networks of one population have in common."""
-  right = lambda name: of.networks['accuracy'][of.at(name)]
-  return table(
-    'Networks of one population; of those on parts, two without common images',
-    [
-      ('population', '', ''),
-      ('accuracy', 'on test images', '.1%'),
-      ('concordance', 'correlation of where segments are crossed', 'z.2f'),
-      ('cosine', 'of adversarial directions', 'z.2f'),
-    ],
-    [
-      [
-        name,
-        statistics.proportion(right(name), unit='networks'),
-        of.mean(of.concordance, name, name),
-        of.mean(of.networks['cosine'], name, name),
-      ]
-      for name in of.names
-    ],
+  rows = []
+  for name in of.names:
+    right = of.networks['accuracy'][of.at(name)]
+    common = (
+      of.mean(v, name, name) for v in (of.concordance, of.networks['cosine'])
+    )
+    right = statistics.proportion(right, unit='networks')
+    rows.append([name, right, *common])
+  columns = [
+    ('population', ''),
+    ('accuracy', 'on test images', '', '.1%'),
+    ('concordance', 'correlation of where segments are crossed'),
+    ('cosine', 'of adversarial directions'),
+  ]
+  title = (
+    'Networks of one population; of those on parts, two without common images'
   )
+  return tables.table(title, columns, rows, spec='z.2f')
 
 
 def early_table(early):
   """Networks in their first steps."""
   columns = [
-    ('step', '', ''),
-    ('accuracy', 'on test images', '.1%'),
-    ('cosine', 'of adversarial directions', 'z.2f'),
-    ('rate', 'images at which examples fool finished networks', '.1%'),
+    ('step', ''),
+    ('accuracy', 'on test images', '', '.1%'),
+    ('cosine', 'of adversarial directions', '', 'z.2f'),
+    ('rate', 'images at which examples fool finished networks', '', '.1%'),
   ]
   rows = [[row[name] for name, *_ in columns] for row in early]
-  return table('First steps of training', columns, rows)
+  return tables.table('First steps of training', columns, rows)
 
 
 EXPERIMENT = runner.Experiment(

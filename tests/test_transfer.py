@@ -135,7 +135,7 @@ def test_hits_are_images_that_targets_lose(finished, inputs):
     population = [*NAMES, RANDOM].index(name)
     size = np.float32(radius[population if name != RANDOM else 0])
     logits_fn = lambda x, k=kernel, b=bias: x.ravel() @ k + b
-    step = functools.partial(transfer.step_image, logits_fn)
+    step = functools.partial(halfway.step_and_noise, logits_fn)
     moved, noisy = jax.vmap(step, in_axes=(0, 0, 0, None))(
       xs, labels, np.arange(60), size
     )
@@ -167,7 +167,7 @@ def test_steps_at_two_linear_classes_reach_the_corner():
   w = rng.normal(size=12).astype(np.float32)
   logits_fn = lambda x: jnp.stack([jnp.sum(w * x.ravel()), 0.0])
   x = rng.uniform(size=(2, 3, 2)).astype(np.float32)
-  step = functools.partial(transfer.step_image, logits_fn, x, 0, 3)
+  step = functools.partial(halfway.step_and_noise, logits_fn, x, 0, 3)
   moved, noisy = step(0.2)
   corner = np.clip(x.ravel() - 0.2 * np.sign(w), 0, 1)
   np.testing.assert_allclose(moved.ravel(), corner, atol=1e-6)

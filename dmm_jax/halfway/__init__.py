@@ -18,6 +18,9 @@ from dmm_jax.halfway.influence import influence
 from dmm_jax.halfway.influence import meeting_ratio
 from dmm_jax.halfway.segments import nearest_opposite
 from dmm_jax.halfway.segments import opposite_pairs
+from dmm_jax.halfway.transferred import count_hits
+from dmm_jax.halfway.transferred import matched_radius
+from dmm_jax.halfway.transferred import step_and_noise
 
 __all__ = (
   'Crossings',
@@ -25,13 +28,16 @@ __all__ = (
   'accumulate',
   'concordance',
   'cosines',
+  'count_hits',
   'crossings',
   'explained',
   'influence',
   'loss_direction',
+  'matched_radius',
   'meeting_ratio',
   'nearest_opposite',
   'opposite_pairs',
   'pair_errors',
   'pair_ratio',
+  'step_and_noise',
 )

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmm_jax import data
+from dmm_jax import parallel
 from dmm_jax.train import config as config_lib
 from dmm_jax.train import loop
 
@@ -196,6 +197,30 @@ def logits(forward: loop.Forward, network: tuple, x: jax.Array) -> jax.Array:
   """Returns the logits of a network, `(params, stats)`, of one input."""
   params, stats = network
   return forward(params, stats, x, None, False)[0][0]
+
+
+def of_each(
+  fn: Callable, forward: loop.Forward, variables: tuple, columns: tuple
+) -> Any:
+  """Returns `fn(logits_fn, *example)` of each network and example.
+
+  Args:
+    fn: `fn(logits_fn, *example)` -> pytree of arrays.
+    forward: as of `train.flax_forward`.
+    variables: `(params, stats)` of m networks, stacked.
+    columns: of n examples, arrays `[n, ...]`.
+
+  Returns:
+    The pytree of `fn` with numpy leaves `[m, n, ...]`.
+  """
+
+  def each(*row):
+    *example, stacked = row
+    of = lambda v: fn(functools.partial(logits, forward, v), *example)
+    return jax.lax.map(of, stacked)
+
+  found = parallel.map_examples(each, columns, shared=(variables,))
+  return jax.tree.map(lambda v: v.swapaxes(0, 1), found)
 
 
 def unraveler(module: nn.Module, x: np.ndarray) -> Callable:

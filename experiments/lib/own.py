@@ -21,6 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmm_jax import data
+from dmm_jax import train
+from dmm_jax.train import populations
 from experiments.lib import flags
 
 HELP = (
@@ -35,8 +37,23 @@ DATA_HELP = (
   'Your own examples: an .npz file with xs [n, ...] and labels [n], and '
   'train_xs and train_labels where something is trained. Empty: --dataset.'
 )
+GIVEN = 'given'  # The architecture, or population, of a user's networks.
 LIBRARIES = 'torch', 'flax', 'keras'  # Of modules that are no logits_fn.
 PAIRS = {'test': ('xs', 'labels'), 'train': ('train_xs', 'train_labels')}
+
+
+def beside_models() -> Any:
+  """Returns the field `network`, of as many as --num_networks."""
+  text = (
+    'As many as --num_networks: they stand beside --models, and were trained '
+    'on the same images. Empty: none.'
+  )
+  return flags.flag('', SEVERAL_HELP + text)
+
+
+def architectures(config: Any) -> list[str]:
+  """Returns the --models of a config, and `GIVEN` where it has a --network."""
+  return [*config.models, *([GIVEN] if config.network else [])]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -94,6 +111,28 @@ class Several:
       for one in self.networks
     ]
     return jax.lax.switch(variables['params'], calls, x), {}
+
+
+def population(
+  module: Any, xs: np.ndarray, labels: np.ndarray, num: int, step: int
+) -> populations.Population:
+  """Returns a user's networks as if they had been trained here to the end.
+
+  Args:
+    module: as of `several`.
+    xs, labels: what they were trained on.
+    num: how many networks.
+    step: the only one.
+  """
+  return populations.Population(
+    train.flax_forward(module),
+    populations.Examples(
+      np.tile(labels, (num, 1)), np.tile(np.arange(len(xs)), (num, 1))
+    ),
+    np.array([step]),
+    np.arange(num, dtype=np.int32)[None, :, None],
+    populations.unraveler(module, xs[0]),
+  )
 
 
 def several(
