@@ -7,60 +7,37 @@ shallow bulges put each example on its side (dimpling).
   python -m experiments.clinging_dimpling
   python -m experiments.clinging_dimpling --preset=quick --film --surface
   python -m experiments.clinging_dimpling --preset=mnist --data_dir=DIR
-  python -m experiments.clinging_dimpling --preset=cifar --data_dir=DIR
 
 The first takes 2 minutes on 2 CPU cores, as mnist does, --preset=quick 1 and
 cifar 5. A run that was killed goes on where it was.
 
 Dense networks are trained by Adam at a constant rate. At log-spaced steps the
 l2 distance to the boundary of the class that a network predicts is measured, at
-images that each network draws for itself:
+training and test images that each network draws for itself, and at points that
+are no data (`draw_images`): what the boundary does there too, it does not do
+because of the image manifold. The gap is a network's median distance; intervals
+are over networks, of mean logarithms of the gap over the same network's at step
+0. The law is the gap of infinitely wide random networks at the same images. The
+least gap is read where the mean over the other networks is least; phases are
+three straight pieces over log10(1 + step) (`curves`).
 
-  train     training images
-  test      test images
-  permuted  the same training images, the pixels of each in a random order
-  noise     Gaussian noise, each as long as one of the training images
-  box       uniformly random pixels in [0, 1]
+  clings           refuted by a least gap above the start, at training or test
+                   images
+  to data          refuted by a gap that falls farther at a kind of non-data
+  before accuracy  refuted if less of the fall comes before training accuracy
+                   begins to rise than after it
+  two phases       refuted by a gap whose first piece rises, or whose last falls
+                   more steeply
+  shallow dimples  refuted by a last gap above the start, as for `clings`
+  retreat (ours)   refuted by a last gap below the start there, or by one that
+                   has risen more at a kind of non-data
 
-The last three are no data: what the boundary does there too, it does not do
-because of the image manifold. The gap is a network's median distance. Intervals
-are over networks, of mean logarithms of the gap over the same network's gap at
-step 0. Settings beside the main one: shuffled labels, all weights at the start
-times --init_scales, other widths. The law is the gap of infinitely wide random
-networks at the same images, in the geometric mean.
-
-The least gap of one network is below its start by chance. Here the gap is read
-where the mean over the other networks is least: without a trend its mean ratio
-to the start is 1. Phases are three straight, connected pieces, fitted by least
-squares to a curve over log10(1 + step); where the first two pieces of the
-training accuracy meet, it begins to rise.
-
-Claims on each setting, and what would refute them:
-
-  clings           the least gap is below the start at training and test images;
-                   refuted by one above it
-  to data          it falls farther at training images than at each kind of
-                   non-data; refuted if it falls farther at one of these
-  before accuracy  more of the fall comes before training accuracy begins to
-                   rise than after it; refuted if less does, as where the
-                   boundary comes near because examples are fitted
-  two phases       the first piece of the gap at training images falls, and the
-                   last falls less or rises; refuted by a first piece that
-                   rises, or a last that falls more steeply
-  shallow dimples  the last gap is below the start at training and test images;
-                   refuted by one above it
-  retreat (ours)   the last gap is above the start at training and test images,
-                   and more so at training images than at each kind of non-data;
-                   refuted by one that is not
-
-None is tested where more than 5 % of the searches failed; `before accuracy`,
-`shallow dimples` and `retreat` not where training accuracy rose by less than
-half of what it could.
+None is tested where more than 5 % of the searches failed; `OF_ACCURACY` not
+where training accuracy rose by less than half of what it could.
 """
 
 import dataclasses
 import functools
-import itertools
 import operator
 from typing import NamedTuple
 
@@ -70,6 +47,7 @@ import numpy as np
 import optax
 
 from dmm_jax import boundary
+from dmm_jax import curves
 from dmm_jax import data
 from dmm_jax import manifold
 from dmm_jax import models
@@ -80,6 +58,7 @@ from dmm_jax import records
 from dmm_jax import statistics
 from dmm_jax import synthetic
 from dmm_jax import train
+from experiments import networks
 from experiments.figures import clinging_dimpling as figures
 from experiments.lib import claims
 from experiments.lib import flags
@@ -98,7 +77,6 @@ KINDS = {
 }
 # Claims that need networks that have learnt their labels.
 OF_ACCURACY = ('before accuracy', 'shallow dimples', 'retreat')
-NOTHING = statistics.Estimate(np.nan, np.nan, np.nan, 0, 'networks')
 COURSE = 'Along training'  # Title of the table that figures are drawn from.
 MOST_FAILED = 0.05  # Share of the searches, where a claim is tested.
 NUM_SCORED = 1000  # Images of each split, at most, that accuracies are of.
@@ -117,13 +95,11 @@ class Config:
     20, 'Images of each kind that a network is measured at.', least=1
   )
   widths: tuple[int, ...] = flags.flag(
-    (100, 250),
-    'Units of both hidden layers; the first is the main one.',
-    least=1,
+    (100, 250), 'Units of both layers; the first is the main one.', least=1
   )
   init_scales: tuple[float, ...] = flags.flag(
     (1.0, 0.3, 3.0),
-    'Factors of all weights at the start; the first is the main one.',
+    'Factors of weights; the first is the main one.',
     least=1e-3,
   )
   shuffled: bool = flags.flag(True, 'Train on shuffled labels too.')
@@ -131,9 +107,7 @@ class Config:
   train_batch: int = flags.flag(
     8, 'Networks trained, measured and saved together.', least=1
   )
-  steps: int = flags.flag(
-    2500, 'Training steps, rounded up to whole epochs.', least=1
-  )
+  steps: int = flags.flag(2500, 'Steps, rounded up to epochs.', least=1)
   steps_per_decade: int = flags.flag(
     5, 'Measurements for each factor of 10 in steps.', least=1, most=20
   )
@@ -142,13 +116,10 @@ class Config:
   method: str = flags.method('fast')
   max_gradients: int = flags.max_gradients(200)
   film: bool = flags.flag(
-    False,
-    'Film the boundary of one network around five points of a line (GIF).',
+    False, 'Film the boundary around five points of a line (GIF).'
   )
   surface: bool = flags.flag(
-    False,
-    'Draw the boundary of one network around a chessboard in 10 dimensions, as '
-    'a surface that can be turned (HTML).',
+    False, 'Draw it around a chessboard in 10 dimensions, to be turned (HTML).'
   )
 
 
@@ -275,7 +246,11 @@ def measure(config, inputs):
 
 
 def draw_images(config, inputs, number):
-  """Returns the images of a network, kind after kind `[5 n, ...]`."""
+  """Returns the images of a network, kind after kind `[5 n, ...]`.
+
+  Those that are no data: the training images with the pixels of each in a
+  random order, Gaussian noise as long as they are, uniformly random pixels.
+  """
   rng = np.random.default_rng((config.seed, number))
   take = lambda xs: xs[rng.choice(len(xs), config.num_images, replace=False)]
   xs, test_xs = take(inputs.xs), take(inputs.test_xs)
@@ -343,30 +318,33 @@ def follow(config, inputs, setting, numbers):
   module = models.MLP(2 * (setting.width,), int(inputs.labels.max()) + 1)
   images = [draw_images(config, inputs, number) for number in numbers]
   targets = [targets_of(config, inputs, setting, n) for n in numbers]
-  scored = [labels[:NUM_SCORED] for labels in targets]
-  test = len(numbers) * [inputs.test_labels[:NUM_SCORED]]
+  known, test = slice(NUM_SCORED), (inputs.test_xs, inputs.test_labels)
+  score = lambda own, xs, labels: np.float32(
+    np.mean(networks.predictions(module, own, xs[known]) == labels[known])
+  )
   rows = []
   for step, params in trained(
     config, module, setting.init_scale, numbers, inputs.xs, np.stack(targets)
   ):
-    right = accuracies(module, params, inputs.xs[:NUM_SCORED], scored)
-    tested = accuracies(module, params, inputs.test_xs[:NUM_SCORED], test)
     for i, number in enumerate(numbers):
       own, num = jax.tree.map(operator.itemgetter(i), params), len(images[i])
       far = parallel.map_examples(
         search(config, module), (images[i],), shared=(own,), batch_size=num
       )
-      each = num // len(KINDS)
+      each, variables = num // len(KINDS), {'params': own}
+      same = {
+        'setting': setting.name,
+        'network': np.int32(number),
+        'step': np.int32(step),
+        'train_accuracy': score(variables, inputs.xs, targets[i]),
+        'test_accuracy': score(variables, *test),
+      }
       rows.append(
-        {
-          'setting': np.full(num, setting.name),
-          'network': np.full(num, number, np.int32),
-          'step': np.full(num, step, np.int32),
+        {name: np.full(num, value) for name, value in same.items()}
+        | {
           'kind': np.repeat(np.array([*KINDS], 'U8'), each),
           'image': np.tile(np.arange(each, dtype=np.int32), len(KINDS)),
           'distance': far,
-          'train_accuracy': np.full(num, right[i], np.float32),
-          'test_accuracy': np.full(num, tested[i], np.float32),
         }
       )
   return records.concatenate(rows)
@@ -395,25 +373,10 @@ def distance(x, params, *, module, method, max_gradients):
   ).distance
 
 
-def accuracies(module, params, xs, labels):
-  """The accuracy of each of several networks, on labels of its own."""
-  predict = programs.bind(classes, module=module)
-  found = parallel.map_examples(predict, (xs,), shared=(params,))
-  return [np.mean(found[:, i] == own) for i, own in enumerate(labels)]
-
-
-def classes(x, params, *, module):
-  """The classes `[m]` that several networks predict."""
-  one = lambda own: jnp.argmax(module.apply({'params': own}, x)[0])
-  return jax.vmap(one)(params)
-
-
 def law(config, inputs):
   """The gap of infinitely wide random networks at the images of each network.
 
-  Logits are Gaussian processes, one for each class. To first order the distance
-  is the lead of the largest over sqrt(2) of their standard deviation, times
-  ||x|| / sqrt(n): `nngp.distance_scale` of dense ReLU networks without biases.
+  In the geometric mean.
   """
   kernel_fn = jax.jit(nngp.fully_connected(2)[2], static_argnames='get')
   num_classes = int(inputs.labels.max()) + 1
@@ -422,18 +385,12 @@ def law(config, inputs):
     rng = np.random.default_rng((config.seed, number, 1))
     images = draw_images(config, inputs, number)
     for kind, xs in zip(KINDS, np.split(images, len(KINDS)), strict=True):
-      flat = xs.reshape(len(xs), -1)
-      kernel = np.asarray(kernel_fn(flat, flat, get='nngp'), float)
-      sigma = np.sqrt(np.diag(kernel))
-      values, vectors = np.linalg.eigh(kernel / sigma[:, None] / sigma)
-      root = np.sqrt(np.maximum(values, 0))[:, None] * vectors.T
-      logits = rng.standard_normal((num_classes, NUM_DRAWN, len(xs))) @ root
-      second, first = np.partition(logits, (-2, -1), axis=0)[-2:]
-      scale = np.linalg.norm(flat, axis=1) / np.sqrt(flat.shape[1])
-      gaps = np.median((first - second) / np.sqrt(2) * scale, axis=1)
-      rows.append((number, kind, np.exp(np.mean(np.log(gaps)))))
-  columns = map(np.array, zip(*rows, strict=True))
-  return dict(zip(('network', 'kind', 'law'), columns, strict=True))
+      gaps = nngp.median_distances(
+        rng, kernel_fn, xs, num_classes, num_draws=NUM_DRAWN
+      )
+      law = np.exp(np.mean(np.log(gaps)))
+      rows.append({'network': number, 'kind': kind, 'law': law})
+  return records.stack(rows)
 
 
 def film(config, toy):
@@ -463,10 +420,10 @@ def film(config, toy):
     far = parallel.map_examples(
       search(config, module), (sample.xs,), shared=own
     )
-    margin = margin.reshape(grid.shape[:-1])
-    rows.append((step, np.median(far), margin, axis, points, sample.labels))
-  names = 'step gap margin axis points labels'.split()
-  return dict(zip(names, map(np.array, zip(*rows, strict=True)), strict=True))
+    row = {'step': step, 'gap': np.median(far), 'axis': axis, 'points': points}
+    row |= {'margin': margin.reshape(grid.shape[:-1]), 'labels': sample.labels}
+    rows.append(row)
+  return records.stack(rows)
 
 
 def class_margin(x, params, *, module):
@@ -485,8 +442,7 @@ class Case(NamedTuple):
     steps: `[T]`.
     gaps: by kind, log of the gap over that at step 0, `[m, T]`.
     beside: by kind, log of the gap over the law's, `[m, T]`.
-    right: training accuracies `[m, T]`.
-    tested: test accuracies `[m, T]`.
+    right, tested: accuracies on training and test images `[m, T]`.
     failed: share of the searches.
   """
 
@@ -512,19 +468,18 @@ def analyze(config, tables):
   if len(cases) > 1:
     shown.append(contrast_table(cases))
   shown.append(course_table(cases[0]))
-  every = [*itertools.chain(*judged)]
-  return runner.Report(answer(config, cases[0], judged[0]), every, shown)
+  said = answer(config, cases[0], judged[0])
+  every = [claim for of in judged for claim in of]
+  return runner.Report(said, every, shown)
 
 
 def make_case(tables, name):
   rows = records.select(tables['results'], setting=name)
-  steps, networks = np.unique(rows['step']), np.unique(rows['network'])
+  steps, numbers = np.unique(rows['step']), np.unique(rows['network'])
   order = np.lexsort([rows[k] for k in ('image', 'kind', 'step', 'network')])
-  grid = lambda column: rows[column][order].reshape(
-    len(networks), len(steps), len(KINDS), -1
-  )
-  far = grid('distance')
-  gaps, beside = {}, {}
+  shape = len(numbers), len(steps), len(KINDS), -1
+  grid = lambda column: rows[column][order].reshape(shape)
+  far, gaps, beside = grid('distance'), {}, {}
   with np.errstate(divide='ignore'):
     logs = np.log(np.median(far, axis=-1))
     logs = np.where(np.isfinite(logs), logs, np.nan)
@@ -533,16 +488,11 @@ def make_case(tables, name):
       of = np.log(found['law'][np.argsort(found['network'])])
       gaps[kind] = logs[:, :, place] - logs[:, :1, place]
       beside[kind] = logs[:, :, place] - of[:, None]
-  first = lambda column: grid(column)[:, :, 0, 0]
-  return Case(
-    name,
-    steps,
-    gaps,
-    beside,
-    first('train_accuracy'),
-    first('test_accuracy'),
-    float(np.mean(~np.isfinite(far))),
+  right, tested = (
+    grid(f'{split}_accuracy')[:, :, 0, 0] for split in ('train', 'test')
   )
+  failed = float(np.mean(~np.isfinite(far)))
+  return Case(name, steps, gaps, beside, right, tested, failed)
 
 
 def mean(values):
@@ -551,82 +501,15 @@ def mean(values):
 
 def ratio(logs):
   """The geometric mean over networks, with Student's interval of the logs."""
-  found = mean(logs)
-  value, low, high = np.exp(found[:3]).tolist()
-  return found._replace(value=value, low=low, high=high)
-
-
-def others_mean(curves):
-  """For each network the mean curve of all others `[m, T]`."""
-  with np.errstate(invalid='ignore'):  # Of one network there is none.
-    return (curves.sum(0) - curves) / (len(curves) - 1)
-
-
-def closest(curves):
-  """Where the others' mean curve is least after the start, and the value there.
-
-  Returns:
-    Places `[m]` and the networks' own values at them `[m]`.
-  """
-  place = 1 + np.argmin(others_mean(curves)[:, 1:], axis=1)
-  return place, curves[np.arange(len(curves)), place]
-
-
-@functools.cache
-def three_pieces(x: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
-  """Returns all pairs of bends `[c, 2]`, and orthonormal bases `[c, T, 4]`.
-
-  A basis spans the curves of three straight, connected pieces over `x` whose
-  bends are at these places.
-  """
-  pairs = itertools.combinations(range(1, len(x) - 1), 2)
-  bends = np.array(list(pairs), int).reshape(-1, 2)
-  return bends, np.linalg.qr(pieces(np.array(x), bends))[0]
-
-
-def pieces(x, bends):
-  """Columns that span three pieces with bends at places `[..., 2]`."""
-  over = np.maximum(0, x[:, None] - x[bends][..., None, :])
-  plain = np.stack([np.ones(len(x)), x], axis=1)
-  plain = np.broadcast_to(plain, (*over.shape[:-1], 2))
-  return np.concatenate([plain, over], axis=-1)
-
-
-def find_bends(x, curves):
-  """Places `[m, 2]` of the bends of the best three pieces of each curve."""
-  bends, bases = three_pieces(tuple(x))
-  # The basis that explains most leaves the least squares.
-  kept = np.einsum('ctb,mt->mcb', bases, np.nan_to_num(curves))
-  return bends[np.argmax(np.sum(kept**2, axis=-1), axis=1)]
-
-
-def first_slopes(x, curves):
-  """Slope of each curve's first piece, and by how much the last is larger.
-
-  The bends are those of the others' mean curve: chosen on the curve itself,
-  noise would look like a bend.
-  """
-  bends = find_bends(x, others_mean(curves))
-  found = [
-    np.linalg.lstsq(pieces(x, of), curve)[0]
-    for of, curve in zip(bends, curves, strict=True)
-  ]
-  _, slope, first, second = np.array(found).T
-  return slope, first + second
-
-
-def ahead(x, curves, right):
-  """By how much the fall before accuracy rises exceeds that after it `[m]`."""
-  place, low = closest(curves)
-  onset = np.minimum(find_bends(x, right)[:, 0], place)
-  return low - 2 * curves[np.arange(len(curves)), onset]
+  return statistics.transform(mean(logs), np.exp)
 
 
 def judge(case):
   """The claims on one setting."""
-  gaps, low, end = case.gaps, {}, {}
-  for kind in KINDS:
-    low[kind], end[kind] = closest(gaps[kind])[1], gaps[kind][:, -1]
+  gaps = case.gaps
+  slope, change, more = np.zeros((3, 0))  # NaN, where nothing is tested.
+  low = {kind: curves.least(gaps[kind]) for kind in KINDS}
+  end = {kind: gaps[kind][:, -1] for kind in KINDS}
   below, above = claims.below, claims.above
   at_data = lambda of, check, what: [
     check(f'{what} gap over start at {KINDS[k]}', ratio(of[k]), 1.0)
@@ -638,50 +521,45 @@ def judge(case):
     if k not in DATA
   ]
   trouble, unfit = why_not_tested(case)
-  slope, change, more = 3 * [NOTHING]
   if not trouble:
-    slope, change = map(mean, first_slopes(case.x, gaps['train']))
-    more = mean(ahead(case.x, gaps['train'], case.right))
+    slope, change = curves.slopes(case.x, gaps['train'])
+    more = curves.fall_ahead(case.x, gaps['train'], case.right)
   made = {
     'clings': (
       'First the boundary gets close to the image manifold',
-      at_data(low, below, 'least'),
+      *at_data(low, below, 'least'),
     ),
     'to data': (
       'It is the image manifold that the boundary gets close to',
-      versus(low, below),
+      *versus(low, below),
     ),
     'before accuracy': (
       'The boundary gets close before it puts examples on their sides',
-      [
-        *at_data(low, below, 'least')[:1],
-        above('fall before accuracy rises, less the fall after', more, 0.0),
-      ],
+      at_data(low, below, 'least')[0],
+      above('fall before accuracy rises, less the fall after', mean(more), 0.0),
     ),
     'two phases': (
       'Training has two phases: the boundary comes close, then something else',
-      [
-        below('slope of the first piece', slope, 0.0),
-        above('slope of the last piece less that', change, 0.0),
-      ],
+      below('slope of the first piece', mean(slope), 0.0),
+      above('slope of the last piece less that', mean(change), 0.0),
     ),
     'shallow dimples': (
       'While it puts examples on their sides the boundary stays close',
-      at_data(end, below, 'last'),
+      *at_data(end, below, 'last'),
     ),
     'retreat': (
       'In the end the boundary has moved away from data, and from data farther '
       'than from non-data (ours)',
-      [*at_data(end, above, 'last'), *versus(end, above)],
+      *at_data(end, above, 'last'),
+      *versus(end, above),
     ),
   }
   judged = []
-  for name, (statement, conditions) in made.items():
+  for name, (said, *conditions) in made.items():
     why = unfit if name in OF_ACCURACY else trouble
-    statement, conditions = f'{statement} ({case.name}).', tuple(conditions)
-    name = f'{case.name}: {name}'
-    found = claims.Claim(PAPER, name, statement, () if why else conditions, why)
-    judged.append(found)
+    name, said = f'{case.name}: {name}', f'{said} ({case.name}).'
+    kept = () if why else tuple(conditions)
+    judged.append(claims.Claim(PAPER, name, said, kept, why))
   return judged
 
 
@@ -706,10 +584,6 @@ def why_not_tested(case):
 # --- Tables ----------------------------------------------------------------
 
 
-def column(name, meaning='', unit='', spec='.2f'):
-  return tables_lib.Column(name, unit, meaning, spec)
-
-
 def gap_table(cases):
   rows = []
   for case in cases:
@@ -717,22 +591,21 @@ def gap_table(cases):
       gaps, beside = case.gaps[kind], case.beside[kind]
       step = int(case.steps[1 + np.argmin(gaps.mean(0)[1:])])
       ends = ratio(gaps[:, -1]), ratio(beside[:, -1])
-      least = ratio(closest(gaps)[1])
+      least = ratio(curves.least(gaps))
       rows.append([case.name, text, ratio(beside[:, 0]), least, step, *ends])
-  return tables_lib.Table(
+  return tables_lib.table(
     'The gap: median distance of a network from the boundary',
     [
-      column('setting'),
-      column('at'),
-      column(
-        'start/law', 'gap at step 0 over that of infinitely wide networks'
-      ),
-      column('least/start', 'least gap over that at step 0'),
-      column('step', 'where the mean over networks is least'),
-      column('last/start', 'last gap over that at step 0'),
-      column('last/law', 'last gap over that of infinitely wide networks'),
+      ('setting', ''),
+      ('at', ''),
+      ('start/law', 'gap at step 0 over that of infinitely wide networks'),
+      ('least/start', 'least gap over that at step 0'),
+      ('step', 'where the mean over networks is least'),
+      ('last/start', 'last gap over that at step 0'),
+      ('last/law', 'last gap over that of infinitely wide networks'),
     ],
     rows,
+    spec='.2f',
   )
 
 
@@ -741,28 +614,27 @@ def phase_table(cases):
   for case in cases:
     gaps, x, found = case.gaps['train'], case.x, 5 * [None]
     if not why_not_tested(case)[0]:
-      bends = [find_bends(x, v)[:, 0] for v in (gaps, case.right)]
+      bends = [curves.bends(x, v)[:, 0] for v in (gaps, case.right)]
       found = [ratio(np.log1p(case.steps[of])) for of in bends]
-      found += [mean(v) for v in first_slopes(x, gaps)]
-      found.append(mean(ahead(x, gaps, case.right)))
+      more = curves.fall_ahead(x, gaps, case.right)
+      found += map(mean, (*curves.slopes(x, gaps), more))
     ends = mean(case.right[:, -1]), mean(case.tested[:, -1])
     rows.append([case.name, *found, *ends])
   logs = 'logarithm of the gap'
-  return tables_lib.Table(
+  return tables_lib.table(
     'Phases at training images: three straight pieces over log10(1 + step)',
     [
-      column('setting'),
-      column('gap bends', 'end of the first piece', '1 + steps', '.3g'),
-      column('accuracy rises', 'likewise, of accuracy', '1 + steps', '.3g'),
-      column('slope', 'of the first piece', f'{logs} per decade'),
-      column(
-        'change', 'slope of the last piece less that', f'{logs} per decade'
-      ),
-      column('ahead', 'fall before accuracy rises, less that after', logs),
-      column('train', 'training accuracy at the end', '', '.1%'),
-      column('test', 'test accuracy at the end', '', '.1%'),
+      ('setting', ''),
+      ('gap bends', 'end of the first piece', '1 + steps', '.3g'),
+      ('accuracy rises', 'likewise, of accuracy', '1 + steps', '.3g'),
+      ('slope', 'of the first piece', f'{logs} per decade'),
+      ('change', 'slope of the last piece less that', f'{logs} per decade'),
+      ('ahead', 'fall before accuracy rises, less that after', logs),
+      ('train', 'training accuracy at the end', '', '.1%'),
+      ('test', 'test accuracy at the end', '', '.1%'),
     ],
     rows,
+    spec='.2f',
   )
 
 
@@ -772,8 +644,8 @@ def verdict_table(cases, judged):
     [case.name, *(claim.verdict for claim in of)]
     for case, of in zip(cases, judged, strict=True)
   ]
-  header = [column('setting'), *map(column, names)]
-  return tables_lib.Table('Verdicts by setting', header, rows)
+  header = [(name, '') for name in ('setting', *names)]
+  return tables_lib.table('Verdicts by setting', header, rows)
 
 
 def contrast_table(cases):
@@ -782,20 +654,19 @@ def contrast_table(cases):
     row = [case.name]
     for kind in DATA:
       own, plain = case.gaps[kind], main.gaps[kind]
-      row.append(ratio(closest(own)[1] - closest(plain)[1]))
+      row.append(ratio(curves.least(own) - curves.least(plain)))
       row.append(ratio(own[:, -1] - plain[:, -1]))
     rows.append(row)
-  return tables_lib.Table(
+  header = [
+    (f'{what}, {kind}', f'{what} gap at {KINDS[kind]}')
+    for kind in DATA
+    for what in ('least', 'last')
+  ]
+  return tables_lib.table(
     f'What settings change: gap over start, over that of {main.name}',
-    [
-      column('setting'),
-      *(
-        column(f'{what}, {kind}', f'{what} gap at {KINDS[kind]}')
-        for kind in DATA
-        for what in ('least', 'last')
-      ),
-    ],
+    [('setting', ''), *header],
     rows,
+    spec='.2f',
   )
 
 
@@ -810,28 +681,25 @@ def course_table(case):
     ]
     for place, step in enumerate(case.steps)
   ]
-  return tables_lib.Table(
+  return tables_lib.table(
     f'{COURSE}: gap over that of infinitely wide networks, {case.name}',
     [
-      column('step', 'training steps taken'),
-      *(column(kind, f'at {text}') for kind, text in KINDS.items()),
-      column('train accuracy', 'on training images', '', '.1%'),
-      column('test accuracy', 'on test images', '', '.1%'),
+      ('step', 'training steps taken'),
+      *((kind, f'at {text}') for kind, text in KINDS.items()),
+      ('train accuracy', 'on training images', '', '.1%'),
+      ('test accuracy', 'on test images', '', '.1%'),
     ],
     rows,
+    spec='.2f',
   )
 
 
 def answer(config, case, judged):
   """One sentence, with the verdicts on the main setting."""
-  gaps = case.gaps
-  least, last = (
-    [tables_lib.cell(ratio(v), '.2f') for v in found]
-    for found in (
-      [closest(gaps[k])[1] for k in ('train', 'permuted')],
-      [gaps[k][:, -1] for k in ('train', 'permuted')],
-    )
-  )
+  of = [case.gaps[kind] for kind in ('train', 'permuted')]
+  cell = lambda logs: tables_lib.cell(ratio(logs), '.2f')
+  least = [cell(curves.least(gaps)) for gaps in of]
+  last = [cell(gaps[:, -1]) for gaps in of]
   words = {}
   for claim in judged:
     words.setdefault(claim.verdict, []).append(claim.name.split(': ')[1])
@@ -840,7 +708,7 @@ def answer(config, case, judged):
     f'{least[0]} of what it is before training ({least[1]} where their pixels '
     f'are permuted), and ends at {last[0]} of it ({last[1]}), in '
     f'{len(case.right)} networks on {config.dataset}, {case.name}; '
-    + '; '.join(f'{word}: {", ".join(of)}' for word, of in words.items())
+    + '; '.join(f'{word}: {", ".join(names)}' for word, names in words.items())
     + '.'
   )
 

@@ -14,6 +14,7 @@ LAYERS = (
     'norms',
     'margins',
     'records',
+    'curves',
     'statistics',
     'data',
     'pooled_kernel',

@@ -33,6 +33,7 @@ from dmm_jax.nngp.law import distance_scale
 from dmm_jax.nngp.law import distance_slope
 from dmm_jax.nngp.law import flip_bound
 from dmm_jax.nngp.law import scale_of_gradient
+from dmm_jax.nngp.medians import median_distances
 from dmm_jax.nngp.regression import Regression
 from dmm_jax.nngp.regression import fit_regression
 from dmm_jax.nngp.regression import kernel_matrix
@@ -55,6 +56,7 @@ __all__ = (
   'gradient_variance',
   'kernel_matrix',
   'lenet',
+  'median_distances',
   'output_variance',
   'posterior_mean',
   'ray_draws',
