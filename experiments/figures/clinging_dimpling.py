@@ -142,18 +142,8 @@ def all_settings(report):
   for ax, what in zip(axes[0], ('least', 'last'), strict=True):
     for place, (kind, text) in enumerate(KINDS.items()):
       found = [row[f'{what}/start'] for row in rows[place :: len(KINDS)]]
-      value, low, high = np.array([v[:3] for v in found]).T
-      look = {k: LOOKS[kind][k] for k in ('color', 'marker')}
-      ax.errorbar(
-        value,
-        np.arange(len(names)) + 0.15 * (place - 2),
-        xerr=np.nan_to_num(np.abs(np.array([low, high]) - value)),
-        linestyle='none',
-        capsize=2,
-        ms=4.5,
-        label=text,
-        **look,
-      )
+      at = np.arange(len(names)) + 0.15 * (place - 2)
+      canvas.estimates(ax, at, found, LOOKS[kind], text, across=True)
     ax.axvline(1, color='black', lw=1)
     canvas.log_values(ax, 'x')
     ax.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))

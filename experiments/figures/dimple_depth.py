@@ -24,20 +24,9 @@ def draw(report, tables):
 
 def series(ax, rows, number, label, shift=0.0):
   """Estimates, one row below the other, with their intervals."""
+  places = np.arange(len(rows)) + shift
   look = canvas.STYLES[number]
-  value, low, high = np.array([row[:3] for row in rows], float).T
-  ends = np.nan_to_num(np.abs([low, high] - value), posinf=0)
-  ax.errorbar(
-    value,
-    np.arange(len(rows)) + shift,
-    xerr=ends,
-    color=look['color'],
-    marker=look['marker'],
-    linestyle='none',
-    capsize=2.5,
-    markersize=5,
-    label=label,
-  )
+  canvas.estimates(ax, places, rows, look, label, across=True)
 
 
 def name_rows(ax, kinds):

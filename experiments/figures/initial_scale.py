@@ -35,7 +35,8 @@ def distances_figure(report, rows, theirs):
     )
     factors = np.array([row['factor'] for row in at])
     for side, (label, look) in SIDES.items():
-      bars(ax, factors, [row[side] for row in at], look, label)
+      found = [row[side] for row in at]
+      canvas.estimates(ax, factors, found, look, label, line=True)
     large = factors >= np.median(factors)
     last = at[-1]['off'].value
     ax.plot(
@@ -86,8 +87,8 @@ def ratios_figure(theirs):
     places = [cases.index((row['data'], row['factor'])) for row in at]
     found = [row['ratio'] for row in at]
     inside += sum(0.9 <= v.low and v.high <= 1.1 for v in found)
-    shift = 0.18 * (number - 1)
-    bars(ax, np.array(places) + shift, found, look, label, line=False)
+    shifted = np.array(places) + 0.18 * (number - 1)
+    canvas.estimates(ax, shifted, found, look, label)
   several = len({name for name, _ in cases}) > 1
   ax.set_xticks(
     range(len(cases)),
@@ -105,21 +106,3 @@ def ratios_figure(theirs):
     '10 %, the tolerance that was stated in advance.'
   )
   return figure, caption
-
-
-def bars(ax, places, found, look, label, line=True):
-  """Draws estimates with their intervals; no end, no bar."""
-  value, low, high = np.array([v[:3] for v in found], float).T
-  gaps = np.nan_to_num(np.abs(np.array([low, high]) - value), posinf=0.0)
-  ax.errorbar(
-    places,
-    value,
-    gaps,
-    color=look['color'],
-    marker=look['marker'],
-    linestyle=look['linestyle'] if line else '',
-    ms=5,
-    lw=1,
-    capsize=3,
-    label=label,
-  )

@@ -34,22 +34,10 @@ def draw(report, tables):
   return figures
 
 
-def dots(ax, found, look, label, shift):
+def dots(ax, shift, found, look, label):
   """Estimates with their intervals, one below the other."""
-  value, low, high = np.array([e[:3] for e in found], float).T
-  with np.errstate(invalid='ignore'):
-    ends = np.abs(np.array([low, high]) - value)
-  ax.errorbar(
-    value,
-    np.arange(len(value)) + shift,
-    xerr=np.where(np.isfinite(ends), ends, 0),
-    color=look['color'],
-    marker=look['marker'],
-    linestyle='none',
-    capsize=3,
-    ms=5,
-    label=label,
-  )
+  places = np.arange(len(found)) + shift
+  canvas.estimates(ax, places, found, look, label, across=True)
 
 
 def names_at(ax, names, labelled=True):
@@ -95,10 +83,10 @@ def shares(results, parts, contrasts, report):
       ms=7,
       label=None if place else EACH[paired],
     )
-  dots(left, [row['share'] for row in parts], DIRECTION,
-       'by direction, 95 % interval', -0.08)  # fmt: skip
   by_distance = [odds(row['A by distance'], k, d) for row in parts]
-  dots(left, by_distance, DISTANCE, 'by distance, 95 % interval', 0.16)
+  dots(left, -0.08, [row['share'] for row in parts], DIRECTION,
+       'by direction, 95 % interval')  # fmt: skip
+  dots(left, 0.16, by_distance, DISTANCE, 'by distance, 95 % interval')
   left.axvline(k / d, color='black', lw=1, ls='--',
                label='k / d: a random subspace')  # fmt: skip
   left.axvline(0.5, color='black', lw=1, ls=':',
@@ -109,7 +97,7 @@ def shares(results, parts, contrasts, report):
     ('by direction', DIRECTION, 0.92),
     ('by distance', DISTANCE, 1.16),
   ):
-    dots(right, [row[name] for row in contrasts], look, None, shift)
+    dots(right, shift, [row[name] for row in contrasts], look, None)
   right.axvline(1, color='black', lw=1, ls='--')
   canvas.log_values(right, 'x')
   right.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
@@ -161,8 +149,8 @@ def curved(results, rows):
       ms=8,
       label='each pair of networks' if place == 0 else None,
     )
-  dots(ax, [row['over free'] for row in rows], DIRECTION,
-       'mean, 95 % interval', 0.0)  # fmt: skip
+  dots(ax, 0.0, [row['over free'] for row in rows], DIRECTION,
+       'mean, 95 % interval')  # fmt: skip
   ax.axvline(manifold.random_ratio(k, d), color='black', lw=1, ls='--',
              label='random subspace, flat boundary')  # fmt: skip
   ax.axvline(1, color='black', lw=1, ls=':', label='without restriction')

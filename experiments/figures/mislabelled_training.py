@@ -45,7 +45,10 @@ def arms(report, results, rows, guess):
       label=None if place else 'one source network',
     )
   found = [row['accuracy'] for row in shown]
-  bars(ax, found, range(len(found)), LOOKS['random'], 'mean, 95 %', 'x')
+  places = range(len(found))
+  canvas.estimates(
+    ax, places, found, LOOKS['random'], 'mean, 95 %', across=True
+  )
   ax.set(
     xlim=(-0.02, 1.02),
     ylim=(len(shown) - 0.4, -0.6),
@@ -71,7 +74,8 @@ def radii(results, rows, guess):
     at = [row for row in rows if row['arm'] == arm]
     at.sort(key=lambda row: row['radius'])
     places = [row['radius'] for row in at]
-    bars(ax, [r['accuracy'] for r in at], places, LOOKS[arm], label, 'y')
+    found = [row['accuracy'] for row in at]
+    canvas.estimates(ax, places, found, LOOKS[arm], label, line=True)
   ax.axhline(guess, color='0.35', linestyle='--', label='a guess')
   ax.set(
     ylim=(-0.02, 1.02),
@@ -92,20 +96,3 @@ def radii(results, rows, guess):
     'intervals.'
   )
   return figure, caption
-
-
-def bars(ax, found, places, look, label, axis):
-  """Draws estimates with their intervals along an axis; no end, no bar."""
-  value, low, high = np.array([v[:3] for v in found], float).T
-  gaps = np.nan_to_num(np.abs(np.array([low, high]) - value), posinf=0.0)
-  given = (value, places) if axis == 'x' else (places, value)
-  ax.errorbar(
-    *given,
-    **{f'{axis}err': gaps},
-    color=look['color'],
-    marker=look['marker'],
-    linestyle='' if axis == 'x' else look['linestyle'],
-    ms=5,
-    capsize=3,
-    label=label,
-  )
