@@ -15,44 +15,24 @@ The first takes 3 minutes of one core, mnist and cifar 20, --preset=quick 1. A
 run that was killed goes on where it was.
 
 On the segment between two samples of different class, t* is the part of the
-way where the lead of the first one's class over the second one's first changes
-its sign, if both ends are on their own sides. A network's deviation is the
-median of |t* - 1/2| over segments; those without t* count as 1/2. The mean of
-t* is 1/2 by the symmetry of the draw, and says nothing. The concordance of two
-networks is the correlation of their t* over the segments that both cross.
+way where the difference of their classes' logits first changes its sign, if
+both ends are on their own sides. A network's deviation is the median of
+|t* - 1/2| over segments; those without t* count as 1/2. The mean of t* is 1/2
+by the symmetry of the draw, and says nothing. The concordance of two networks
+is the correlation of their t* over the segments that both cross.
 
 Networks of the first of --models are trained on right labels, on random labels
-that each two networks share, and on disjoint halves, drawn anew for each two;
-those of the other --models on right labels. Networks of --network are held
-against them as one more architecture. The unit is the pair of networks,
-2i and 2i + 1 of each kind, for which segments are drawn anew: Student's t, for
-correlations on Fisher's scale.
+that each two networks share, and on disjoint halves, drawn anew for each two.
+The unit is the pair of networks, 2i and 2i + 1 of each kind, for which segments
+are drawn anew: Student's t, for correlations on Fisher's scale.
 
-Claims, and what would refute each:
-
-  R1, weak       between training samples, networks deviate less than with
-                 random labels, and less than when 90 % of the segments first
-                 had a t*: refuted by a deviation above either
-  R1, middle     most boundaries lie within 0.1 of the middle: refuted by a
-                 deviation above 0.1
-  R1, nearest    so they do between nearest samples of different class, where
-                 a boundary is decided: refuted by more than between all
-  R1, neighbour  the boundary is that of the nearest sample: refuted where a
-                 network, at random places of the segments, gives the class of
-                 the nearer end less often than that of another network
-  R3, weak       networks of two architectures cross segments between test
-                 images at one place: refuted by no more concordance than of
-                 right and random labels of the same images, between these
-  R3, strong     refuted by a concordance below 0.7
-  R4, weak       so do networks on disjoint halves: refuted likewise
-  R4, labels     refuted by less concordance than of networks that saw the same
-                 images with the same random labels, between these images
-  R4, strong     refuted by a concordance below 0.7
-
-No claim is tested with networks that classify test images less than half way
-from a guess to all correctly, and none is held against random labels of which
-less than 0.9 were learned. 0.1 and 0.7 came from digits, which are no test of
-them.
+The null of deviations is that of random labels, and of the same networks when
+90 % of the segments first had a t*; of the nearest samples', that of all; of
+the nearer end's class, another network's; of concordance, that of right and
+random labels of the same images, and of the same random labels. Nothing is
+tested with networks that classify test images less than half way from a guess
+to all correctly, nor held against random labels of which less than 0.9 were
+learned. 0.1 and 0.7 came from digits, which are no test of them.
 """
 
 import dataclasses
@@ -80,10 +60,8 @@ from experiments.lib import tables
 
 BAND, CONCORDANT = 0.1, 0.7
 CROSSED = 0.9  # Share of the segments with t*, from which on it is compared.
-LEARNED = 0.9  # Share of random labels, where they are a null.
 KINDS = ('train', 'near', 'test')  # Of segments.
 RIGHT, HALVES, RANDOM = 'right labels', 'halves', 'random labels'
-GIVEN = 'given'  # The architecture of the user's networks.
 SAME, OTHER = 'the same random labels', 'right and random labels'
 PAIRS = 'pairs of networks'
 SMALL = {'cnn': dict(channels=(16, 32), strides=(2, 2), pools=0, widths=())}
@@ -103,16 +81,12 @@ class Config:
     'Architectures; the first one also has halves and random labels.',
     choices=('mlp', 'cnn', 'linear', 'deep_linear'),
   )
-  network: str = flags.flag(
-    '',
-    own.SEVERAL_HELP + 'As many as --num_networks: they stand beside --models, '
-    'and were trained on the same images. Empty: none.',
-  )
+  network: str = own.beside_models()
   data: str = flags.flag('', own.DATA_HELP)
   num_networks: int = flags.flag(
     12, 'Number of networks of each kind; even.', least=4
   )
-  num_steps: int = flags.flag(2000, 'Steps of training.', least=10)
+  num_steps: int = flags.num_steps(2000, least=10)
   optimizer: str = flags.flag(
     'momentum',
     'SGD with momentum 0.9, or Adam, which learns random labels sooner.',
@@ -194,22 +168,17 @@ def load(config):
     num_classes=config.num_classes,
   )
   if config.network:
-    sets[GIVEN] = own.several(
-      config.network, *sets['test'], config.num_networks
-    )
+    num = config.num_networks
+    sets[own.GIVEN] = own.several(config.network, *sets['test'], num)
   return sets
 
 
 # --- Measuring -------------------------------------------------------------
 
 
-def architectures(config):
-  return [*config.models, *([GIVEN] if config.network else [])]
-
-
 def kinds_of(config):
   """Returns what networks share, by `(architecture, what they learn)`."""
-  first, *others = architectures(config)
+  first, *others = own.architectures(config)
   condition = populations.Condition
   return {
     (first, RIGHT): populations.PLAIN,
@@ -259,8 +228,9 @@ def fit(config, inputs, kind, key):
   """Returns the networks of a kind: trained, or the user's."""
   xs, labels = inputs['train']
   model, trained_on = kind
-  if model == GIVEN:
-    return given(config, inputs)
+  if model == own.GIVEN:
+    num, last = config.num_networks, config.num_steps
+    return own.population(inputs[own.GIVEN], xs, labels, num, last)
   module = models.CLASSIFIERS[model](
     num_classes=int(labels.max()) + 1, **SMALL.get(model, {})
   )
@@ -284,30 +254,18 @@ def fit(config, inputs, kind, key):
   )
 
 
-def given(config, inputs):
-  """The user's networks, as if they had been trained here to the end."""
-  (xs, labels), module = inputs['train'], inputs[GIVEN]
-  num = config.num_networks
-  return populations.Population(
-    train.flax_forward(module),
-    (np.tile(labels, (num, 1)), np.tile(np.arange(len(xs)), (num, 1))),
-    np.array([config.num_steps]),
-    np.arange(num, dtype=np.int32)[None, :, None],
-    populations.unraveler(module, xs[0]),
-  )
-
-
 def measure_kind(config, inputs, segments, kind, key):
   """Rows of the networks of a kind; of two kinds also along training."""
   model, trained_on = kind
   found = fit(config, inputs, kind, key)
-  rows = [
-    {'model': model, 'trained_on': trained_on}
-    | measure_network(inputs, segments, found, network, step)
-    for step in found.steps.tolist()
-    for network in range(config.num_networks)
-  ]
-  return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+  return records.stack(
+    [
+      {'model': model, 'trained_on': trained_on}
+      | measure_network(inputs, segments, found, network, step)
+      for step in found.steps.tolist()
+      for network in range(config.num_networks)
+    ]
+  )
 
 
 def measure_network(inputs, segments, found, network, step):
@@ -320,8 +278,9 @@ def measure_network(inputs, segments, found, network, step):
   ends = np.concatenate([xs[rows[:num]], images[rows[num:]]])
   labels = np.concatenate([given[rows[:num]], truth[rows[num:]]])
   variables = found.network(network, step)
+  of_train = kind == 'train'
   # Along training those of train alone.
-  some = np.flatnonzero((kind == 'train') | (step == found.steps[-1]))
+  some = np.flatnonzero(of_train | (step == found.steps[-1]))
   fraction, between = np.full(len(kind), np.nan), np.full(len(kind), -1)
   fraction[some], between[some] = parallel.map_examples(
     programs.bind(measure_segment, forward=found.forward),
@@ -329,12 +288,10 @@ def measure_network(inputs, segments, found, network, step):
     shared=variables,
     batch_size=100,
   )
-  accuracy = functools.partial(
-    train.accuracy, found.forward, train.State(*variables, None)
-  )
+  state = train.State(*variables, None)
+  accuracy = functools.partial(train.accuracy, found.forward, state)
   far = np.nan_to_num(np.abs(fraction - 0.5), nan=0.5).astype(float)
   nearer = np.where(place < 0.5, labels[:, 0], labels[:, 1])
-  of_train = kind == 'train'
   return {
     'network': network,
     'step': step,
@@ -380,13 +337,11 @@ def analyze(config, found):
 def first_crossings(config, results):
   """Deviations of networks when most segments had t*, or at the end `[m]`."""
   rows = records.select(results, model=config.models[0], trained_on=RIGHT)
-  crossed, deviation = (  # Step by step, as they were measured.
-    rows[name].reshape(-1, config.num_networks)
-    for name in ('crossed', 'deviation')
-  )
-  enough = crossed >= CROSSED
+  rows = records.by_unit(rows, unit='step')
+  enough = rows['crossed'] >= CROSSED
   enough[-1] = True
-  return deviation[enough.argmax(0), np.arange(config.num_networks)]
+  networks = np.arange(config.num_networks)
+  return rows['deviation'][enough.argmax(0), networks]
 
 
 def in_pairs(values):
@@ -401,7 +356,7 @@ def estimate(values):
 
 def concordances(config, of_segments, kinds):
   """Returns `(segments, estimate)` by what is held against each other."""
-  first, *others = architectures(config)
+  first, *others = own.architectures(config)
 
   def between(kind, a, b):
     """Of successive networks `a` and `b`, which share their segments."""
@@ -413,17 +368,15 @@ def concordances(config, of_segments, kinds):
     if len(each) == config.num_networks:
       each = in_pairs(np.array(each))
     found = statistics.t_mean(np.arctanh(each), unit=PAIRS)
-    value, low, high = np.tanh(found[:3]).tolist()
-    return kind, found._replace(value=value, low=low, high=high)
+    return kind, statistics.transform(found, np.tanh)
 
   of = {name: rows['fraction'] for name, rows in kinds.items()}
   right, random, halves = (of[first, v] for v in (RIGHT, RANDOM, HALVES))
-  return {
-    f'{first} and {first}': between('test', right[::2], right[1::2]),
-    **{
-      f'{first} and {model}': between('test', right, of[model, RIGHT])
-      for model in others
-    },
+  found = {f'{first} and {first}': between('test', right[::2], right[1::2])}
+  for model in others:
+    name = f'{first} and {model}'
+    found[name] = between('test', right, of[model, RIGHT])
+  return found | {
     HALVES: between('test', halves[::2], halves[1::2]),
     SAME: between('train', random[::2], random[1::2]),
     OTHER: between('train', right, random),
@@ -453,36 +406,34 @@ STATEMENTS = {
 
 def judge(config, of_segments, kinds, between, early):
   """The claims of the module's docstring."""
-  first, *others = architectures(config)
+  above, below = claims.above, claims.below
+  first, *others = own.architectures(config)
   right, random = kinds[first, RIGHT], kinds[first, RANDOM]
-  deviation = estimate(right['deviation'])
-  chance = estimate(right['deviation'] - random['deviation'])
-  late = estimate(right['deviation'] - early)
-  nearest = estimate(right['near'] - right['deviation'])
+  near, deviation = right['near'], right['deviation']
+  chance = estimate(deviation - random['deviation'])
   a, b = (right['between'][i::2, of_segments == 'train'] for i in (0, 1))
   agree = np.mean(a == b, axis=1)
   nearer = statistics.t_mean(in_pairs(right['nearer']) - agree, unit=PAIRS)
   value = {name: found for name, (_, found) in between.items()}
   meet = lambda null: [
-    claims.above(f'concordance with {v}', value[f'{first} and {v}'], null)
+    above(f'concordance with {v}', value[f'{first} and {v}'], null)
     for v in others
   ]
-  halves = lambda null: [claims.above('concordance', value[HALVES], null)]
-  trouble = why_not_tested(kinds, (first, RIGHT))
-  no_null = trouble or why_no_null(random)
-  apart = trouble or why_not_tested(kinds, *((v, RIGHT) for v in others))
-  half = trouble or why_not_tested(kinds, (first, HALVES))
+  halves = lambda null: [above('concordance', value[HALVES], null)]
+  poor = why_not_tested(kinds, (first, RIGHT))
+  no_null = poor or claims.why_no_null(random['fitted'].mean())
+  apart = poor or why_not_tested(kinds, *((v, RIGHT) for v in others))
+  half = poor or why_not_tested(kinds, (first, HALVES))
+  weak = [
+    below('deviation less that of random labels,', chance, 0),
+    below('deviation, late less early,', estimate(deviation - early), 0),
+  ]
+  nearest = below('deviation, nearest less all,', estimate(near - deviation), 0)
   found = [
-    (
-      [
-        claims.below('deviation less that of random labels,', chance, 0.0),
-        claims.below('deviation, late less early,', late, 0.0),
-      ],
-      no_null,
-    ),
-    ([claims.below('deviation', deviation, BAND)], trouble),
-    ([claims.below('deviation, nearest less all,', nearest, 0.0)], trouble),
-    ([claims.above('nearer end less network', nearer, 0.0)], trouble),
+    (weak, no_null),
+    ([below('deviation', estimate(deviation), BAND)], poor),
+    ([nearest], poor),
+    ([above('nearer end less network', nearer, 0)], poor),
     (meet(value[OTHER]), apart or no_null),
     (meet(CONCORDANT), apart),
     (halves(value[OTHER]), half or no_null),
@@ -497,22 +448,13 @@ def judge(config, of_segments, kinds, between, early):
 
 def why_not_tested(kinds, *names):
   """Why networks say nothing of the claims, or ''."""
-  for name in names:
-    right, guess = (kinds[name][v].mean() for v in ('accuracy', 'guess'))
-    if right < (1 + guess) / 2:
-      return (
-        f'{" on ".join(name)}: {right:.0%} of test images correct, less than '
-        f'half way from a guess ({guess:.0%}) to all'
-      )
-  return ''
-
-
-def why_no_null(random):
-  """Why random labels are no null, or ''."""
-  learned = random['fitted'].mean()
-  if learned < LEARNED:
-    return f'{learned:.0%} of the random labels were learned, not {LEARNED:.0%}'
-  return ''
+  reasons = []
+  for model, trained_on in names:
+    rows = kinds[model, trained_on]
+    right, guess = (rows[v].mean() for v in ('accuracy', 'guess'))
+    whose = f'{model} networks on {trained_on}'
+    reasons.append(claims.why_untrained(right, guess, whose=whose))
+  return next(filter(None, reasons), '')
 
 
 def answer(config, kinds, between, judged):
@@ -520,7 +462,6 @@ def answer(config, kinds, between, judged):
   first = config.models[0]
   deviation = estimate(kinds[first, RIGHT]['deviation'])
   random = kinds[first, RANDOM]['deviation'].mean()
-  held = sum(claim.verdict == claims.SUPPORTED for claim in judged)
   return (
     f'Boundaries of {first} networks cross {tables.cell(deviation, ".3f")} of '
     'the way from the middle between two training samples of '
@@ -528,53 +469,40 @@ def answer(config, kinds, between, judged):
     'labels; between test images, networks on disjoint halves cross at places '
     'that are correlated '
     f'by {tables.cell(between[HALVES][1], ".2f")} ({config.num_networks} '
-    f'networks of each kind); {held} of {len(judged)} claims are supported.'
+    f'networks of each kind); {claims.tally(judged)}.'
   )
 
 
 def crossing_table(config, kinds, early):
   """One row a kind of networks, and one when most segments had t*."""
-  rows = [
-    [
-      *name,
-      None if name[1] == RANDOM else float(rows['accuracy'].mean()),
-      float(rows['fitted'].mean()),
-      estimate(rows['deviation']),
-      estimate(rows['near']),
-      float(rows['nearer'].mean()),
-    ]
-    for name, rows in kinds.items()
-  ]
+  rows = []
+  for name, of in kinds.items():
+    right = None if name[1] == RANDOM else of['accuracy'].mean()
+    far = estimate(of['deviation']), estimate(of['near'])
+    rows.append([*name, right, of['fitted'].mean(), *far, of['nearer'].mean()])
   start = [config.models[0], 'right, at first', None, None, estimate(early)]
   rows.insert(1, [*start, None, None])
-  column = tables.Column
-  return tables.Table(
-    'Where boundaries cross',
-    [
-      column('model', '', ''),
-      column('trained on', '', f'at first: when {CROSSED:.0%} had t*'),
-      column('correct', '', 'share of test images', '.1%'),
-      column('fitted', '', 'share of its training labels', '.1%'),
-      column('deviation', '', 'median |t* - 1/2| of train segments', '.3f'),
-      column('nearest', '', 'the same between nearest samples', '.3f'),
-      column('nearer', '', 'places with the class of the nearer end', '.1%'),
-    ],
-    rows,
-  )
+  columns = [
+    ('model', ''),
+    ('trained on', f'at first: when {CROSSED:.0%} had t*'),
+    ('correct', 'share of test images', '', '.1%'),
+    ('fitted', 'share of its training labels', '', '.1%'),
+    ('deviation', 'median |t* - 1/2| of train segments', '', '.3f'),
+    ('nearest', 'the same between nearest samples', '', '.3f'),
+    ('nearer', 'places with the class of the nearer end', '', '.1%'),
+  ]
+  return tables.table('Where boundaries cross', columns, rows)
 
 
 def concordance_table(between):
   """One row a pair of kinds."""
-  column = tables.Column
-  return tables.Table(
-    'Do networks cross at one place?',
-    [
-      column('networks', '', ''),
-      column('segments', '', 'between images of this set'),
-      column('concordance', '', 'correlation of t*', '.3f'),
-    ],
-    [[name, *found] for name, found in between.items()],
-  )
+  columns = [
+    ('networks', ''),
+    ('segments', 'between images of this set'),
+    ('concordance', 'correlation of t*', '', '.3f'),
+  ]
+  rows = [[name, *found] for name, found in between.items()]
+  return tables.table('Do networks cross at one place?', columns, rows)
 
 
 EXPERIMENT = runner.Experiment(

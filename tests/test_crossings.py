@@ -386,9 +386,21 @@ def test_each_claim_can_be_refuted(changes, refuted):
 @pytest.mark.parametrize(
   'changes, names, why',
   [
-    (of_kind('accuracy', KINDS[0], 0.5), ALL, 'mlp on right labels: 50% .*10%'),
-    (of_kind('accuracy', KINDS[3], 0.5), ALL[4:6], 'cnn on right labels: 50%'),
-    (of_kind('accuracy', KINDS[2], 0.5), ALL[6:], 'mlp on halves: 50% of test'),
+    (
+      of_kind('accuracy', KINDS[0], 0.5),
+      ALL,
+      'mlp networks on right labels classify 50% .*10%',
+    ),
+    (
+      of_kind('accuracy', KINDS[3], 0.5),
+      ALL[4:6],
+      'cnn networks on right labels classify 50%',
+    ),
+    (
+      of_kind('accuracy', KINDS[2], 0.5),
+      ALL[6:],
+      'mlp networks on halves classify 50% of',
+    ),
     (
       dict(fitted=0.8),
       (ALL[0], ALL[4], ALL[6], ALL[7]),
