@@ -259,7 +259,7 @@ def test_a_vae_is_trained(tmp_path):
   'given, message',
   [
     (dict(widths='a,b'), 'not numbers such as'),
-    (dict(channels='3'), '--channels: --model=mlp has no such thing'),
+    (dict(channels='3'), "--channels: --model=mlp has no attribute 'channels'"),
     (dict(model='unet'), '--model=unet is unknown'),
     (dict(trades=2.0), '--trades=2.0 needs a --radius'),
     (dict(dataset='nothing_like_it'), 'nothing_like_it'),
