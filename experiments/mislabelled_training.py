@@ -8,7 +8,6 @@ passes between the displaced image and the original.
 
   python -m experiments.mislabelled_training
   python -m experiments.mislabelled_training --preset=mnist --data_dir=DIR
-  python -m experiments.mislabelled_training --preset=cifar --data_dir=DIR
 
 The first takes 1 minute on 2 CPU cores, --preset=quick less, mnist 4 minutes;
 cifar trains convolutional networks, for a GPU. A run that was killed goes on
@@ -16,42 +15,20 @@ where it was.
 
 A source network is trained. Every training image is moved towards a wrong class
 by projected gradient ascent, in l2 within --radii. New networks are trained on
-nothing but these images with the wrong labels, and tested on clean images with
-the right ones. `ARMS` lists what else they are trained on. All take the same
-number of steps: where there are fewer examples, these are repeated.
+nothing but these images with the wrong labels, for the same number of steps
+whatever the `ARMS`, and tested on clean images with the right ones. The unit is
+the source, which all that is random is drawn anew for; of it each arm has the
+mean over its new networks.
 
-Everything random is drawn anew for each source: its weights and order, the
-wrong labels, the steps' starts, the new networks' weights and order. The unit
-of all intervals and comparisons is the source, of which each arm has the mean
-over its --num_seeds new networks: Student's t, for accuracies on the logit
-scale. Images, for training and for tests, are the same for all.
-
-Claims, about the largest of --radii, and what would refute each:
-
-  most test images     an accuracy of at most 1/2
-  better than a guess  an accuracy of at most the share of the commonest class;
-                       for random targets also one not above that after random
-                       steps of the same length, with the same labels: `noise`.
-                       Next targets have no `noise`: without a step they teach
-                       that each image is of a wrong class, less than a guess
-  more than mistakes alone
-                       mistakes of the source early in its training, with the
-                       labels that it gave then and without any step, teach as
-                       much (Wallace, https://doi.org/10.23915/distill.00019.6)
-  a step adds to mistakes
-                       the same images with the same labels teach as much
-                       without a step towards these labels
-  off the manifold     steps that are kept orthogonal to the first --k principal
-                       directions teach no more than a guess, or than noise
-  off more than on     steps within these directions teach as much
-  off more than on, beyond a random subspace
-                       steps orthogonal to and within as many random directions
-                       differ as much: then it is their number alone
+Claims are about the largest of --radii. What refutes one is an accuracy that is
+no more than a guess, than after random steps of the same length (`noise`), than
+after `mistakes` of the source early in its training without any step (Wallace,
+https://doi.org/10.23915/distill.00019.6), or than after steps within the
+manifold, that is --k principal directions, or a random subspace.
 
 No claim is tested where networks that are trained on clean images do not get
-half way from a guess to no errors, or less than half of the steps that it is
-about reach their target. --radii and --brief_steps were chosen on digits and
-mnist.
+half way from a guess to no errors, or less than half of its steps reach their
+target. --radii and --brief_steps were chosen on digits and mnist.
 """
 
 import dataclasses
@@ -61,10 +38,7 @@ from typing import Any
 from typing import NamedTuple
 
 import jax
-from jax import flatten_util
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 from dmm_jax import manifold
 from dmm_jax import parallel
@@ -73,6 +47,7 @@ from dmm_jax import records
 from dmm_jax import statistics
 from dmm_jax import train
 from dmm_jax.train import adversarial
+from dmm_jax.train import targeted
 from experiments import networks
 from experiments.figures import mislabelled_training as figures
 from experiments.lib import claims
@@ -97,6 +72,21 @@ ARMS = {
   'mistakes': 'mistakes alone',
   'mistakes_moved': 'the same mistakes, moved to their labels',
 }
+STATEMENTS = {
+  'most test images': 'A network that was adversarially trained with '
+  'incorrectly labeled images might still correctly classify most test images.',
+  'better than a guess': 'Training on adversarial examples with wrong labels '
+  'alone teaches the right ones (the weak form, ours).',
+  'more than mistakes alone': 'Adversarial steps with wrong labels teach more '
+  'than mistakes of a network without any step (ours, after Wallace 2019).',
+  'a step adds to mistakes': 'Mistakes teach more where their images are moved '
+  'to their labels (ours).',
+  'off the manifold': 'Adversarial steps off the manifold teach: they '
+  'overshoot a dimple.',
+  'off more than on': 'Steps off the manifold teach more than steps on it.',
+  'off more than on, beyond a random subspace': 'They do so by more than for '
+  'as many random directions (ours).',
+}
 WITHOUT_STEP = ('clean', 'unmoved', 'mistakes')
 AT_EVERY_RADIUS = ('random', 'noise')
 
@@ -112,27 +102,17 @@ class Config:
   model: str = flags.flag(
     'mlp', 'Architecture of all networks.', choices=('mlp', 'cnn')
   )
-  epochs: int = flags.flag(
-    30, 'Passes of each network over its images.', least=1
-  )
+  epochs: int = flags.flag(30, 'Passes of each network.', least=1)
   learning_rate: float = flags.flag(
-    1e-3, 'Learning rate of Adam at the start; falls to 0.', least=0
+    1e-3, 'Rate of Adam at the start; falls to 0.', least=0
   )
-  num_sources: int = flags.flag(
-    3, 'Number of source networks, each with its own draws.', least=2
-  )
-  num_seeds: int = flags.flag(
-    3, 'New networks for each arm and source network.', least=1
-  )
+  num_sources: int = flags.flag(3, 'Source networks.', least=2)
+  num_seeds: int = flags.flag(3, 'New networks of an arm and source.', least=1)
   radii: tuple[float, ...] = flags.flag(
     (0.5, 1.0, 2.0), 'Longest steps, l2, in pixel values of [0, 1].', least=0
   )
-  attack_steps: int = flags.flag(
-    20, 'Gradients of the search for each step.', least=1
-  )
-  k: int = flags.flag(
-    8, 'Principal directions that stand for the manifold.', least=1
-  )
+  attack_steps: int = flags.flag(20, 'Gradients of each step.', least=1)
+  k: int = flags.flag(8, 'Directions that stand for the manifold.', least=1)
   brief_steps: int = flags.flag(
     8, 'Steps of training after which mistakes are taken.', least=1
   )
@@ -245,20 +225,20 @@ def train_source(config, inputs, source):
     pause_steps=(config.brief_steps,),
     each_epoch=False,
   )
-  rows = []
-  for pause in pauses:
-    flat, _ = flatten_util.ravel_pytree(networks.variables(pause.state))
-    rows.append(
+  labels = inputs.test_set[1]
+  guess = np.bincount(labels).max() / len(labels)
+  return records.stack(
+    [
       {
         'source': source,
         'step': pause.step,
-        'guess': np.bincount(inputs.test_set[1]).max()
-        / len(inputs.test_set[1]),
-        'parameters': np.asarray(flat),
+        'guess': guess,
+        'parameters': networks.flatten(networks.variables(pause.state)),
         **grades(forward, pause.state, inputs, inputs.xs, inputs.labels),
       }
-    )
-  return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+      for pause in pauses
+    ]
+  )
 
 
 def train_new(config, inputs, source, images, labels):
@@ -286,8 +266,9 @@ def train_new(config, inputs, source, images, labels):
     ends = [
       jax.tree.map(operator.itemgetter(i), every) for i in range(len(keys))
     ]
-  rows = [grades(forward, end, inputs, images, labels) for end in ends]
-  return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+  return records.stack(
+    [grades(forward, end, inputs, images, labels) for end in ends]
+  )
 
 
 def grades(forward, state, inputs, images, labels):
@@ -315,26 +296,14 @@ class Source(NamedTuple):
   early: np.ndarray
 
 
-def predictions(inputs, variables, images):
-  """Returns what a network calls images `[n]`."""
-  predict = programs.bind(predict_one, module=inputs.module)
-  found = parallel.map_examples(predict, (images,), shared=(variables,))
-  return found.astype(np.int32)
-
-
-def predict_one(x, variables, *, module):
-  return jnp.argmax(module.apply(variables, x)[0])
-
-
 def wrong_labels(config, inputs, source, goal):
   """Returns a wrong class for each image: the next one, or any `[n]`."""
   shift = 1
   if goal == 'random':
     key = key_of(config, source, 'labels')
     shift = jax.random.randint(key, inputs.labels.shape, 1, inputs.num_classes)
-  return ((inputs.labels + np.asarray(shift)) % inputs.num_classes).astype(
-    np.int32
-  )
+  wrong = (inputs.labels + np.asarray(shift)) % inputs.num_classes
+  return wrong.astype(np.int32)
 
 
 def move(config, inputs, source, rows, labels, radius, side='', basis=None):
@@ -370,37 +339,15 @@ def move_one(
   x, label, row, radius, key, basis, variables, *, module, num_steps, side
 ):
   """Moves one image towards a label: as far as the radius, within [0, 1]."""
-
-  def kept(v):
-    project = {'on': manifold.on, 'off': manifold.off}.get(side)
-    return v if project is None else x + project(v - x, basis)
-
-  def log_probability(v):
-    logits = module.apply(variables, kept(v))[0]
-    return -optax.losses.softmax_cross_entropy_with_integer_labels(
-      logits, label
-    )
-
-  start = jax.random.fold_in(jax.random.wrap_key_data(key), row)
-  ball = adversarial.Adversary(radius, 2, num_steps)
-  moved = adversarial.perturb(start, log_probability, x, ball)
-  return jnp.clip(kept(moved), 0.0, 1.0)
-
-
-def noisy(key, xs, moved):
-  """Returns images moved in random directions, as far as by their steps.
-
-  Noise that would leave [0, 1] has the other sign, so that few pixels are cut.
-  """
-  noise = np.asarray(jax.random.normal(key, xs.shape))
-  factor = lengths(moved - xs) / lengths(noise)
-  noise = noise * factor.reshape(-1, *[1] * (xs.ndim - 1))
-  outside = (xs + noise < 0) | (xs + noise > 1)
-  return np.clip(xs + np.where(outside, -noise, noise), 0.0, 1.0)
-
-
-def lengths(steps):
-  return np.linalg.norm(steps.reshape(len(steps), -1), axis=1)
+  project = {'on': manifold.on, 'off': manifold.off}.get(side)
+  return targeted.move(
+    jax.random.fold_in(jax.random.wrap_key_data(key), row),
+    lambda v: module.apply(variables, v)[0],
+    x,
+    label,
+    adversarial.Adversary(radius, 2, num_steps),
+    project=project and functools.partial(project, basis=basis),
+  )
 
 
 def examples(config, inputs, moved, source, arm, radius):
@@ -440,7 +387,8 @@ def examples(config, inputs, moved, source, arm, radius):
   else:
     images = moved(source.number, goal, radius)
   if arm == 'noise':
-    images = noisy(key_of(config, source.number, 'noise'), xs, images)
+    key = key_of(config, source.number, 'noise')
+    images = targeted.noise_like(key, xs, images)
   return images.astype(np.float32), labels, rows
 
 
@@ -465,15 +413,15 @@ def measure(config, inputs):
 
   sources: two rows a source; results: one row a new network.
   """
-  shape = jax.eval_shape(inputs.module.init, jax.random.key(0), inputs.xs[0])
-  zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shape)
-  _, unravel = flatten_util.ravel_pytree(zeros)
   sources = []
   for number in range(config.num_sources):
     rows = functools.partial(train_source, config, inputs, number)
     unit = runner.Unit(f'source-{number:02d}', rows, 'sources')
-    brief, last = map(unravel, (yield unit).result()['parameters'])
-    early = predictions(inputs, brief, inputs.xs)
+    brief, last = (
+      networks.unflatten(inputs.module, inputs.xs[0], flat)
+      for flat in (yield unit).result()['parameters']
+    )
+    early = networks.predictions(inputs.module, brief, inputs.xs)
     sources.append(Source(number, last, early))
 
   @functools.lru_cache(maxsize=2)  # Several arms share them, of this run alone.
@@ -498,8 +446,8 @@ def measure_arm(config, inputs, moved, source, arm, radius):
   length = reached = np.nan
   if len(rows):  # Else a network without mistakes.
     found = train_new(config, inputs, source.number, images, labels)
-    length = np.mean(lengths(images - inputs.xs[rows]))
-    given = predictions(inputs, source.variables, images)
+    length = np.mean(targeted.lengths(images - inputs.xs[rows]))
+    given = networks.predictions(inputs.module, source.variables, images)
     reached = np.mean(given == labels)
   return {
     'source': np.full(num, source.number, np.int32),
@@ -545,122 +493,80 @@ class Found(NamedTuple):
 
 def analyze(config, found):
   """Accuracies, what they say of the claims, and the source networks."""
-  of = Found(config, found['results'])
-  sources = found['sources']
+  of, sources = Found(config, found['results']), found['sources']
   judged = judge(of, float(sources['guess'][0]))
-  return runner.Report(
-    answer(of, judged), judged, [accuracy_table(of), source_table(of, sources)]
-  )
+  shown = [accuracy_table(of), source_table(sources)]
+  return runner.Report(answer(of, judged), judged, shown)
 
 
 def judge(of, guess):
-  """The claims of the module's docstring."""
-  random = why_not_tested(of, guess, 'random')
-  known = (
-    ''
-    if np.all(of.of('mistakes', 'examples'))
-    else ('a source network made no mistakes early in its training')
-  )
+  """The claims, with what would refute each."""
+  why = {
+    arm: why_not_tested(of, guess, arm)
+    for arm in ('random', 'next', 'off', 'mistakes_moved')
+  }
+  known = ''
+  if not np.all(of.of('mistakes', 'examples')):
+    known = 'a source network made no mistakes early in its training'
 
-  def claim(name, statement, conditions, trouble=random):
-    return claims.Claim(PAPER, name, statement, tuple(conditions), trouble)
+  def claim(name, conditions, trouble, targets=''):
+    said = STATEMENTS[name]
+    return claims.Claim(PAPER, name + targets, said, (*conditions,), trouble)
+
+  def above_zero(what, gap):
+    return claims.above(f'{what}, accuracies,', gap, 0.0)
+
+  def beyond(arm, noise=True):
+    """Conditions that an arm teaches: more than a guess, and than noise."""
+    found = [claims.above('accuracy', of.accuracy(arm), guess)]
+    if noise:
+      found.append(above_zero(f'{arm} less noise', of.gap(arm, 'noise')))
+    return found
 
   judged = []
-  for arm, said in (('random', 'random'), ('next', 'next')):
-    trouble, right = why_not_tested(of, guess, arm), of.accuracy(arm)
+  for arm in ('random', 'next'):
+    targets, most = f', {arm} targets', of.accuracy(arm)
+    # Next targets without a step teach less than a guess: they have no noise.
+    more = beyond(arm, noise=arm != 'next')
     judged += [
-      claim(
-        f'most test images, {said} targets',
-        'A network that was adversarially trained with incorrectly labeled '
-        'images might still correctly classify most test images.',
-        [claims.above('accuracy', right, 0.5)],
-        trouble,
-      ),
-      claim(
-        f'better than a guess, {said} targets',
-        'Training on adversarial examples with wrong labels alone teaches the '
-        'right ones (the weak form, ours).',
-        beyond(of, arm, guess, noise=arm != 'next'),
-        trouble,
-      ),
-    ]
+      claim('most test images', [claims.above('accuracy', most, 0.5)],
+            why[arm], targets),
+      claim('better than a guess', more, why[arm], targets),
+    ]  # fmt: skip
+  alone = above_zero('random less mistakes', of.gap('random', 'mistakes'))
+  moved = above_zero('with less without', of.gap('mistakes_moved', 'mistakes'))
+  sides = above_zero('off less on', of.gap('off', 'on'))
+  null = of.of('off_null') - of.of('on_null')
+  gap = of.of('off') - of.of('on')
+  gap = statistics.paired_difference(gap, null, unit=UNIT)
+  both = above_zero('difference of both', gap)
   return [
     *judged,
-    claim(
-      'more than mistakes alone',
-      'Adversarial steps with wrong labels teach more than mistakes of a '
-      'network without any step (ours, after Wallace 2019).',
-      [above_zero('random less mistakes', of.gap('random', 'mistakes'))],
-      random or known,
-    ),
-    claim(
-      'a step adds to mistakes',
-      'Mistakes teach more where their images are moved to their labels '
-      '(ours).',
-      [above_zero('with less without', of.gap('mistakes_moved', 'mistakes'))],
-      known or why_not_tested(of, guess, 'mistakes_moved'),
-    ),
-    claim(
-      'off the manifold',
-      'Adversarial steps off the manifold teach: they overshoot a dimple.',
-      beyond(of, 'off', guess),
-      why_not_tested(of, guess, 'off'),
-    ),
-    claim(
-      'off more than on',
-      'Steps off the manifold teach more than steps on it.',
-      [above_zero('off less on', of.gap('off', 'on'))],
-      why_not_tested(of, guess, 'off'),
-    ),
-    claim(
-      'off more than on, beyond a random subspace',
-      'They do so by more than for as many random directions (ours).',
-      [above_zero('difference of both', beyond_null(of))],
-      why_not_tested(of, guess, 'off'),
-    ),
+    claim('more than mistakes alone', [alone], why['random'] or known),
+    claim('a step adds to mistakes', [moved], known or why['mistakes_moved']),
+    claim('off the manifold', beyond('off'), why['off']),
+    claim('off more than on', [sides], why['off']),
+    claim('off more than on, beyond a random subspace', [both], why['off']),
   ]
-
-
-def above_zero(what, gap):
-  return claims.above(f'{what}, accuracies,', gap, 0.0)
-
-
-def beyond(of, arm, guess, noise=True):
-  """Conditions that an arm teaches: more than a guess, and than noise."""
-  found = [claims.above('accuracy', of.accuracy(arm), guess)]
-  if noise:
-    found.append(above_zero(f'{arm} less noise', of.gap(arm, 'noise')))
-  return found
-
-
-def beyond_null(of):
-  """By how much off is above on, less the same of a random subspace."""
-  gap = of.of('off') - of.of('on')
-  null = of.of('off_null') - of.of('on_null')
-  return statistics.paired_difference(gap, null, unit=UNIT)
 
 
 def why_not_tested(of, guess, arm):
   """Why an arm says nothing of the claims, or ''."""
   clean, reached = of.of('clean').mean(), of.of(arm, 'reached').mean()
-  if clean < (1 + guess) / 2:
-    return (
-      f'networks trained on clean images classify {clean:.0%} of test images '
-      f'correctly, less than half way from a guess ({guess:.0%}) to all'
-    )
-  if reached < LEAST_REACHED:
-    return (
-      f'{reached:.0%} of the steps up to {max(of.config.radii):g} reach their '
-      f'target: {ARMS[arm]}'
-    )
-  return ''
+  whose = 'networks trained on clean images'
+  untrained = claims.why_untrained(clean, guess, whose=whose)
+  if untrained or reached >= LEAST_REACHED:
+    return untrained
+  return (
+    f'{reached:.0%} of the steps up to {max(of.config.radii):g} reach their '
+    f'target: {ARMS[arm]}'
+  )
 
 
 def answer(of, judged):
   """One sentence."""
   config = of.config
   value = lambda arm: tables.cell(of.accuracy(arm), '.1%')
-  held = sum(claim.verdict == claims.SUPPORTED for claim in judged)
   return (
     f'Networks trained only on {config.dataset} images that were moved to a '
     f'random wrong class, by l2 steps up to {max(config.radii):g}, and given '
@@ -668,7 +574,7 @@ def answer(of, judged):
     f'beside {value("noise")} after random steps of the same length and '
     f'{value("mistakes")} after mistakes of a network without any step '
     f'({config.num_sources} source networks, {config.num_seeds} new ones of '
-    f'each); {held} of {len(judged)} claims are supported.'
+    f'each); {claims.tally(judged)}.'
   )
 
 
@@ -677,57 +583,53 @@ def answer(of, judged):
 
 def accuracy_table(of):
   """One row an arm and radius."""
-  column, rows = tables.Column, []
-  for arm, radius in sorted(arms(of.config), key=lambda v: [*ARMS].index(v[0])):
-    mean = lambda name, arm=arm, radius=radius: float(
-      np.mean(of.of(arm, name, radius))
-    )
+  rows, order = [], [*ARMS]
+  for arm, radius in sorted(arms(of.config), key=lambda v: order.index(v[0])):
+    means = [
+      float(np.mean(of.of(arm, name, radius)))
+      for name in ('examples', 'length', 'reached', 'fitted')
+    ]
     noise = None
     if arm not in (*WITHOUT_STEP, 'noise'):
-      a, b = of.of(arm, radius=radius), of.of('noise', radius=radius)
-      noise = statistics.paired_difference(a, b, unit=UNIT)
-    rows.append(
-      [
-        arm,
-        ARMS[arm],
-        radius or None,
-        *(mean(name) for name in ('examples', 'length', 'reached', 'fitted')),
-        of.accuracy(arm, radius=radius),
-        noise,
-      ]
-    )
-  return tables.Table(
+      noise = of.gap(arm, 'noise', radius=radius)
+    accuracy = of.accuracy(arm, radius=radius)
+    rows.append([arm, ARMS[arm], radius or None, *means, accuracy, noise])
+  return tables.table(
     f'Accuracy on clean test images of {of.config.dataset}, right labels',
     [
-      column('arm', '', ''),
-      column('trained on', '', 'what new networks are'),
-      column('radius', 'pixel values', 'longest step, l2', 'g'),
-      column('images', '', 'different ones', '.0f'),
-      column('length', 'pixel values', 'mean of the steps', '.2f'),
-      column('reached', '', 'share that the source gives their label', '.0%'),
-      column('fitted', '', 'share that the new network does', '.0%'),
-      column('accuracy', '', 'mean over new networks', '.1%'),
-      column('over noise', '', 'accuracy less that of noise', '.1%'),
+      ('arm', ''),
+      ('trained on', 'what new networks are'),
+      ('radius', 'longest step, l2', 'pixel values', 'g'),
+      ('images', 'different ones', '', '.0f'),
+      ('length', 'mean of the steps', 'pixel values', '.2f'),
+      ('reached', 'share that the source gives their label', '', '.0%'),
+      ('fitted', 'share that the new network does', '', '.0%'),
+      ('accuracy', 'mean over new networks', '', '.1%'),
+      ('over noise', 'accuracy less that of noise', '', '.1%'),
     ],
     rows,
   )
 
 
-def source_table(of, sources):
+def source_table(sources):
   """Source networks early in their training, and at its end."""
-  column, rows = tables.Column, []
+  rows = []
   for step in np.unique(sources['step']):
     at = records.select(sources, step=step)
-    share = lambda name, at=at: statistics.proportion(at[name], unit=UNIT)
-    rows.append([int(step), share('fitted'), share('accuracy')])
-  return tables.Table(
+    share = [
+      statistics.proportion(at[name], unit=UNIT)
+      for name in ('fitted', 'accuracy')
+    ]
+    rows.append([int(step), *share])
+  return tables.table(
     'Source networks',
     [
-      column('step', '', 'of training; mistakes are those after the first'),
-      column('fitted', '', 'training images classified correctly', '.1%'),
-      column('accuracy', '', 'test images classified correctly', '.1%'),
+      ('step', 'of training; mistakes are those after the first'),
+      ('fitted', 'training images classified correctly'),
+      ('accuracy', 'test images classified correctly'),
     ],
     rows,
+    spec='.1%',
   )
 
 
