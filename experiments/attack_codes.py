@@ -133,7 +133,6 @@ class Config:
 
 PRESETS = {
   'quick': dict(
-    workdir='runs/attack_codes_quick',
     num_train=700,
     num_images=100,
     num_networks=8,
@@ -145,7 +144,6 @@ PRESETS = {
   ),
   'default': {},
   'mnist': dict(
-    workdir='runs/attack_codes_mnist',
     dataset='mnist',
     num_train=3000,
     num_images=200,
@@ -154,7 +152,6 @@ PRESETS = {
     num_steps=250,
   ),
   'cifar': dict(
-    workdir='runs/attack_codes_cifar',
     dataset='cifar10',
     num_train=3000,
     num_images=200,

@@ -102,7 +102,6 @@ class Config:
 
 PRESETS = {
   'quick': dict(
-    workdir='runs/crossings_quick',
     num_train=500,
     models=('mlp', 'linear'),
     num_networks=8,
@@ -111,13 +110,11 @@ PRESETS = {
   ),
   'default': {},
   'mnist': dict(
-    workdir='runs/crossings_mnist',
     dataset='mnist',
     num_train=2000,
     num_segments=1000,
   ),
   'cifar': dict(
-    workdir='runs/crossings_cifar',
     dataset='cifar10',
     num_classes=2,
     num_train=1000,

@@ -139,7 +139,6 @@ class Config:
 
 PRESETS = {
   'quick': dict(
-    workdir='runs/som_codes_quick',
     num_train=700,
     width=32,
     labels=(RIGHT, RANDOM),
@@ -149,7 +148,6 @@ PRESETS = {
   ),
   'default': {},
   'modern': dict(
-    workdir='runs/som_codes_modern',
     models=('resnet18', 'vit', 'vgg16'),
     labels=(RIGHT,),
     num_networks=3,
@@ -157,7 +155,6 @@ PRESETS = {
     learning_rate=0.002,
   ),
   'mnist': dict(
-    workdir='runs/som_codes_mnist',
     dataset='mnist',
     num_train=3000,
     num_test=1000,
@@ -166,7 +163,6 @@ PRESETS = {
     num_steps=250,
   ),
   'cifar': dict(
-    workdir='runs/som_codes_cifar',
     dataset='cifar10',
     num_train=4000,
     num_test=1000,

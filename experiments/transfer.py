@@ -128,7 +128,6 @@ class Config:
 
 PRESETS = {
   'quick': dict(
-    workdir='runs/transfer_quick',
     models=('mlp', 'linear'),
     num_networks=12,
     num_steps=300,
@@ -136,7 +135,6 @@ PRESETS = {
   ),
   'default': {},
   'mnist': dict(
-    workdir='runs/transfer_mnist',
     dataset='mnist',
     num_train=10000,
     parts=(100, 5000),
@@ -144,7 +142,6 @@ PRESETS = {
     num_images=500,
   ),
   'cifar': dict(
-    workdir='runs/transfer_cifar',
     dataset='cifar10',
     num_classes=2,
     models=('cnn', 'mlp', 'linear'),

@@ -113,6 +113,14 @@ def test_presets_give_way_to_explicit_flags():
     flags.with_preset(Config, PRESETS, 'huge')
 
 
+def test_a_preset_adds_its_name_to_the_run_directory():
+  make = lambda *given, **more: flags.with_preset(Config, *given, **more)
+  assert make(PRESETS, 'quick').workdir == 'runs/x_quick'
+  assert make(PRESETS, 'default').workdir == 'runs/x'
+  assert make(PRESETS, 'quick', workdir='y').workdir == 'y'
+  assert make({'far': dict(workdir='z')}, 'far').workdir == 'z'
+
+
 def test_commands_name_what_differs_from_the_preset():
   say = lambda **more: flags.command('experiments.x', Config(**more), PRESETS)
   assert say() == 'python -m experiments.x'

@@ -94,7 +94,7 @@ def preset() -> Any:
 
 def workdir(default: str) -> Any:
   """Returns the field `workdir`."""
-  return flag(default, 'Run directory.')
+  return flag(default, 'Run directory; a preset adds its name.')
 
 
 def seed() -> Any:
@@ -146,11 +146,18 @@ def max_gradients(default: int) -> Any:
 def with_preset(
   config_cls: Callable, presets: dict, preset: str, **explicit: Any
 ) -> Any:
-  """Returns a config: defaults, overridden by a preset, then by `explicit`."""
+  """Returns a config: defaults, overridden by a preset, then by `explicit`.
+
+  A preset without a `workdir` adds its name to the default one.
+  """
   if preset not in presets:
     known = ', '.join(presets)
     raise FlagError(f'--preset={preset} is unknown; it is one of {known}')
-  return config_cls(**{'preset': preset, **presets[preset], **explicit})
+  given = {'preset': preset, **presets[preset], **explicit}
+  fields = {field.name: field for field in dataclasses.fields(config_cls)}
+  if preset != 'default' and 'workdir' in fields:
+    given.setdefault('workdir', f'{fields["workdir"].default}_{preset}')
+  return config_cls(**given)
 
 
 def question(docstring: str | None) -> str:
