@@ -26,23 +26,14 @@ learning rate, says what the samples of each class did to the logits of unseen
 images. The unit is the network, for which images are drawn anew: Student's t,
 for shares on the logit scale and for ratios on the logarithmic one.
 
-Claims, and what would refute each:
-
-  R2, weak       before any training, most sources lead: refuted by a share of
-                 at most 1/2, that of classes which do not matter
-  R2, strong     refuted by a share below 0.9
-  R2, network    the network sees more than the inputs' likeness: refuted by a
-                 gap before training below that of the inputs' inner products,
-                 which are the influence in a linear network
-  R2, training   training widens the gap: refuted by a gap at the end below that
-                 before, or that of networks with random labels
-  R2, in all     over training, a class's samples raise its logit more at unseen
-                 images of the class than at others: refuted by a ratio below 1
-
-The claims about training are not tested with networks that classify test images
-less than half way from a guess to all correctly, with random labels of which
-less than 0.9 were learned, or where added-up influence explains less than 0.9
-of the change of the logits. 0.9 came from digits, which are no test of it.
+The null of sources that lead is 1/2, that of classes which do not matter; of
+the gap of an untrained network, that of the inputs' inner products, which are
+the influence in a linear network; of the gap at the end, those before training
+and with random labels. The claims about training are not tested with networks
+that classify test images less than half way from a guess to all correctly, with
+random labels of which less than 0.9 were learned, or where added-up influence
+explains less than 0.9 of the change of the logits. 0.9 came from digits, which
+are no test of it.
 """
 
 import dataclasses
@@ -66,8 +57,7 @@ from experiments.lib import runner
 from experiments.lib import splits
 from experiments.lib import tables
 
-MOST = 0.9
-LEARNED = 0.9  # Share of random labels, where they are a null.
+MOST = 0.9  # Of the samples, in the strong claim.
 EXPLAINED = 0.9  # Of the logits' change, by added-up influence.
 RIGHT, RANDOM = 'right labels', 'random labels'
 CONDITIONS = {
@@ -92,10 +82,8 @@ class Config:
   num_networks: int = flags.flag(
     12, 'Number of networks on right and on random labels.', least=3
   )
-  num_steps: int = flags.flag(2000, 'Steps of training.', least=10)
-  learning_rate: float = flags.flag(
-    0.05, 'Learning rate of SGD with momentum 0.9; constant.', least=0
-  )
+  num_steps: int = flags.num_steps(2000, least=10)
+  learning_rate: float = flags.learning_rate(0.05)
   num_sources: int = flags.flag(
     100,
     'Training images that a step is made at, drawn for each network.',
@@ -111,7 +99,6 @@ class Config:
 
 PRESETS = {
   'quick': dict(
-    workdir='runs/influence_quick',
     num_train=500,
     num_networks=8,
     num_steps=500,
@@ -121,13 +108,11 @@ PRESETS = {
   ),
   'default': {},
   'mnist': dict(
-    workdir='runs/influence_mnist',
     dataset='mnist',
     num_train=2000,
     influence_steps=50,
   ),
   'cifar': dict(
-    workdir='runs/influence_cifar',
     dataset='cifar10',
     num_classes=2,
     num_train=2000,
@@ -179,20 +164,16 @@ def load(config):
 
 def measure(config, inputs):
   """Yields the units: networks on right and on random labels, then sums."""
-  module = models.CLASSIFIERS[config.model](
-    num_classes=int(inputs['train'][1].max()) + 1
-  )
-  key = jax.random.key(config.seed)
-  for number, name in enumerate(CONDITIONS):
-    own = jax.random.fold_in(key, number)
+  num_classes = int(inputs['train'][1].max()) + 1
+  module = models.CLASSIFIERS[config.model](num_classes=num_classes)
+  keys = [jax.random.fold_in(jax.random.key(config.seed), i) for i in range(3)]
+  for name, key in zip(CONDITIONS, keys[:2], strict=True):
     rows = functools.partial(
-      measure_networks, config, inputs, module, name, own
+      measure_networks, config, inputs, module, name, key
     )
     yield runner.Unit(name.replace(' ', '-'), rows)
   for number in range(config.num_networks):
-    rows = functools.partial(
-      add_up, config, inputs, module, number, jax.random.fold_in(key, 2)
-    )
+    rows = functools.partial(add_up, config, inputs, module, number, keys[2])
     yield runner.Unit(f'sum-{number:02d}', rows, 'sums')
 
 
@@ -213,13 +194,14 @@ def measure_networks(config, inputs, module, name, key):
     num_steps=config.num_steps,
     pause_steps=[s for s in (0, 1, 10, 100) if s < config.num_steps],
   )
-  rows = [
-    {'trained_on': name, 'network': number, 'step': step}
-    | measure_network(config, inputs, name, found, number, step)
-    for step in found.steps.tolist()
-    for number in range(config.num_networks)
-  ]
-  return {column: np.stack([row[column] for row in rows]) for column in rows[0]}
+  return records.stack(
+    [
+      {'trained_on': name, 'network': number, 'step': step}
+      | measure_network(config, inputs, name, found, number, step)
+      for step in found.steps.tolist()
+      for number in range(config.num_networks)
+    ]
+  )
 
 
 def measure_network(config, inputs, name, found, number, step):
@@ -237,10 +219,8 @@ def measure_network(config, inputs, name, found, number, step):
     shared=(others, *network),
     batch_size=10,
   )
-  rows = lambda v: v.reshape(len(v), -1)
-  products = rows(sources) @ rows(others).T + 1
-  products /= np.sum(rows(sources) ** 2, axis=1, keepdims=True) + 1
-  inputs_alone = describe(products, labels, theirs)
+  linear = halfway.linear_ratios(sources, others)
+  inputs_alone = halfway.ratio_statistics(linear, labels, theirs)
   state = train.State(*network, None)
   return {
     'fitted': train.accuracy(found.forward, state, xs, given),
@@ -249,7 +229,7 @@ def measure_network(config, inputs, name, found, number, step):
     'unusable': np.mean(~np.isfinite(ratios)),
     'inputs_gap': inputs_alone['gap'],
     'inputs_leads': inputs_alone['leads'],
-    **describe(ratios, labels, theirs),
+    **halfway.ratio_statistics(ratios, labels, theirs),
   }
 
 
@@ -265,24 +245,6 @@ def meeting_ratios(x, label, others, params, stats, *, forward):
   return halfway.meeting_ratio(outputs, params, x, label, others)
 
 
-def describe(ratios, labels, theirs):
-  """Returns medians of meeting ratios `[sources, others]`, and who leads."""
-  mine = labels[:, None] == theirs
-  parts = [
-    np.where(of & np.isfinite(ratios), ratios, np.nan).astype(float)
-    for of in (mine, ~mine)
-  ]
-  # A source without an image of its class, or without a ratio, says nothing.
-  usable = np.all([np.isfinite(part).any(1) for part in parts], axis=0)
-  same, other = (np.nanmedian(part[usable], axis=1) for part in parts)
-  return {
-    'same': np.median(same),
-    'other': np.median(other),
-    'gap': np.median(same - other),
-    'leads': np.mean(same > other),
-  }
-
-
 def add_up(config, inputs, module, number, key):
   """The row of a network whose influence is added up over its training."""
   (xs, labels), (others, truth) = inputs['train'], inputs['test']
@@ -293,31 +255,20 @@ def add_up(config, inputs, module, number, key):
   params = module.init(weights, xs[0])['params']
   size = (config.influence_steps, BATCH)
   batches = jax.random.randint(order, size, 0, len(xs))
-  num_classes = int(labels.max()) + 1
   end, parts = accumulate(
     params,
     *(xs, labels, batches, others),
     forward=forward,
-    num_classes=num_classes,
+    num_classes=int(labels.max()) + 1,
     learning_rate=config.learning_rate,
   )
   logits = lambda params: np.asarray(
     jax.vmap(lambda x: populations.logits(forward, (params, {}), x))(others)
   )
-  start, end, parts = logits(params), logits(end), np.asarray(parts)
-  change, total = end - start, parts.sum(0)
-  error = np.sum((change - total) ** 2)
-  # What class c did to logit c `[classes, others]`.
-  own = parts[np.arange(num_classes), :, np.arange(num_classes)]
-  mine = np.arange(num_classes)[:, None] == truth
-  row = {
-    'network': number,
-    'explained': 1 - error / np.sum((change - change.mean(0)) ** 2),
-    'ratio': own[mine].mean() / own[~mine].mean(),
-    'accuracy': np.mean(end.argmax(1) == truth),
-    'by_influence': np.mean((start + total).argmax(1) == truth),
-  }
-  return {name: np.array([value]) for name, value in row.items()}
+  found = halfway.sum_statistics(
+    logits(params), logits(end), np.asarray(parts), truth
+  )
+  return records.stack([{'network': number} | found])
 
 
 @functools.partial(jax.jit, static_argnames=('forward', 'num_classes'))
@@ -347,15 +298,18 @@ STATEMENTS = {
   'R2, in all': 'Over training, the samples of a class raise its logit more at '
   'unseen samples of the class than at others.',
 }
+mean = functools.partial(statistics.t_mean, unit='networks')
+share = functools.partial(statistics.proportion, unit='networks')
+times = functools.partial(statistics.geometric_mean, unit='networks')
 
 
 def analyze(config, found):
   """Meeting ratios along training, and what the claims say."""
-  sums = found['sums']
-  last = lambda name: of_step(found['results'], name, config.num_steps)
-  start, end = of_step(found['results'], RIGHT, 0), last(RIGHT)
+  results, sums = found['results'], found['sums']
+  last = lambda name: of_step(results, name, config.num_steps)
+  start, end = of_step(results, RIGHT, 0), last(RIGHT)
   judged = judge(start, end, last(RANDOM), sums)
-  shown = [ratio_table(found['results']), sum_table(sums)]
+  shown = [ratio_table(results), sum_table(sums)]
   return runner.Report(answer(config, start, end, judged), judged, shown)
 
 
@@ -365,60 +319,32 @@ def of_step(results, name, step):
 
 def judge(start, end, random, sums):
   """The claims of the module's docstring."""
-  mean = functools.partial(statistics.t_mean, unit='networks')
-  less = functools.partial(statistics.paired_difference, unit='networks')
-  leads = statistics.proportion(start['leads'], unit='networks')
-  beyond = less(start['gap'], start['inputs_gap'])
-  wider = less(end['gap'], start['gap'])
+  above = claims.above
+  leads, rises = share(start['leads']), times(sums['ratio'])
+  beyond = mean(start['gap'] - start['inputs_gap'])
+  wider = mean(end['gap'] - start['gap'])
   gaps = mean(end['gap']), mean(random['gap'])
-  trouble = why_not_tested(end)
+  right, guess = end['accuracy'].mean(), end['guess'].mean()
+  poor = claims.why_untrained(right, guess)
+  no_null = poor or claims.why_no_null(random['fitted'].mean())
+  no_sum = poor or why_no_sum(sums)
   found = [
-    ([claims.above('sources that lead', leads, 0.5)], ''),
-    ([claims.above('sources that lead', leads, MOST)], ''),
-    ([claims.above('gap of network less inputs,', beyond, 0.0)], ''),
+    ([above('sources that lead', leads, 0.5)], ''),
+    ([above('sources that lead', leads, MOST)], ''),
+    ([above('gap of network less inputs,', beyond, 0)], ''),
     (
       [
-        claims.above('gap, end less start,', wider, 0.0),
-        claims.above('gap at the end', *gaps),
+        above('gap, end less start,', wider, 0),
+        above('gap at the end', *gaps),
       ],
-      trouble or why_no_null(random),
+      no_null,
     ),
-    (
-      [claims.above('ratio of rises', geometric(sums['ratio']), 1.0)],
-      trouble or why_no_sum(sums),
-    ),
+    ([above('ratio of rises', rises, 1)], no_sum),
   ]
   return [
     claims.Claim('2206.04463', name, f'{text} (Our reading.)', tuple(c), why)
     for (name, text), (c, why) in zip(STATEMENTS.items(), found, strict=True)
   ]
-
-
-def geometric(ratios):
-  """Estimates the geometric mean; NaN where a ratio is not positive."""
-  logs = np.log(np.where(ratios > 0, ratios, np.nan))
-  found = statistics.t_mean(logs, unit='networks')
-  value, low, high = np.exp(found[:3]).tolist()
-  return found._replace(value=value, low=low, high=high)
-
-
-def why_not_tested(end):
-  """Why networks say nothing of training, or ''."""
-  right, guess = end['accuracy'].mean(), end['guess'].mean()
-  if right < (1 + guess) / 2:
-    return (
-      f'{right:.0%} of test images are classified correctly, less than half '
-      f'way from a guess ({guess:.0%}) to all'
-    )
-  return ''
-
-
-def why_no_null(random):
-  """Why random labels are no null, or ''."""
-  learned = random['fitted'].mean()
-  if learned < LEARNED:
-    return f'{learned:.0%} of the random labels were learned, not {LEARNED:.0%}'
-  return ''
 
 
 def why_no_sum(sums):
@@ -434,18 +360,16 @@ def why_no_sum(sums):
 
 def answer(config, start, end, judged):
   """One sentence."""
-  share = lambda rows: tables.cell(
-    statistics.proportion(rows['leads'], unit='networks'), '.0%'
+  before, after = (
+    tables.cell(share(rows['leads']), '.0%') for rows in (start, end)
   )
   inputs = start['inputs_leads'].mean()
-  held = sum(claim.verdict == claims.SUPPORTED for claim in judged)
   return (
-    f'From {share(start)} of the training samples of {config.dataset}, a '
+    f'From {before} of the training samples of {config.dataset}, a '
     'gradient step carries unseen samples of the same class farther than '
     f'others before any training, by the likeness of the inputs from '
-    f'{inputs:.0%}, and after training from {share(end)} '
-    f'({config.num_networks} networks); {held} of {len(judged)} claims are '
-    'supported.'
+    f'{inputs:.0%}, and after training from {after} '
+    f'({config.num_networks} networks); {claims.tally(judged)}.'
   )
 
 
@@ -454,68 +378,42 @@ def answer(config, start, end, judged):
 
 def ratio_table(results):
   """One row a kind of labels and step, and one of the inputs alone."""
-  mean = functools.partial(statistics.t_mean, unit='networks')
-  share = functools.partial(statistics.proportion, unit='networks')
-  rows = []
-  for name in CONDITIONS:
-    steps = np.unique(results['step'][results['trained_on'] == name])
-    for step in steps.tolist():
-      at = of_step(results, name, step)
-      rows.append(
-        [
-          name,
-          step,
-          float(at['fitted'].mean()),
-          float(at['accuracy'].mean()) if name == RIGHT else None,
-          *(float(at[column].mean()) for column in ('same', 'other')),
-          mean(at['gap']),
-          share(at['leads']),
-        ]
-      )
   at = of_step(results, RIGHT, 0)
-  alone = [float(at[v].mean()) for v in ('inputs_gap', 'inputs_leads')]
-  rows.insert(0, ['inputs alone', *[None] * 5, *alone])
-  column = tables.Column
-  return tables.Table(
-    'Meeting ratios of one step at a sample',
-    [
-      column('labels', '', 'inputs alone: inner products, as without layers'),
-      column('step', '', 'of training'),
-      column('fitted', '', 'training labels given', '.1%'),
-      column('correct', '', 'share of test images', '.1%'),
-      column('same', '', 'median at images of the class', '.3f'),
-      column('other', '', 'median at images of other classes', '.3f'),
-      column('gap', '', 'median difference of the two', '.3f'),
-      column('leads', '', 'samples whose class is carried farther', '.1%'),
-    ],
-    rows,
-  )
+  alone = (at[v].mean() for v in ('inputs_gap', 'inputs_leads'))
+  rows = [['inputs alone', *[None] * 5, *alone]]
+  for name in CONDITIONS:
+    of = records.select(results, trained_on=name)
+    for step in np.unique(of['step']).tolist():
+      at = of_step(results, name, step)
+      right = at['accuracy'].mean() if name == RIGHT else None
+      medians = at['same'].mean(), at['other'].mean()
+      said = mean(at['gap']), share(at['leads'])
+      rows.append([name, step, at['fitted'].mean(), right, *medians, *said])
+  columns = [
+    ('labels', 'inputs alone: inner products, as without layers'),
+    ('step', 'of training'),
+    ('fitted', 'training labels given', '', '.1%'),
+    ('correct', 'share of test images', '', '.1%'),
+    ('same', 'median at images of the class'),
+    ('other', 'median at images of other classes'),
+    ('gap', 'median difference of the two'),
+    ('leads', 'samples whose class is carried farther', '', '.1%'),
+  ]
+  title = 'Meeting ratios of one step at a sample'
+  return tables.table(title, columns, rows, spec='.3f')
 
 
 def sum_table(sums):
   """Influence that was added up over training."""
-  share = functools.partial(statistics.proportion, unit='networks')
-  explained = statistics.t_mean(sums['explained'], unit='networks')
-  column = tables.Column
-  return tables.Table(
-    'Influence added up over training',
-    [
-      column('explained', '', "of the logits' change at test images", '.1%'),
-      column('correct', '', 'share of them', '.1%'),
-      column('by influence', '', 'from the start and the sum', '.1%'),
-      column(
-        'ratio', '', 'rise by its class, at its images over others', '.2f'
-      ),
-    ],
-    [
-      [
-        explained,
-        share(sums['accuracy']),
-        share(sums['by_influence']),
-        geometric(sums['ratio']),
-      ]
-    ],
-  )
+  right = [share(sums[name]) for name in ('accuracy', 'by_influence')]
+  rows = [[mean(sums['explained']), *right, times(sums['ratio'])]]
+  columns = [
+    ('explained', "of the logits' change at test images", '', '.1%'),
+    ('correct', 'share of them', '', '.1%'),
+    ('by influence', 'from the start and the sum', '', '.1%'),
+    ('ratio', 'rise by its class, at its images over others', '', '.2f'),
+  ]
+  return tables.table('Influence added up over training', columns, rows)
 
 
 EXPERIMENT = runner.Experiment(

@@ -296,3 +296,31 @@ def test_booked_influence_is_the_trained_function(momentum):
   # A class that no batch holds has no influence.
   _, booked = accumulate(affine, params, xs, labels % 2, batches, others)
   assert not np.any(booked[2])
+
+
+def test_medians_leave_out_what_is_not_finite():
+  ratios = np.array(
+    [
+      [0.9, 0.7, np.nan, 0.1, 0.3],
+      [0.2, 0.4, 0.6, np.inf, 0.8],
+      [np.nan, np.nan, np.nan, 0.5, 0.5],
+      [0.5, 0.5, 0.5, 0.5, 0.5],
+    ]
+  )
+  theirs = np.array([0, 0, 0, 1, 1])
+  labels = np.array([0, 1, 0, 2])  # The last has no image of its class.
+  found = halfway.ratio_statistics(ratios, labels, theirs)
+  # Medians of the class 0.8 and 0.8, of others 0.2 and 0.4.
+  assert found == pytest.approx(dict(same=0.8, other=0.3, gap=0.5, leads=1.0))
+  turned = halfway.ratio_statistics(-ratios, labels, theirs)
+  assert turned['leads'] == 0 and turned['gap'] == pytest.approx(-0.5)
+
+
+def test_ratios_of_linear_networks_are_inner_products():
+  rng = np.random.default_rng(0)
+  sources, others = rng.normal(size=(2, 2, 3)), rng.normal(size=(4, 2, 3))
+  found = halfway.linear_ratios(sources, others)
+  for i, x in enumerate(sources):
+    for j, y in enumerate(others):
+      wanted = (np.sum(x * y) + 1) / (np.sum(x * x) + 1)
+      assert found[i, j] == pytest.approx(wanted)

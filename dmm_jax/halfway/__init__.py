@@ -15,7 +15,10 @@ from dmm_jax.halfway.explained import pair_errors
 from dmm_jax.halfway.explained import pair_ratio
 from dmm_jax.halfway.influence import accumulate
 from dmm_jax.halfway.influence import influence
+from dmm_jax.halfway.influence import linear_ratios
 from dmm_jax.halfway.influence import meeting_ratio
+from dmm_jax.halfway.influence import ratio_statistics
+from dmm_jax.halfway.influence import sum_statistics
 from dmm_jax.halfway.segments import nearest_opposite
 from dmm_jax.halfway.segments import opposite_pairs
 from dmm_jax.halfway.transferred import count_hits
@@ -32,6 +35,7 @@ __all__ = (
   'crossings',
   'explained',
   'influence',
+  'linear_ratios',
   'loss_direction',
   'matched_radius',
   'meeting_ratio',
@@ -39,5 +43,7 @@ __all__ = (
   'opposite_pairs',
   'pair_errors',
   'pair_ratio',
+  'ratio_statistics',
   'step_and_noise',
+  'sum_statistics',
 )

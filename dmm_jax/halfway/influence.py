@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 
@@ -142,3 +143,74 @@ def _descent(outputs, params, xs, labels, weights=None):
     return -jnp.sum(weights * losses) / len(xs)
 
   return jax.grad(loss)(params)
+
+
+def linear_ratios(sources: np.ndarray, others: np.ndarray) -> np.ndarray:
+  """Returns meeting ratios in a linear network with biases `[m, n]`.
+
+  Args:
+    sources: inputs of the steps `[m, ...]`.
+    others: inputs that are carried along `[n, ...]`.
+  """
+  sources, others = (v.reshape(len(v), -1) for v in (sources, others))
+  own = np.sum(sources**2, axis=1, keepdims=True)
+  return (sources @ others.T + 1) / (own + 1)
+
+
+def ratio_statistics(
+  ratios: np.ndarray, labels: np.ndarray, theirs: np.ndarray
+) -> dict[str, np.floating]:
+  """Returns medians of meeting ratios, and how many sources lead.
+
+  same, other: the median over sources of the median at inputs of the source's
+  class, and at the rest; gap: the median difference of the two; leads: the
+  share of sources with a positive one.
+
+  Args:
+    ratios: `[m, n]`; those that are not finite do not count, nor do sources
+      without any at inputs of their class, or at others.
+    labels: of the sources `[m]`.
+    theirs: of the inputs that are carried along `[n]`.
+  """
+  mine = labels[:, None] == theirs
+  parts = [
+    np.where(of & np.isfinite(ratios), ratios, np.nan).astype(float)
+    for of in (mine, ~mine)
+  ]
+  usable = np.all([np.isfinite(part).any(1) for part in parts], axis=0)
+  same, other = (np.nanmedian(part[usable], axis=1) for part in parts)
+  return {
+    'same': np.median(same),
+    'other': np.median(other),
+    'gap': np.median(same - other),
+    'leads': np.mean(same > other),
+  }
+
+
+def sum_statistics(
+  start: np.ndarray, end: np.ndarray, parts: np.ndarray, labels: np.ndarray
+) -> dict[str, np.floating]:
+  """Returns what influence that was added up says of training.
+
+  explained: share of the variance of the logits' change that it explains;
+  ratio: the mean change of a logit by examples of its class, at inputs of the
+  class over that at others; accuracy: of the network at the end;
+  by_influence: of its start and added-up influence.
+
+  Args:
+    start, end: logits of n inputs before and after `[n, k]`.
+    parts: what examples of each class did to them `[k, n, k]`, as of
+      `accumulate`.
+    labels: of the inputs `[n]`.
+  """
+  change, total = end - start, parts.sum(axis=0)
+  error = np.sum((change - total) ** 2)
+  classes = np.arange(len(parts))
+  own = parts[classes, :, classes]  # What class c did to logit c.
+  mine = classes[:, None] == labels
+  return {
+    'explained': 1 - error / np.sum((change - change.mean(0)) ** 2),
+    'ratio': own[mine].mean() / own[~mine].mean(),
+    'accuracy': np.mean(end.argmax(1) == labels),
+    'by_influence': np.mean((start + total).argmax(1) == labels),
+  }
