@@ -14,6 +14,7 @@ from dmm_jax import boundary
 from dmm_jax import margins
 from dmm_jax import models
 from dmm_jax import norms
+from dmm_jax import parallel
 from dmm_jax import programs
 from dmm_jax import statistics
 
@@ -129,6 +130,59 @@ def released(n: int, norm: float) -> statistics.Estimate | None:
   return statistics.Estimate(
     median, median - half, median + half, 300, 'networks'
   )
+
+
+def draw_image(
+  network: jax.Array | int,
+  images: jax.Array,
+  *,
+  seeds: tuple[int, ...],
+  shape: tuple[int, ...],
+  noise: float,
+) -> tuple[jax.Array, jax.Array]:
+  """Draws the image of one of many networks, and the key of its weights.
+
+  Args:
+    network: its number.
+    images: to draw from `[m, ...]`, of that shape.
+    seeds: which networks these are.
+    shape: of an image.
+    noise: share of uniform noise in it; 1 for nothing else.
+  """
+  key = jax.random.key(seeds[0])
+  for part in (*seeds[1:], network):
+    key = jax.random.fold_in(key, part)
+  key_weights, key_image = jax.random.split(key)
+  key_row, key_noise = jax.random.split(key_image)
+  x = jax.random.uniform(key_noise, shape)
+  if noise < 1:
+    x = (1 - noise) * jax.random.choice(key_row, images) + noise * x
+  return x, key_weights
+
+
+def last_layer_variance(
+  module: nn.Module, params: Any, x: jax.Array, head_variance: Callable
+) -> jax.Array:
+  """Returns E[f(x)^2] over the weights of the last layer alone.
+
+  f, the difference of the two logits, is linear in these, so that its
+  derivative by them is all that is needed. The mean over networks is E f^2,
+  with a fraction of the scatter of f^2.
+
+  Args:
+    module: of Flax, whose last layer is its `head`.
+    params: as `module.init` makes them.
+    x: one input.
+    head_variance: of an `Architecture`.
+  """
+  weights = params['params']
+
+  def margin(head):
+    logits, _ = module.apply({'params': {**weights, 'head': head}}, x)
+    return logits[1] - logits[0]
+
+  slope = jax.grad(margin)(weights['head'])['kernel']
+  return head_variance(len(slope)) * jnp.sum(slope**2)
 
 
 class Distances(NamedTuple):
@@ -255,3 +309,34 @@ def measure_trained(
   found = jax.vmap(lambda x: distances(logits_fn, x, **options))(inputs)
   predicted = jax.lax.map(lambda x: logits_fn(x).argmax(), xs, batch_size=100)
   return found, jnp.mean(predicted == labels)
+
+
+def measure_networks(
+  flat: np.ndarray,
+  inputs: np.ndarray,
+  xs: np.ndarray,
+  labels: np.ndarray,
+  *,
+  module: nn.Module,
+  **options: Any,
+) -> tuple[Distances, np.ndarray]:
+  """Measures networks of one architecture, each at inputs of its own.
+
+  Args:
+    flat: parameters of each network `[m, ...]`, as of `measure_trained`.
+    inputs: of each network `[m, k, ...]`.
+    xs, labels: `[n, ...]` and `[n]`, what all of them have to classify.
+    module: a Flax module that returns `(logits, codes)`.
+    **options: those of `distances`.
+
+  Returns:
+    `Distances [m, k, p]` in numpy, and the shares of labels `[m]`.
+  """
+  return parallel.map_examples(
+    programs.bind(measure_trained, module=module, **options),
+    (flat, inputs),
+    shared=(xs, labels),
+    batch_size=len(inputs),
+    # Each network has its own weights: CPUs gain nothing from batching.
+    vmap_size=1 if jax.default_backend() == 'cpu' else None,
+  )

@@ -693,3 +693,16 @@ def by_unit(
     name: column.reshape(num, each, *column.shape[1:])
     for name, column in table.items()
   }
+
+
+def broadcast(shape: tuple[int, ...], **columns: Any) -> dict[str, np.ndarray]:
+  """Returns columns with a row for each entry of arrays of one shape.
+
+  Args:
+    shape: of the arrays.
+    **columns: by name; a number, a text, or an array that broadcasts.
+  """
+  return {
+    name: np.broadcast_to(column, shape).ravel()
+    for name, column in columns.items()
+  }

@@ -18,46 +18,34 @@ uniform noise; so are the same networks before training, the null. Distances are
 from the class that the network itself gives. Larger images have more pixels and
 more to see, hence two contents: `images` are resized to each size; `blown up`
 ones were first made as small as the smallest size, so that the number of their
-pixels alone changes, and have networks of their own.
+pixels alone changes, and have networks of their own. Above its own size an
+image gains no content.
 
 With r = d_p / ||x||_p, the slope is that of log(median r) on log n (the law's:
 -1/2; for p = 1 that of sqrt(n / ln n) / n), and the constant is the median r of
 trained networks over that of the same networks before training, as a geometric
-mean over sizes. A lower bound survives if neither falls. The network is the
-unit: intervals are bootstrapped over networks, with their images.
-
-Claims, for each architecture, all norms together, and what would refute each:
-
-  slope at images, at blown up images, at noise
-      a slope more than 0.05 below the law's
-  constant at images, at noise
-      a constant below 1 / 1.25
-  slower than before training
-      slopes at images, less those of the same networks before training, of 0 or
-      less (ours)
-
-Nothing is tested where networks of a size classify test images less than half
-way from a guess to all, or more than 5 % of the searches fail. Above its own
-size an image gains no content.
+mean over sizes. A lower bound survives if no slope is more than 0.05 below the
+law's, and no constant below 1 / 1.25. The network is the unit: intervals are
+bootstrapped over networks, with their images. Each claim is about an
+architecture and all norms together. Nothing is tested where networks of a size
+classify test images less than half way from a guess to all, or more than 5 % of
+the searches fail.
 """
 
 import dataclasses
 import functools
-import operator
 
 import jax
-from jax import flatten_util
 import numpy as np
 
 from dmm_jax import data
 from dmm_jax import models
-from dmm_jax import parallel
-from dmm_jax import programs
 from dmm_jax import random_nets
 from dmm_jax import records
 from dmm_jax import scaling
 from dmm_jax import statistics
 from dmm_jax import train
+from dmm_jax.train import populations
 from experiments.figures import trained_scaling as figures
 from experiments.lib import claims
 from experiments.lib import flags
@@ -76,7 +64,6 @@ PLACES = {
 }
 SLACK = 0.05  # By how much a slope may be below the law's.
 BAND = 1.25  # What still counts as the same constant.
-MOST_FAILED = 0.05  # Share of the searches, where a claim is tested.
 NUM_TESTED = 1000  # Test images of the accuracy, at most.
 # Uniform noise blended into images: pixels that are exactly 0 put untrained
 # networks on the kinks of their ReLUs.
@@ -109,21 +96,18 @@ class Config:
 
 PRESETS = {
   'quick': dict(
-    workdir='runs/trained_scaling_quick',
     sizes=(4, 8, 16),
     models=('mlp',),
     epochs=5,
   ),
   'default': {},
   'mnist': dict(
-    workdir='runs/trained_scaling_mnist',
     dataset='mnist',
     sizes=(7, 14, 28, 40),
     num_train=6000,
     epochs=4,
   ),
   'cifar': dict(
-    workdir='runs/trained_scaling_cifar',
     dataset='cifar10',
     num_classes=2,
     sizes=(8, 16, 32),
@@ -182,28 +166,17 @@ def fit(config, module, key, xs, labels):
   """Trains --num_networks: parameters before, after `[networks, p]`."""
   keys = jax.random.split(key, (config.num_networks, 2))
   plan = train.TrainConfig(learning_rate=2e-3, num_epochs=config.epochs)
-  optimizer = train.make_optimizer(plan, len(xs))
-  before = train.init_state(keys[:, 0], module, xs[0], optimizer)
-  flatten = lambda params: flatten_util.ravel_pytree(params)[0]
-  advance = functools.partial(
-    train.fit, forward=train.flax_forward(module), xs=xs, targets=labels,
-    config=plan, each_epoch=False,
-  )  # fmt: skip
-  if isinstance(module, models.CNN) and jax.default_backend() == 'cpu':
-    # Convolutions of many networks at once are 3 times slower there.
-    on_host = jax.device_get(before)
-    states = [
-      jax.tree.map(operator.itemgetter(i), on_host) for i in range(len(keys))
-    ]
-    after = [
-      flatten(last.state.params)
-      for order, state in zip(keys[:, 1], states, strict=True)
-      for last in advance(order, state=state)
-    ]
-  else:
-    (last,) = advance(keys[:, 1], state=before)
-    after = jax.vmap(flatten)(last.state.params)
-  return jax.device_get((jax.vmap(flatten)(before.params), after))
+  convolves = isinstance(module, models.CNN)
+  return populations.fit_ends(
+    keys[:, 0],
+    keys[:, 1],
+    module,
+    train.flax_forward(module),
+    xs,
+    labels,
+    config=plan,
+    together=not (convolves and jax.default_backend() == 'cpu'),
+  )
 
 
 def to_measure(config, test, network, content, size):
@@ -238,52 +211,46 @@ def measure(config, sets):
 
 def measure_networks(config, sets, name, content, size):
   """Rows of the networks of one architecture, size and content."""
+  resize = lambda xs: resized(config, xs, content, size)
   xs, labels = (column[: config.num_train or None] for column in sets['train'])
   test, truth = sets['test']
   module = build(name, int(labels.max()) + 1)
   key = jax.random.fold_in(jax.random.key(config.seed), size)
-  states = fit(config, module, key, resized(config, xs, content, size), labels)
-  num = config.num_networks
+  states = fit(config, module, key, resize(xs), labels)
+  networks = np.arange(config.num_networks, dtype=np.int32)
   inputs = np.stack(
-    [to_measure(config, test, i, content, size) for i in range(num)]
-  )
-  one = programs.bind(
-    random_nets.measure_trained,
-    module=module,
-    exponents=NORMS,
-    bounds=(0.0, 1.0),
-    method=config.method,
-    max_gradients=config.max_gradients,
+    [to_measure(config, test, i, content, size) for i in networks]
   )
   parts = []
   for trained, flat in enumerate(states):
-    found, right = parallel.map_examples(
-      one,
-      (np.stack(flat), inputs),
-      shared=(
-        resized(config, test[:NUM_TESTED], content, size),
-        truth[:NUM_TESTED],
-      ),
-      batch_size=num,
-      # Each network has its own weights: CPUs gain nothing from batching.
-      vmap_size=1 if jax.default_backend() == 'cpu' else None,
+    found, right = random_nets.measure_networks(
+      flat,
+      inputs,
+      resize(test[:NUM_TESTED]),
+      truth[:NUM_TESTED],
+      module=module,
+      exponents=NORMS,
+      bounds=(0.0, 1.0),
+      method=config.method,
+      max_gradients=config.max_gradients,
     )
-    shape = found.distance.shape  # Networks, inputs, norms.
-    network, place, _ = np.indices(shape, np.int32)
-    columns = {
-      'model': np.full(shape, name),
-      'content': np.full(shape, content),
-      'n': np.full(shape, inputs[0, 0].size, np.int32),
-      'network': network,
-      'trained': np.full(shape, bool(trained)),
-      'inputs': np.array(['images', 'noise'])[place // config.num_examples],
-      'norm': np.broadcast_to(np.array(NORMS, np.float32), shape),
-      'accuracy': right[network],
-      'guess': np.full(shape, np.bincount(truth).max() / len(truth)),
-    }
-    names = 'distance input_norm status'.split()
-    columns |= {field: getattr(found, field) for field in names}
-    parts.append({field: column.ravel() for field, column in columns.items()})
+    kind = np.repeat(['images', 'noise'], config.num_examples)
+    rows = records.broadcast(
+      found.distance.shape,  # Networks, inputs, norms.
+      model=name,
+      content=content,
+      n=np.int32(inputs[0, 0].size),
+      network=networks[:, None, None],
+      trained=bool(trained),
+      inputs=kind[:, None],
+      norm=np.array(NORMS, np.float32),
+      distance=found.distance,
+      input_norm=found.input_norm,
+      status=found.status,
+      accuracy=right[:, None, None],
+      guess=np.bincount(truth).max() / len(truth),
+    )
+    parts.append(rows)
   return records.concatenate(parts)
 
 
@@ -327,9 +294,8 @@ class Case:
       ),
       *self.both,
     )
-    found = estimate(log_ratio, *self.both)
-    value, low, high = np.exp(found[:3]).tolist()
-    self.constant = found._replace(value=value, low=low, high=high)
+    constant = estimate(log_ratio, *self.both)
+    self.constant = statistics.transform(constant, np.exp)
 
 
 def halves(both):
@@ -407,62 +373,50 @@ def why_not_tested(results, model):
   """Why networks of an architecture say nothing of the claims, or ''."""
   rows = records.select(results, model=model)
   trained, guess = records.select(rows, trained=True), float(rows['guess'][0])
+  reasons = []
   for n in np.unique(trained['n']):
-    for content in ('images', 'blown up'):
-      right = records.select(trained, n=n, content=content)['accuracy']
-      if right.size and right.mean() < (1 + guess) / 2:
-        return (
-          f'networks of n = {n} classify {right.mean():.0%} of test images '
-          f'correctly, less than half way from a guess ({guess:.0%}) to all'
-        )
-  failed = np.mean(np.isinf(rows['distance']))
-  if failed > MOST_FAILED:
-    return f'{failed:.0%} of the searches found no boundary'
-  return ''
+    for content in np.unique(trained['content'][trained['n'] == n])[::-1]:
+      right = records.select(trained, n=n, content=content)['accuracy'].mean()
+      whose = f'networks of n = {n}'
+      reasons.append(claims.why_untrained(right, guess, whose=whose))
+  reasons.append(claims.why_failed(rows['distance']))
+  return next(filter(None, reasons), '')
 
 
 def answer(config, cases, judged):
   """One sentence."""
   case = next(c for c in cases if (c.norm, c.place) == (2.0, 'images'))
-  tested = [c for c in judged if c.verdict != claims.NOT_TESTED]
-  held = sum(c.verdict == claims.SUPPORTED for c in tested)
   cell = lambda v: tables.cell(v, '.2f')
   return (
     f'At {config.dataset} images of {case.n[0]:.0f} to {case.n[-1]:.0f} pixels '
     f'the l2 distance over the norm falls as n to the power {cell(case.slope)} '
     f'in trained networks ({case.model}), {cell(case.before)} before training, '
     f'where the lower bound has -0.5, and is {cell(case.constant)} times as '
-    f'large as before ({config.num_networks} networks of each size); {held} of '
-    f'{len(judged)} claims are supported, {len(judged) - len(tested)} not '
-    'tested.'
+    f'large as before ({config.num_networks} networks of each size); '
+    f'{claims.tally(judged, untested=True)}.'
   )
 
 
 # --- Tables ----------------------------------------------------------------
 
-column = tables.Column
-
 
 def slope_table(cases):
   n = ', '.join(f'{v:.0f}' for v in cases[0].n)
-  return tables.Table(
-    f'Slopes of log(median d_p / ||x||_p) on log n, n = {n}',
-    [
-      column('network', '', ''),
-      column('p', '', 'norm of the distance', 'g'),
-      column('at', '', 'inputs; blown up: the content of the smallest size'),
-      column('law', '', "of the random networks' lower bound", '.2f'),
-      column('trained', '', 'slope', '.2f'),
-      column('untrained', '', 'of the same networks before training', '.2f'),
-      column(
-        'constant', '', 'trained over untrained median, mean of all n', '.2f'
-      ),
-    ],
-    [
-      [c.model, c.norm, c.place, c.law, c.slope, c.before, c.constant]
-      for c in cases
-    ],
-  )
+  rows = [
+    [c.model, c.norm, c.place, c.law, c.slope, c.before, c.constant]
+    for c in cases
+  ]
+  columns = [
+    ('network', ''),
+    ('p', 'norm of the distance', '', 'g'),
+    ('at', 'inputs; blown up: the content of the smallest size'),
+    ('law', "of the random networks' lower bound"),
+    ('trained', 'slope'),
+    ('untrained', 'of the same networks before training'),
+    ('constant', 'trained over untrained median, mean of all n'),
+  ]
+  title = f'Slopes of log(median d_p / ||x||_p) on log n, n = {n}'
+  return tables.table(title, columns, rows, spec='.2f')
 
 
 def network_table(config, results):
@@ -472,22 +426,17 @@ def network_table(config, results):
       of = records.select(results, model=model, content=content, trained=True)
       right = []
       for n in (of['n'].min(), of['n'].max()):
-        at = records.select(of, n=n)
-        each = at['accuracy'].reshape(config.num_networks, -1)[:, 0]
-        right.append(statistics.proportion(each, unit='networks'))
-      failed = float(np.mean(np.isinf(of['distance'])))
-      rows.append([model, content, *right, failed])
-  return tables.Table(
-    'Trained networks',
-    [
-      column('network', '', ''),
-      column('trained on', '', ''),
-      column('right, least n', '', 'share of test images', '.1%'),
-      column('right, largest n', '', '', '.1%'),
-      column('lost', '', 'share of searches without result', '.1%'),
-    ],
-    rows,
-  )
+        at = records.by_unit(records.select(of, n=n))['accuracy'][:, 0]
+        right.append(statistics.proportion(at, unit='networks'))
+      rows.append([model, content, *right, np.isinf(of['distance']).mean()])
+  columns = [
+    ('network', ''),
+    ('trained on', ''),
+    ('right, least n', 'share of test images'),
+    ('right, largest n', ''),
+    ('lost', 'share of searches without result'),
+  ]
+  return tables.table('Trained networks', columns, rows, spec='.1%')
 
 
 EXPERIMENT = runner.Experiment(

@@ -18,36 +18,26 @@ on one; paper (cifar10: add --dataset=cifar10 --epochs=25) is for a GPU. A run
 that was killed goes on where it was.
 
 Networks learn the parity of the class, as the authors' do. Each has images of
-its own, --num_images of the training set, of the test set, and of uniformly
-random pixels; they are the same before training, the null. Distances are to the
-boundary of the network's own class, pixels kept in [0, 1]. The preset paper has
-the authors' ResNet20, 250 networks and 20 images of each type, Adam at 1e-4 in
-batches of 32. Reduced in mnist and cifar: 8 networks of 8 channels in place of
-32, 10000 training images, few epochs. Everywhere: one search in place of their
-8 to 12 attacks, no second start of networks that learn nothing in an epoch, and
-1/256 of noise in images, whose zeros put patches on the kinks of ReLUs.
+its own, of the training set, of the test set, and of uniformly random pixels;
+they are the same before training, the null. Distances are to the boundary of
+the network's own class, pixels kept in [0, 1]. The preset paper has the
+authors' ResNet20, 250 networks and 20 images of each type, Adam at 1e-4 in
+batches of 32; mnist and cifar are reduced. Everywhere: one search in place of
+their 8 to 12 attacks, no second start of networks that learn nothing in an
+epoch, and 1/256 of noise in images, whose zeros put patches on the kinks of
+ReLUs.
 
 The constant is the median distance, the start the slope of the sorted distances
 against their share in the first quarter (the authors' line); both after over
-before training. A lower bound survives if neither falls. The profile is the
-start over the median, of distances over s(x): the law of random networks, a
-distance of |N(0, 1)| s(x), has one profile for all inputs. s(x) is that of the
-infinitely wide network, without a fit; of ResNet20, without a closed form, one
-number. The network is the unit: intervals are bootstrapped over networks, with
-their images; a failed search counts as infinitely far.
-
-Claims, for each architecture, all norms together, and what would refute each:
-
-  constant at test, at random images  it is below 1 / 1.25
-  start at test, at random images     it is below 1 / 1.25
-  law at test, at random images       constant or profile, after over before
-                                      training, lies outside of 1 / 1.25 to 1.25
-                                      (ours; l2, or the first of --norms)
-  away from data alone                the constant at random images is as large
-                                      as at test images (ours)
-
-Nothing is tested where networks classify test images less than half way from a
-guess to all, or more than 5 % of the searches fail.
+before training. A lower bound survives if neither falls below 1 / 1.25. The
+profile is the start over the median, of distances over s(x): the law of random
+networks, a distance of |N(0, 1)| s(x), has one profile for all inputs. s(x) is
+that of the infinitely wide network, without a fit; of ResNet20, without a
+closed form, one number. The network is the unit: intervals are bootstrapped
+over networks, with their images; a failed search counts as infinitely far. Each
+claim is about an architecture and all norms together. Nothing is tested where
+networks classify test images less than half way from a guess to all, or more
+than 5 % of the searches fail.
 """
 
 import dataclasses
@@ -55,19 +45,18 @@ import functools
 import zlib
 
 import jax
-from jax import flatten_util
 import jax.numpy as jnp
 import numpy as np
 
 from dmm_jax import data
 from dmm_jax import nngp
-from dmm_jax import parallel
 from dmm_jax import predictions
 from dmm_jax import programs
 from dmm_jax import random_nets
 from dmm_jax import records
 from dmm_jax import statistics
 from dmm_jax import train
+from dmm_jax.train import populations
 from experiments.figures import trained_vs_random as figures
 from experiments.lib import claims
 from experiments.lib import flags
@@ -80,7 +69,6 @@ TYPES = ('train', 'test', 'random')
 BAND = 1.25  # What still counts as the same.
 QUARTER = 0.25  # Of the sorted distances, for their start.
 BLEND = 1 / 256  # Of uniform noise in images.
-MOST_FAILED = 0.05  # Share of the searches, where a claim is tested.
 UNIT = nngp.distance_quantile(1.0, 0.5)  # Median of |N(0, 1)|.
 
 
@@ -131,19 +119,15 @@ _REDUCED = dict(
 )
 PRESETS = {
   'quick': dict(
-    workdir='runs/trained_vs_random_quick',
     architectures=('fully_connected',),
     widths='100',
     train_batch=60,
     num_train=500,
   ),
   'default': {},
-  'mnist': _REDUCED
-  | dict(workdir='runs/trained_vs_random_mnist', dataset='mnist', epochs=3),
-  'cifar': _REDUCED
-  | dict(workdir='runs/trained_vs_random_cifar', dataset='cifar10', epochs=2),
+  'mnist': _REDUCED | dict(dataset='mnist', epochs=3),
+  'cifar': _REDUCED | dict(dataset='cifar10', epochs=2),
   'paper': dict(
-    workdir='runs/trained_vs_random_paper',
     dataset='mnist',
     architectures=('resnet20',),
     widths='0',
@@ -219,7 +203,6 @@ def images_of(config, sets, network):
 
 def fit(config, name, module, sets, numbers):
   """Trains networks at once; returns `[networks, parameters]` before, after."""
-  xs, labels = sets['train']
   plan = train.TrainConfig(
     learning_rate=config.learning_rate,
     schedule='constant',
@@ -227,21 +210,14 @@ def fit(config, name, module, sets, numbers):
     batch_size=32,
     num_epochs=config.epochs,
   )
-  optimizer = train.make_optimizer(plan, len(xs))
-  seed = jax.random.fold_in(
-    jax.random.key(config.seed), zlib.crc32(name.encode())
-  )
+  seed = jax.random.key(config.seed)
+  seed = jax.random.fold_in(seed, zlib.crc32(name.encode()))
   split = lambda i: jax.random.split(jax.random.fold_in(seed, i))
-  weights, orders = jnp.moveaxis(jax.vmap(split)(numbers), 1, 0)
-  state = train.init_state(weights, module, xs[0], optimizer)
-  flatten = jax.vmap(lambda params: flatten_util.ravel_pytree(params)[0])
-  before = flatten(state.params)
+  keys = jnp.moveaxis(jax.vmap(split)(numbers), 1, 0)
   forward = programs.bind(_forward, module=module)
-  *_, last = train.fit(
-    orders, forward, state, xs, labels, config=plan, each_epoch=False
+  return populations.fit_ends(
+    *keys, module, forward, *sets['train'], config=plan
   )
-  # On the host: devices that hold networks of their own need not wait there.
-  return jax.device_get((before, flatten(last.state.params)))
 
 
 def _forward(params, stats, x, key, train, *, module):
@@ -271,41 +247,35 @@ def measure_networks(config, sets, name, module, numbers):
   images = np.stack([images_of(config, sets, i) for i in numbers])
   flat = images.reshape(-1, *images.shape[2:])
   scale = predictions.scales(name, flat, config.norms, bounds=(0.0, 1.0))
-  one = programs.bind(
-    random_nets.measure_trained,
-    module=module,
-    exponents=config.norms,
-    bounds=(0.0, 1.0),
-    method=config.method,
-    max_gradients=config.max_gradients,
-  )
-  xs, labels = sets['test']
+  image, (xs, labels) = np.arange(images.shape[1])[:, None], sets['test']
   parts = []
   for trained, weights in enumerate(fit(config, name, module, sets, numbers)):
-    found, right = parallel.map_examples(
-      one,
-      (weights, images),
-      shared=(xs, labels),
-      batch_size=len(numbers),
-      # Each network has its own weights: CPUs gain nothing from batching.
-      vmap_size=1 if jax.default_backend() == 'cpu' else None,
+    found, right = random_nets.measure_networks(
+      weights,
+      *(images, xs, labels),
+      module=module,
+      exponents=config.norms,
+      bounds=(0.0, 1.0),
+      method=config.method,
+      max_gradients=config.max_gradients,
     )
     shape = found.distance.shape  # Networks, images, norms.
-    network, image, norm = np.indices(shape, np.int32)
-    columns = {
-      'architecture': np.full(shape, name, 'U16'),
-      'trained': np.full(shape, bool(trained)),
-      'type': np.array(TYPES)[image // config.num_images],
-      'norm': np.array(config.norms, np.float32)[norm],
-      'network': numbers[network].astype(np.int32),
-      'image': image % config.num_images,
-      'scale': scale.reshape(shape),
-      'accuracy': right[network],
-      'guess': np.full(shape, np.bincount(labels).max() / len(labels)),
-    }
-    names = 'distance status gradients'.split()
-    columns |= {field: getattr(found, field) for field in names}
-    parts.append({field: column.ravel() for field, column in columns.items()})
+    rows = records.broadcast(
+      shape,
+      architecture=np.array(name, 'U16'),
+      trained=bool(trained),
+      type=np.array(TYPES)[image // config.num_images],
+      norm=np.array(config.norms, np.float32),
+      network=numbers[:, None, None].astype(np.int32),
+      image=(image % config.num_images).astype(np.int32),
+      distance=found.distance,
+      status=found.status,
+      gradients=found.gradients,
+      scale=scale.reshape(shape),
+      accuracy=right[:, None, None],
+      guess=np.bincount(labels).max() / len(labels),
+    )
+    parts.append(rows)
   return records.concatenate(parts)
 
 
@@ -378,11 +348,9 @@ def ratio(statistic, *parts):
       logs = [np.log(statistic(v)) for v in np.split(values, ends, axis=-1)]
       return np.tensordot(signs, np.array(logs), 1)
 
-  found = statistics.estimate(
-    log_ratio, np.concatenate(parts, axis=1), unit='networks'
-  )
-  value, low, high = np.exp(found[:3]).tolist()
-  return found._replace(value=value, low=low, high=high)
+  both = np.concatenate(parts, axis=1)
+  found = statistics.estimate(log_ratio, both, unit='networks')
+  return statistics.transform(found, np.exp)
 
 
 def analyze(config, found):
@@ -405,6 +373,15 @@ def analyze(config, found):
   return runner.Report(answer(config, cases, judged), judged, shown)
 
 
+EXTENDS = (
+  'The adversarial robustness guarantee extends to trained deep neural '
+  'networks: '
+)
+LAW = "Trained networks keep the random networks' law of distances (ours)"
+AWAY = (
+  'Training moves the boundary away from images of the data more than from '
+  'random images (ours)'
+)
 CONJECTURE = {
   'constant': 'distances are at least those of random ones',
   'start': 'the share of images with an adversarial example within r grows at '
@@ -413,9 +390,9 @@ CONJECTURE = {
 
 
 def judge(config, results, cases, name):
-  """The claims of the module's docstring on one architecture."""
+  """The claims on one architecture."""
+  above, norms, main = claims.above, config.norms, main_norm(config)
   reason = why_not_tested(results, name)
-  norms, main = config.norms, main_norm(config)
 
   def claim(said, statement, conditions):
     where = f'{SHORT[name]}: {said}'
@@ -425,36 +402,23 @@ def judge(config, results, cases, name):
 
   judged = []
   for kind in ('test', 'random'):
-    judged += [
-      claim(
-        f'{what} at {kind} images',
-        'The adversarial robustness guarantee extends to trained deep neural '
-        f'networks: {statement}',
-        [
-          claims.above(f'l{p:g}', getattr(cases[name, p, kind], what), 1 / BAND)
-          for p in norms
-        ],
+    of = {p: cases[name, p, kind] for p in norms}
+    for what, statement in CONJECTURE.items():
+      least = [above(f'l{p:g}', getattr(of[p], what), 1 / BAND) for p in norms]
+      judged.append(
+        claim(f'{what} at {kind} images', EXTENDS + statement, least)
       )
-      for what, statement in CONJECTURE.items()
-    ]
-    of = cases[name, main, kind]
-    conditions = [
-      judge_one(f'{what}, l{main:g}', getattr(of, what), bound)
+    both = [
+      side(f'{what}, l{main:g}', getattr(of[main], what), bound)
       for what in ('constant', 'profile')
-      for judge_one, bound in ((claims.above, 1 / BAND), (claims.below, BAND))
+      for side, bound in ((above, 1 / BAND), (claims.below, BAND))
     ]
-    statement = "Trained networks keep the random networks' law of distances"
-    judged.append(
-      claim(f'law at {kind} images', f'{statement} (ours)', conditions)
-    )
+    judged.append(claim(f'law at {kind} images', LAW, both))
   gaps = []
   for p in norms:
-    data_case, null = (cases[name, p, kind].both for kind in ('test', 'random'))
-    gap = ratio(MEDIAN, *data_case, *null[::-1])
-    gaps.append(claims.above(f'l{p:g}', gap, 1.0))
-  statement = 'Training moves the boundary away from images of the data more '
-  statement += 'than from random images (ours)'
-  return [*judged, claim('away from data alone', statement, gaps)]
+    images, null = (cases[name, p, kind].both for kind in ('test', 'random'))
+    gaps.append(above(f'l{p:g}', ratio(MEDIAN, *images, *null[::-1]), 1.0))
+  return [*judged, claim('away from data alone', AWAY, gaps)]
 
 
 def main_norm(config):
@@ -473,77 +437,66 @@ def why_not_tested(results, name):
   """Why networks of an architecture say nothing of the claims, or ''."""
   rows = records.select(results, architecture=name)
   right, guess = accuracies(results, name, True).mean(), rows['guess'][0]
-  if right < (1 + guess) / 2:
-    return (
-      f'networks classify {right:.0%} of test images correctly, less than half '
-      f'way from a guess ({guess:.0%}) to all'
-    )
-  failed = np.mean(np.isinf(rows['distance']))
-  if failed > MOST_FAILED:
-    return f'{failed:.0%} of the searches found no boundary'
-  return ''
+  why = claims.why_untrained(right, guess)
+  return why or claims.why_failed(rows['distance'])
 
 
 def answer(config, cases, judged):
   """One sentence."""
   name, main = config.architectures[0], main_norm(config)
   of = lambda kind: tables.cell(cases[name, main, kind].constant, '.2f')
-  tested = [c for c in judged if c.verdict != claims.NOT_TESTED]
-  held = sum(c.verdict == claims.SUPPORTED for c in tested)
   return (
     f'Training on the parity of {config.dataset} makes the median l{main:g} '
     f'distance from the boundary of {SHORT[name]} networks {of("test")} times '
     f'as large at test images and {of("random")} times at random ones '
-    f'({config.num_networks} networks); {held} of {len(judged)} claims are '
-    f'supported, {len(judged) - len(tested)} not tested.'
+    f'({config.num_networks} networks); {claims.tally(judged, untested=True)}.'
   )
 
 
 # --- Tables ----------------------------------------------------------------
 
-column = tables.Column
 SHORT = {name: name for name in random_nets.ARCHITECTURES} | {
   'fully_connected': 'dense',
   'convolutional': 'conv',
 }
 WHERE = [
-  column('network', '', ''),
-  column('p', '', 'norm of the distance', 'g'),
-  column('at', '', 'images of the training or test set, or random pixels'),
+  ('network', ''),
+  ('p', 'norm of the distance', '', 'g'),
+  ('at', 'images of the training or test set, or random pixels'),
 ]
 
 
 def median_table(config, cases):
-  return tables.Table(
-    f'Median distances, parity of {config.dataset}',
+  rows = [
     [
-      *WHERE,
-      column('untrained', 'pixel values', ''),
-      column('trained', 'pixel values', ''),
-      column('over law', '', "untrained, over the law's at the image", '.2f'),
-    ],
-    [
-      [SHORT[name], p, kind, *(ratio(MEDIAN, v) for v in c.both[::-1]),
-       ratio(MEDIAN, c.over_law)]
-      for (name, p, kind), c in cases.items()
-    ],
-  )  # fmt: skip
+      SHORT[name],
+      p,
+      kind,
+      *(ratio(MEDIAN, v) for v in (*c.both[::-1], c.over_law)),
+    ]
+    for (name, p, kind), c in cases.items()
+  ]
+  columns = [
+    ('untrained', '', 'pixel values'),
+    ('trained', '', 'pixel values'),
+    ('over law', "untrained, over the law's at the image", '', '.2f'),
+  ]
+  title = f'Median distances, parity of {config.dataset}'
+  return tables.table(title, WHERE + columns, rows)
 
 
 def ratio_table(cases):
-  return tables.Table(
-    'After over before training',
-    [
-      *WHERE,
-      column('constant', '', 'median distance', '.2f'),
-      column('start', '', 'slope of the sorted distances', '.2f'),
-      column('profile', '', 'start over median, of distances over s(x)', '.2f'),
-    ],
-    [
-      [SHORT[name], p, kind, c.constant, c.start, c.profile]
-      for (name, p, kind), c in cases.items()
-    ],
-  )
+  rows = [
+    [SHORT[name], p, kind, c.constant, c.start, c.profile]
+    for (name, p, kind), c in cases.items()
+  ]
+  columns = [
+    ('constant', 'median distance'),
+    ('start', 'slope of the sorted distances'),
+    ('profile', 'start over median, of distances over s(x)'),
+  ]
+  title = 'After over before training'
+  return tables.table(title, WHERE + columns, rows, spec='.2f')
 
 
 def network_table(config, results):
@@ -554,17 +507,14 @@ def network_table(config, results):
       statistics.proportion(accuracies(results, name, v), unit='networks')
       for v in (False, True)
     ]
-    rows.append([SHORT[name], *right, float(np.mean(np.isinf(of['distance'])))])
-  return tables.Table(
-    'Networks',
-    [
-      column('network', '', ''),
-      column('right before', '', 'share of test images', '.1%'),
-      column('right after', '', 'share of test images', '.1%'),
-      column('lost', '', 'share of searches without result', '.1%'),
-    ],
-    rows,
-  )
+    rows.append([SHORT[name], *right, np.isinf(of['distance']).mean()])
+  columns = [
+    ('network', ''),
+    ('right before', 'share of test images'),
+    ('right after', 'share of test images'),
+    ('lost', 'share of searches without result'),
+  ]
+  return tables.table('Networks', columns, rows, spec='.1%')
 
 
 EXPERIMENT = runner.Experiment(

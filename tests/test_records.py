@@ -573,3 +573,11 @@ def test_rows_become_columns_and_columns_those_of_units():
   assert records.by_unit(table, unit='x')['network'].shape == (6, 1)
   none = records.by_unit(records.select(table, network=7))
   assert none['v'].shape == (0, 0, 2)
+
+
+def test_arrays_of_one_shape_become_rows():
+  values = np.arange(6.0).reshape(2, 3)
+  rows = records.broadcast((2, 3), x=values, i=np.array([[7], [8]]), name='a')
+  assert rows['x'].tolist() == [0, 1, 2, 3, 4, 5]
+  assert rows['i'].tolist() == [7, 7, 7, 8, 8, 8]
+  assert rows['name'].tolist() == 6 * ['a']

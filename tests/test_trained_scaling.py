@@ -295,7 +295,7 @@ def test_what_refutes_each_claim(slopes, factor, refuted):
 def test_instruments_that_do_not_do_test_nothing():
   report, found = judge(made_up(accuracy=0.4))
   assert set(found.values()) == {claims.NOT_TESTED}
-  assert 'n = 16 classify 40% of test images' in report.claims[0].reason
+  assert 'n = 16 classify 40% of the images' in report.claims[0].reason
   lost = made_up()
   lost['results']['distance'][::9] = np.inf
   report, found = judge(lost)

@@ -280,7 +280,7 @@ def test_what_supports_and_refutes_each_claim(change, supported, refuted):
 def test_instruments_that_do_not_do_test_nothing():
   report, found = judge(world(lambda kind, v, rng: v, accuracy=0.7))
   assert set(found.values()) == {claims.NOT_TESTED}
-  assert 'networks classify 70% of test images' in report.claims[0].reason
+  assert 'networks classify 70% of the images' in report.claims[0].reason
   lost = world(lambda kind, v, rng: v)
   lost['results']['distance'][::8] = np.inf
   report, found = judge(lost)

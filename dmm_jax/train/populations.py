@@ -193,6 +193,55 @@ def fit(
   return Population(forward, examples, np.array(steps), found, unravel)
 
 
+def fit_ends(
+  weights: jax.Array,
+  orders: jax.Array,
+  module: nn.Module,
+  forward: loop.Forward,
+  xs: np.ndarray,
+  labels: np.ndarray,
+  *,
+  config: config_lib.TrainConfig,
+  together: bool = True,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Trains networks from keys of their own; keeps how they begin and end.
+
+  Args:
+    weights, orders: keys of each network `[m]`.
+    module, forward: the network, and how it is trained.
+    xs, labels: examples `[n, ...]`, and their labels `[n]`.
+    config: how to train.
+    together: whether all train at once; else one after the other, which is
+      faster for convolutions on CPUs.
+
+  Returns:
+    Parameters before and after training, flat `[m, p]` each, on the host: other
+    devices need not wait for those that train.
+  """
+  optimizer = config_lib.make_optimizer(config, len(xs))
+  before = loop.init_state(weights, module, xs[0], optimizer)
+  flatten = lambda params: flatten_util.ravel_pytree(params)[0]
+  run = functools.partial(
+    loop.fit,
+    forward=forward,
+    xs=xs,
+    targets=labels,
+    config=config,
+    each_epoch=False,
+  )
+  if together:
+    *_, last = run(orders, state=before)
+    after = jax.vmap(flatten)(last.state.params)
+  else:
+    on_host, ends = jax.device_get(before), []
+    for i, order in enumerate(orders):
+      state = jax.tree.map(operator.itemgetter(i), on_host)
+      *_, last = run(order, state=state)
+      ends.append(flatten(last.state.params))
+    after = jnp.stack(ends)
+  return jax.device_get((jax.vmap(flatten)(before.params), after))
+
+
 def logits(forward: loop.Forward, network: tuple, x: jax.Array) -> jax.Array:
   """Returns the logits of a network, `(params, stats)`, of one input."""
   params, stats = network
