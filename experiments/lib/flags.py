@@ -144,7 +144,7 @@ def max_gradients(default: int) -> Any:
 
 
 def with_preset(
-  config_cls: Callable, presets: dict, preset: str, **explicit: Any
+  config_cls: Any, presets: dict, preset: str, **explicit: Any
 ) -> Any:
   """Returns a config: defaults, overridden by a preset, then by `explicit`.
 
