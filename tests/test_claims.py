@@ -169,6 +169,7 @@ def test_networks_that_learned_too_little_say_nothing():
 def test_instruments_that_failed_say_nothing():
   lost = [1.0, INF] + 18 * [2.0]
   assert claims.why_failed(lost) == claims.why_failed([INF, 1.0], 0.5) == ''
+  assert claims.why_failed([]) == ''
   assert claims.why_failed([*lost, INF]) == (
     '10% of the searches found no boundary'
   )

@@ -165,7 +165,7 @@ def why_failed(distances: np.ndarray, most: float = 0.05) -> str:
     distances: of searches, inf where they found nothing.
     most: share of them that may have.
   """
-  failed = np.mean(np.isinf(distances))
+  failed = np.mean(np.isinf(distances)) if np.size(distances) else 0.0
   if failed <= most:
     return ''
   return f'{failed:.0%} of the searches found no boundary'
