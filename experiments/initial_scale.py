@@ -41,7 +41,6 @@ import functools
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
@@ -53,6 +52,7 @@ from dmm_jax import records
 from dmm_jax import statistics
 from dmm_jax import synthetic
 from dmm_jax import train
+from dmm_jax.models import homogeneous
 from experiments.figures import initial_scale as figures
 from experiments.lib import claims
 from experiments.lib import flags
@@ -71,7 +71,8 @@ MOST_LOST = 0.05  # Share of a factor's searches, where a claim is tested.
 MOST_DRIFT = 1e-4  # Of a weight, by rounding.
 CHECK = 10  # Steps between tests whether training has ended.
 NUM_CHECKED = 1000  # Test images of these.
-# Mean and standard deviation over 5 networks, by factor: whole, on, off.
+# Mean and standard deviation over 5 networks, by factor, of these.
+THEIR_SIDES = 'whole', 'on', 'off'
 THEIR_SETTING = dict(k=32, dim=784, radius=28.0, widths='784,784')
 THEIR_NETWORKS = 5
 THEIRS = {
@@ -90,6 +91,28 @@ THEIRS = {
     5.0: ((1.157, 0.084), (1.216, 0.088), (6.763, 0.580)),
     7.0: ((1.194, 0.056), (1.252, 0.059), (7.733, 0.420)),
   },
+}
+
+STATEMENTS = {
+  'farther off the subspace': 'Decreasing the initialization scale of the '
+  'training algorithm can make the trained network more robust to adversarial '
+  'perturbations orthogonal to the data',
+  'in proportion': 'Distances orthogonal to the data grow in proportion to the '
+  'factor, where it is large (follows from its theory)',
+  'unchanged on the subspace': 'Distances within the subspace of the data do '
+  'not depend on the factor (ours, the control)',
+  'frozen weights': 'Training does not change the first layer outside of the '
+  'subspace, but for weight decay (follows from its theory)',
+}
+OF_DIMPLES = {
+  'on farther than off': 'On-manifold and off-manifold adversarial '
+  'perturbations have very different properties: those on it need larger norms',
+  'beyond a random subspace': 'They need larger ones by more than for a random '
+  'subspace of as many dimensions (the strong form, ours)',
+} | {
+  f"as the author's, {side}": f'Mean distances, {side}, are those that the '
+  "model's author found"
+  for side in THEIR_SIDES
 }
 
 
@@ -131,7 +154,6 @@ class Config:
 
 PRESETS = {
   'quick': dict(
-    workdir='runs/initial_scale_quick',
     datasets=('sphere', 'digits'),
     dim=200,
     k=16,
@@ -142,14 +164,12 @@ PRESETS = {
   ),
   'default': {},
   'mnist': dict(
-    workdir='runs/initial_scale_mnist',
     datasets=('mnist',),
     factors=(0.2, 0.5, 1.0, 3.0, 5.0, 7.0),
     num_examples=100,
     batch_size=200,
   ),
   'full': dict(
-    workdir='runs/initial_scale_full',
     num_points=100000,
     num_examples=200,
     learning_rate=1e-4,
@@ -247,30 +267,10 @@ def draw_sphere(config, key):
   )
 
 
-def logits(weights, x):
-  """Of a network without biases; two classes have one output, and 0."""
-  for layer in weights[:-1]:
-    x = jax.nn.relu(layer @ x)
-  out = weights[-1] @ x
-  return jnp.append(out, 0.0) if len(out) == 1 else out
-
-
-def _forward(params, stats, x, key, train):
-  del key, train
-  return (logits(params, x), {}), stats
-
-
-forward = programs.bind(_forward)
-
-
 def start(key, sizes, factor):
-  """Weights `[outputs, inputs]` of each layer, the first one divided."""
-  keys = jax.random.split(key, len(sizes) - 1)
-  weights = [
-    jax.random.uniform(k, (m, n), minval=-(n**-0.5), maxval=n**-0.5)
-    for k, n, m in zip(keys, sizes[:-1], sizes[1:], strict=True)
-  ]
-  return [weights[0] / factor, *weights[1:]]
+  """Weights of a network, the first layer divided."""
+  first, *rest = homogeneous.draw(key, sizes)
+  return [first / factor, *rest]
 
 
 def fit(config, key, of, factor):
@@ -293,6 +293,7 @@ def fit(config, key, of, factor):
     batch_size=size,
     num_epochs=-(-config.max_steps // (len(of.xs) // size)),
   )
+  forward = programs.bind(homogeneous.forward)
   inner = train.make_optimizer(plan, len(of.xs)).init(before)
   for pause in train.fit(
     order,
@@ -349,17 +350,18 @@ def measure_network(config, name, of, factor, number):
   found = measure_sides(
     config, after, of.points[:num], of.point_labels[:num], of.basis, null
   )
-  same = {
-    'data': name,
-    'factor': factor,
-    'network': np.int32(number),
-    'dimensions': np.int32(of.xs.shape[1]),
-    'steps': np.int32(steps),
-    'right': right,
-    'drift': moved,
-  }
-  columns = {column: np.full(num, value) for column, value in same.items()}
-  return columns | {'index': np.arange(num, dtype=np.int32)} | found
+  return records.broadcast(
+    (num,),
+    data=name,
+    factor=factor,
+    network=np.int32(number),
+    index=np.arange(num, dtype=np.int32),
+    dimensions=np.int32(of.xs.shape[1]),
+    steps=np.int32(steps),
+    right=right,
+    drift=moved,
+    **found,
+  )
 
 
 def measure_sides(config, weights, xs, labels, basis, null):
@@ -368,7 +370,7 @@ def measure_sides(config, weights, xs, labels, basis, null):
   for side, project in SIDES.items():
     given = null if side == 'off random' else basis
     found = boundary.measure(
-      logits,
+      homogeneous.logits,
       xs,
       labels,
       params=weights,
@@ -472,104 +474,62 @@ def judge(of):
   gap = statistics.paired_difference(
     of.slopes('off'), of.slopes('off random'), unit='networks'
   )
-  made = [
-    (
-      'farther off the subspace',
-      'Decreasing the initialization scale of the training algorithm can make '
-      'the trained network more robust to adversarial perturbations orthogonal '
-      'to the data',
+  at_one = np.flatnonzero(of.factors == 1)
+  no_one = '' if len(at_one) else 'factor 1 was not measured'
+  # What a flat boundary has at a random subspace.
+  null = float(np.sqrt((of.size - of.config.k) / of.config.k))
+  above = lambda least: [
+    claims.above('on-distance over off-distance', of.on_over_off(place), least)
+    for place in at_one
+  ]
+  made = {
+    'farther off the subspace': (
       [
         claims.above('slope of off-distances', of.slope('off'), 0.0),
         claims.above('less that off a random subspace', gap, 0.0),
       ],
       few,
     ),
-    (
-      'in proportion',
-      'Distances orthogonal to the data grow in proportion to the factor, '
-      'where it is large (follows from its theory)',
+    'in proportion': (
       [claims.within('slope', of.slope('off', large), 1.0, TOLERANCE)],
       few or few_large,
     ),
-    (
-      'unchanged on the subspace',
-      'Distances within the subspace of the data do not depend on the factor '
-      '(ours, the control)',
+    'unchanged on the subspace': (
       [claims.within('slope', of.slope('on'), 0.0, TOLERANCE)],
       few,
     ),
-    (
-      'frozen weights',
-      'Training does not change the first layer outside of the subspace, but '
-      'for weight decay (follows from its theory)',
+    'frozen weights': (
       [frozen(of)],
       'the images lie in no subspace exactly' if inexact else '',
     ),
-  ]
-  return [
-    *(make_claim(of, FOLLOW_UP, *parts) for parts in made),
-    *on_and_off(of, trouble),
-    *as_the_authors(of, trouble),
-  ]
-
-
-def make_claim(of, paper, name, statement, conditions, why):
-  name, statement = f'{of.name}: {name}', f'{statement} ({of.name}).'
-  return claims.Claim(paper, name, statement, tuple(conditions), why)
-
-
-def on_and_off(of, trouble):
-  """Claims about on-distances over off-distances, at factor 1."""
-  places = np.flatnonzero(of.factors == 1)
-  why = trouble or ('' if len(places) else 'factor 1 was not measured')
-  # What a flat boundary has at a random subspace.
-  null = float(np.sqrt((of.size - of.config.k) / of.config.k))
-  above = lambda least: [
-    claims.above('on-distance over off-distance', of.on_over_off(place), least)
-    for place in places
-  ]
-  return [
-    make_claim(
-      of,
-      PAPER,
-      'on farther than off',
-      'On-manifold and off-manifold adversarial perturbations have very '
-      'different properties: those on it need larger norms',
-      above(1.0),
-      why,
-    ),
-    make_claim(
-      of,
-      PAPER,
-      'beyond a random subspace',
-      'They need larger ones by more than for a random subspace of as many '
-      'dimensions (the strong form, ours)',
-      above(null),
-      why,
-    ),
-  ]
+    'on farther than off': (above(1.0), trouble or no_one),
+    'beyond a random subspace': (above(null), trouble or no_one),
+  } | as_the_authors(of, trouble)
+  judged = []
+  for name, (conditions, why) in made.items():
+    paper = PAPER if name in OF_DIMPLES else FOLLOW_UP
+    said = f'{(STATEMENTS | OF_DIMPLES)[name]} ({of.name}).'
+    name = f'{of.name}: {name}'
+    judged.append(claims.Claim(paper, name, said, tuple(conditions), why))
+  return judged
 
 
 def as_the_authors(of, trouble):
-  """Claims that distances agree with the author's; none of other data."""
+  """Conditions that distances agree with the author's, and why not tested.
+
+  By claim; none of other data.
+  """
   if of.name not in THEIRS:
-    return []
+    return {}
   why = other_setting(of)
-  found = {side: [] for side in ('whole', 'on', 'off')}
+  found = {side: [] for side in THEIR_SIDES}
   for side, factor, _, _, ratio in [] if why else compared(of):
     what = f'ratio at factor {factor:g}'
     found[side].append(claims.within(what, ratio, 1.0, TOLERANCE))
-  return [
-    make_claim(
-      of,
-      PAPER,
-      f"as the author's, {side}",
-      f"Mean distances, {side}, are those that the model's author found",
-      conditions,
-      why or trouble,
-    )
+  return {
+    f"as the author's, {side}": (conditions, why or trouble)
     for side, conditions in found.items()
-  ]
+  }
 
 
 def other_setting(of):
@@ -585,7 +545,7 @@ def other_setting(of):
 
 def compared(of):
   """Yields `(side, factor, ours, theirs, ratio)`, of each that there is."""
-  for number, side in enumerate(('whole', 'on', 'off')):
+  for number, side in enumerate(THEIR_SIDES):
     for place, factor in enumerate(of.factors.tolist()):
       if factor in THEIRS[of.name]:
         theirs = their_mean(*THEIRS[of.name][factor][number])

@@ -13,6 +13,7 @@ from dmm_jax import boundary
 from dmm_jax import manifold
 from dmm_jax import records
 from dmm_jax import statistics
+from dmm_jax.models import homogeneous
 from experiments import initial_scale
 from experiments.lib import claims
 from experiments.lib import flags
@@ -215,7 +216,7 @@ def test_before_training_the_factor_changes_no_distance():
   for factor in (1.0, 4.0):
     weights = initial_scale.start(jax.random.key(2), [20, 40, 1], factor)
     labels = np.array(
-      [np.argmax(initial_scale.logits(weights, x)) for x in of.xs[:5]], np.int32
+      [np.argmax(homogeneous.logits(weights, x)) for x in of.xs[:5]], np.int32
     )
     far.append(
       initial_scale.measure_sides(
@@ -251,7 +252,7 @@ def test_training_ends_at_the_most_steps_or_at_its_accuracy():
     config, jax.random.key(0), of, 1.0
   )
   assert steps % initial_scale.CHECK == 0 and 0.3 <= right < 0.6
-  said = [np.argmax(initial_scale.logits(weights, x)) for x in of.points]
+  said = [np.argmax(homogeneous.logits(weights, x)) for x in of.points]
   assert right == pytest.approx(np.mean(said == of.point_labels))
 
 
