@@ -268,3 +268,55 @@ def random_law(n: int, num: int = 40000, seed: int = 0) -> np.ndarray:
     first = np.where(crossed.any(1), crossed.argmax(1), np.inf)
     counts[start : start + rows] = first
   return counts
+
+
+# --- What flips grow as ----------------------------------------------------
+
+
+def growth(n: np.ndarray | float) -> np.ndarray:
+  """Returns sqrt(n / ln n), what chosen flips go as."""
+  n = np.asarray(n, float)
+  return np.sqrt(n / np.log(n))
+
+
+def output_line(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the slope of flips on |f|, and their correlation.
+
+  Args:
+    values: flips and |f| of m networks `[..., m, 2]`.
+
+  Returns:
+    `[...]` each; NaN where a search found nothing, or all values are the same.
+  """
+  with np.errstate(invalid='ignore', divide='ignore'):
+    centred = values - values.mean(-2, keepdims=True)
+    both = (centred[..., 0] * centred[..., 1]).mean(-1)
+    scatter = (centred**2).mean(-2)
+    return both / scatter[..., 1], both / np.sqrt(scatter.prod(-1))
+
+
+def controlled_mean(values: np.ndarray) -> np.ndarray:
+  """Returns mean flips at the known mean of |f|, sqrt(2 / pi), by regression.
+
+  Most of the scatter of flips is that of |f|.
+
+  Args:
+    values: flips, and |f| in units of its standard deviation, of m networks
+      `[..., m, 2]`.
+  """
+  slope, _ = output_line(values)
+  flips, size = values[..., 0].mean(-1), values[..., 1].mean(-1)
+  return flips - slope * (size - np.sqrt(2 / np.pi))
+
+
+def fit_factor(
+  means: np.ndarray, basis: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns `a` of `means ~ a basis` by least squares, and the rms residual.
+
+  Args:
+    means: `[..., k]`.
+    basis: `[k]`.
+  """
+  a = means @ basis / (basis @ basis)
+  return a, np.sqrt(np.mean((means - a[..., None] * basis) ** 2, axis=-1))

@@ -24,18 +24,10 @@ that the gradient ranks among the first --candidates are tried; `rank`, the
 worst place there of a flip that was taken, says whether that could matter.
 
 The network is the unit: ratios are geometric means over networks of ratios of
-each network's mean flips, with Student's intervals. Claims, and what would
-refute each:
-
-  farther at images  trained networks need no more flips than the same networks
-                     before training, at training or at test images
-  more than at random bits  random bits gain as much: then it is the network's
-                     output that grew more steadily, not its distance from data
-  wrong ones nearer  test images that are misclassified need as many flips as
-                     those that are not
-  as the authors     (mnist) a mean lies outside of 10 % of theirs
-
-No claim is tested where networks do not classify test images at least half way
+each network's mean flips, with Student's intervals. Where random bits gain as
+much as images, it is the network's output that grew more steadily, not its
+distance from data. The authors' means, of mnist, are to lie within 10 %. No
+claim is tested where networks do not classify test images at least half way
 from a guess to all, or more than 5 % of the searches change no class.
 """
 
@@ -70,7 +62,6 @@ KINDS = {
 # Of MNIST, read off the bars of their poster.
 THEIRS = {'train': 10.5, 'test': 10.3, 'random': 4.6}
 TOLERANCE = 0.1
-MOST_LOST = 0.05  # Share of the searches, where a claim is tested.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,11 +89,8 @@ class Config:
 
 PRESETS = {
   'default': {},
-  'quick': dict(
-    workdir='runs/bit_images_quick', num_networks=20, num_examples=30
-  ),
+  'quick': dict(num_networks=20, num_examples=30),
   'mnist': dict(
-    workdir='runs/bit_images_mnist',
     dataset='mnist',
     threshold=25 / 255,
     num_networks=8,
@@ -267,164 +255,134 @@ class Found:
       )
 
 
-def geometric(values):
+def times(values):
   """Estimates the geometric mean over networks that have a value."""
-  values = values[np.isfinite(values)]
-  found = statistics.t_mean(np.log(values), unit='networks')
-  value, low, high = np.exp(found[:3]).tolist()
-  return found._replace(value=value, low=low, high=high)
+  return statistics.geometric_mean(values[np.isfinite(values)], unit='networks')
 
 
-def analyze(config, tables_found):
+def mean(values):
+  """Estimates the mean over networks that have a value."""
+  return statistics.t_mean(values[np.isfinite(values)], unit='networks')
+
+
+def analyze(config, found):
   """Holds flips after training against those before, and the authors'."""
-  results = tables_found['results']
-  of = Found(results)
+  results = found['results']
+  of, reason = Found(results), why_not_tested(results)
   gain = {kind: of.mean(kind, True) / of.mean(kind, False) for kind in KINDS}
-  wrong = of.mean('wrong', True) / of.mean('test', True, right=True)
-  reason = why_not_tested(results)
-  claim = lambda name, said, conditions, why=reason: claims.Claim(
-    PAPER, name, said, tuple(conditions), why
-  )
-  judged = [
-    claim(
-      'farther at images',
-      'The class of an image takes more flips to change in a trained network '
-      'than in a random one.',
-      [
-        claims.above(KINDS[kind], geometric(gain[kind]), 1.0)
-        for kind in ('train', 'test')
-      ],
-    ),
-    claim(
-      'more than at random bits',
-      'Training moves the boundary away from images, more than from random '
-      'bits (ours).',
-      [
-        claims.above(
-          'gain at test images over that at random bits',
-          geometric(gain['test'] / gain['random']),
-          1.0,
-        )
-      ],
-    ),
-    claim(
-      'wrong ones nearer',
-      'Misclassified images are much closer to the boundary than correctly '
-      'classified ones.',
-      [claims.below('flips of wrong over right ones', geometric(wrong), 1.0)],
-      reason or few(wrong),
-    ),
-    claim(
-      'as the authors',
-      'Greedy flips are about 10.5 at training images, 10.3 at test images and '
-      '4.6 at random bits.',
-      [
-        claims.within(
-          KINDS[kind],
-          statistics.t_mean(of.mean(kind, True), unit='networks'),
-          theirs,
-          TOLERANCE * theirs,
-        )
-        for kind, theirs in THEIRS.items()
-      ],
-      reason if config.dataset == 'mnist' else 'their numbers are of mnist',
-    ),
-  ]
+  judged = judge(config, of, gain, reason)
   shown = [flip_table(config, of, gain), accuracy_table(results)]
   return runner.Report(answer(config, of, gain, reason), judged, shown)
 
 
-def few(wrong):
-  """Why misclassified images say nothing, or ''."""
-  num = int(np.isfinite(wrong).sum())
-  return '' if num > 1 else f'{num} of the networks misclassify a test image'
+STATEMENTS = {
+  'farther at images': 'The class of an image takes more flips to change in a '
+  'trained network than in a random one.',
+  'more than at random bits': 'Training moves the boundary away from images, '
+  'more than from random bits (ours).',
+  'wrong ones nearer': 'Misclassified images are much closer to the boundary '
+  'than correctly classified ones.',
+  'as the authors': 'Greedy flips are about 10.5 at training images, 10.3 at '
+  'test images and 4.6 at random bits.',
+}
 
 
-def of_networks(results, column, trained):
-  """A column's value of each network, before or after training."""
+def judge(config, of, gain, reason):
+  """Returns the claims."""
+  above = claims.above
+  beyond = times(gain['test'] / gain['random'])
+  wrong = of.mean('wrong', True) / of.mean('test', True, right=True)
+  found = [
+    [above(KINDS[kind], times(gain[kind]), 1.0) for kind in ('train', 'test')],
+    [above('gain at test images over that at random bits', beyond, 1.0)],
+    [claims.below('flips of wrong over right ones', times(wrong), 1.0)],
+    [
+      claims.within(
+        KINDS[kind], mean(of.mean(kind, True)), theirs, TOLERANCE * theirs
+      )
+      for kind, theirs in THEIRS.items()
+    ],
+  ]
+  num = np.isfinite(wrong).sum()
+  few = f'{num} of the networks misclassify a test image' if num < 2 else ''
+  other = '' if config.dataset == 'mnist' else 'their numbers are of mnist'
+  reasons = reason, reason, reason or few, reason or other
+  return [
+    claims.Claim(PAPER, name, said, tuple(conditions), why)
+    for (name, said), conditions, why in zip(
+      STATEMENTS.items(), found, reasons, strict=True
+    )
+  ]
+
+
+def accuracies(results, trained):
+  """Accuracy of each network, before or after training."""
   rows = records.select(results, trained=trained)
   _, first = np.unique(rows['network'], return_index=True)
-  return rows[column][first]
+  return rows['accuracy'][first]
 
 
 def why_not_tested(results):
   """Why the flips say nothing of the claims, or ''."""
-  right = of_networks(results, 'accuracy', True).mean()
   guess = float(results['guess'][0])
-  if right < (1 + guess) / 2:
-    return (
-      f'networks classify {right:.0%} of the test images correctly, less than '
-      f'half way from a guess ({guess:.0%}) to all'
-    )
-  lost = np.mean(np.isinf(results['flips']))
-  if lost > MOST_LOST:
-    return f'{lost:.0%} of the searches changed no class'
-  return ''
+  why = claims.why_untrained(accuracies(results, True).mean(), guess)
+  return why or claims.why_failed(results['flips'])
 
 
 def answer(config, of, gain, reason):
   """One sentence."""
   if reason:
     return f'Nothing is tested: {reason}.'
-  mean = lambda kind: tables.cell(
-    statistics.t_mean(of.mean(kind, True), unit='networks'), '.1f'
+  flips, ratio = (
+    {kind: tables.cell(fn(kind), spec) for kind in ('test', 'random')}
+    for fn, spec in (
+      (lambda kind: mean(of.mean(kind, True)), '.1f'),
+      (lambda kind: times(gain[kind]), '.2f'),
+    )
   )
-  times = lambda kind: tables.cell(geometric(gain[kind]), '.2f')
   return (
-    f'The class of a test image of {config.dataset} takes {mean("test")} flips '
-    f'of bits to change in trained networks, {times("test")} times as many as '
-    f'before training, and that of random bits {mean("random")}, '
-    f'{times("random")} times as many ({config.num_networks} networks).'
+    f'The class of a test image of {config.dataset} takes {flips["test"]} '
+    f'flips of bits to change in trained networks, {ratio["test"]} times as '
+    f'many as before training, and that of random bits {flips["random"]}, '
+    f'{ratio["random"]} times as many ({config.num_networks} networks).'
   )
 
 
 def flip_table(config, of, gain):
-  column, n = tables.Column, int(of.results['n'][0])
-  mean = lambda v: statistics.t_mean(v[np.isfinite(v)], unit='networks')
-  rows = [
-    [
-      said,
-      int(np.sum(records.select(of.results, kind=kind)['trained'])),
-      mean(of.mean(kind, True)),
-      mean(of.mean(kind, False)),
-      geometric(gain[kind]),
-      THEIRS.get(kind) if config.dataset == 'mnist' else None,
-    ]
-    for kind, said in KINDS.items()
-  ]
+  rows = []
+  for kind, said in KINDS.items():
+    num = np.sum(records.select(of.results, kind=kind)['trained'])
+    means = mean(of.mean(kind, True)), mean(of.mean(kind, False))
+    theirs = THEIRS.get(kind) if config.dataset == 'mnist' else None
+    rows.append([said, num, *means, times(gain[kind]), theirs])
   columns = [
-    column('strings', '', ''),
-    column('number', '', 'of all networks together'),
-    column('trained', '', 'mean greedy flips', '.2f'),
-    column('untrained', '', 'the same, before training', '.2f'),
-    column('ratio', '', 'geometric mean over networks', '.2f'),
-    column('authors', '', 'trained, read off their bars'),
+    ('strings', ''),
+    ('number', 'of all networks together'),
+    ('trained', 'mean greedy flips', '', '.2f'),
+    ('untrained', 'the same, before training', '', '.2f'),
+    ('ratio', 'geometric mean over networks', '', '.2f'),
+    ('authors', 'trained, read off their bars'),
   ]
+  n = int(of.results['n'][0])
   least = np.sqrt(n / (2 * np.pi * np.log(n)))
   title = f'Flips that change the class of {n} bits; sqrt(n / (2 pi ln n)) is '
-  return tables.Table(f'{title}{least:.2f}', columns, rows)
+  return tables.table(f'{title}{least:.2f}', columns, rows)
 
 
 def accuracy_table(results):
-  column, rows = tables.Column, []
-  for trained in (True, False):
+  rows = []
+  for name, trained in (('trained', True), ('untrained', False)):
     of = records.select(results, trained=trained)
-    right = of_networks(results, 'accuracy', trained)
-    rows.append(
-      [
-        'trained' if trained else 'untrained',
-        statistics.proportion(right, unit='networks'),
-        float(np.mean(np.isinf(of['flips']))),
-        int(of['rank'].max()),
-      ]
-    )
+    right = accuracies(results, trained)
+    right = statistics.proportion(right, unit='networks')
+    rows.append([name, right, np.isinf(of['flips']).mean(), of['rank'].max()])
   columns = [
-    column('networks', '', ''),
-    column('right', '', 'share of test images classified correctly', '.1%'),
-    column('lost', '', 'share of searches that changed no class', '.1%'),
-    column('rank', '', "worst place in the gradient's order of a flip taken"),
+    ('networks', ''),
+    ('right', 'share of test images classified correctly', '', '.1%'),
+    ('lost', 'share of searches that changed no class', '', '.1%'),
+    ('rank', "worst place in the gradient's order of a flip taken"),
   ]
-  return tables.Table('Networks', columns, rows)
+  return tables.table('Networks', columns, rows)
 
 
 EXPERIMENT = runner.Experiment(

@@ -25,21 +25,10 @@ network is the unit of all intervals. Means of greedy flips are taken at the
 known mean of |f| in units of its standard deviation, sqrt(2 / pi), by
 regression on |f|, whose scatter is most of theirs; `raw` ones are not.
 
-Claims, and what would refute each; numbers are the authors':
-
-  at least sqrt(n / (2 pi ln n))  the fit a sqrt(n / ln n) to the mean flips has
-                      an a below 1 / sqrt(2 pi), or the mean lower bound at the
-                      smallest size is below theirs
-  as sqrt(n / ln n)   a fit a sqrt(n), or a constant, leaves no larger residual
-  0.405 sqrt(n / ln n)  a lies outside of 5 %
-  linear in |f|       the correlation with |f| is at most 0.95, at the largest n
-  random flips linear in n  the slope of their log mean on log n lies outside of
-                      1 +- 0.1; it is 1/2 if they go as sqrt(n)
-  0.334 n             random flips at large n lie outside of 5 %: the infinite
-                      network's, extrapolated from its means by c + b / sqrt(n),
-                      times the mean ratio of networks to it
-
-Random flips that never change the class count as n. Nothing is tested where
+The share of n that random flips take at large n is that of the infinite
+network, extrapolated from its means by c + b / sqrt(n), times the mean ratio of
+networks to it; flips that never change the class count as n. Numbers in claims
+are the authors'; ours have to lie within 5 % of them. Nothing is tested where
 greed did not change a class, or the screen had changed more than 5 % of the
 networks that were searched fully.
 """
@@ -106,7 +95,6 @@ class Config:
 PRESETS = {
   'default': {},
   'quick': dict(
-    workdir='runs/bit_strings_quick',
     sizes=(100, 250, 500, 1000),
     num_networks=(600, 300, 150, 60),
     full_size=500,
@@ -201,132 +189,61 @@ def measure_network(i, *, n, seed, kind, candidates):
 # --- Judging ---------------------------------------------------------------
 
 
-def law(n):
-  """sqrt(n / ln n)."""
-  n = np.asarray(n, float)
-  return np.sqrt(n / np.log(n))
-
-
-def controlled(values):
-  """Mean of flips at the known mean of |f|, of `[..., m, (flips, |f|)]`."""
-  slope, _ = line(values)
-  flips, size = values[..., 0].mean(-1), values[..., 1].mean(-1)
-  return flips - slope * (size - np.sqrt(2 / np.pi))
-
-
-def line(values):
-  """`(slope of flips on |f|, their correlation)`, likewise."""
-  # NaN where a search found nothing, or all values are the same.
-  with np.errstate(invalid='ignore', divide='ignore'):
-    centred = values - values.mean(-2, keepdims=True)
-    both = (centred[..., 0] * centred[..., 1]).mean(-1)
-    scatter = (centred**2).mean(-2)
-    return both / scatter[..., 1], both / np.sqrt(scatter.prod(-1))
-
-
-def fit(means, basis):
-  """Least squares `a` of `means ~ a basis` over the last axis, and its rms."""
-  a = means @ basis / (basis @ basis)
-  return a, np.sqrt(np.mean((means - a[..., None] * basis) ** 2, axis=-1))
+def correlation(values):
+  """Of flips and |f|."""
+  return bit_strings.output_line(values)[1]
 
 
 def estimate(statistic, *samples):
   return statistics.estimate(statistic, *samples, unit='networks')
 
 
-def analyze(config, found):
-  """Fits, and every number beside its prediction."""
-  n = np.array(config.sizes, float)
-  parts = [records.select(found['results'], n=size) for size in config.sizes]
-  # |f| in units of its standard deviation at infinite width.
-  samples = [
-    np.stack([p['flips'], np.abs(p['output']) / np.sqrt(2 * v / (v + 1))], -1)
-    for p, v in zip(parts, n, strict=True)
-  ]
-  means = lambda *parts: np.stack([controlled(p) for p in parts], -1)
-  bases = {
-    'sqrt(n / ln n)': law(n),
-    'sqrt(n)': np.sqrt(n),
-    'constant': np.ones_like(n),
-  }
-  fits = {
-    name: [
-      estimate(lambda *v, b=basis, i=i: fit(means(*v), b)[i], *samples)
-      for i in range(2)
-    ]
-    for name, basis in bases.items()
-  }
-  worse = {
-    name: estimate(
-      lambda *v, b=basis: fit(means(*v), b)[1] - fit(means(*v), law(n))[1],
-      *samples,
-    )
-    for name, basis in [*bases.items()][1:]
-  }
-  at_most = records.select(found['exhaustive'], n=min(config.sizes))['flips']
-  bound = np.minimum(at_most, REACH + 1)
-  correlation = estimate(lambda v: line(v)[1], samples[int(n.argmax())])
-  randomly = Random(config, found['random'])
-  reason = why_not_tested(config, parts)
-  claim = lambda name, said, *conditions, why=reason: claims.Claim(
-    PAPER, name, said, conditions, why
-  )
-  a = fits['sqrt(n / ln n)'][0]
-  judged = [
-    claim(
-      'at least sqrt(n / (2 pi ln n))',
-      'For any given input bit string, the average Hamming distance of the '
-      'closest input bit string with a different classification is at least '
-      'sqrt(n / (2 pi ln n)).',
-      claims.above('a', a, LEAST),
-      claims.above(
-        f'lower bound at n = {min(config.sizes)}',
-        statistics.mean(bound, unit='networks'),
-        float(law(min(config.sizes)) * LEAST),
-      ),
-    ),
-    claim(
-      'as sqrt(n / ln n)',
-      'Greedy distances go as sqrt(n / ln n), not as sqrt(n) or not at all.',
-      *(
-        claims.above(f'residual as {name}, less that,', gap, 0.0)
-        for name, gap in worse.items()
-      ),
-    ),
-    claim(
-      f'{GREEDY} sqrt(n / ln n)',
-      f'Greedy distances fit {GREEDY} sqrt(n / ln n).',
-      claims.within('a', a, GREEDY, TOLERANCE * GREEDY),
-    ),
-    claim(
-      'linear in |f|',
-      'The distance grows linearly with |f|.',
-      claims.above(
-        f'correlation at n = {n.max():g}', correlation, LEAST_CORRELATION
-      ),
-    ),
-    claim(
-      'random flips linear in n',
-      'If the bits of the initial string are flipped randomly, the average '
-      'number of flips required to change the classification grows linearly '
-      'with n.',
-      claims.within('slope', randomly.slope, 1.0, SLOPE_TOLERANCE),
-      why='',
-    ),
-    claim(
-      f'{RANDOM} n',
-      f'Random flips required are {RANDOM} n.',
-      claims.within('share', randomly.limit, RANDOM, TOLERANCE * RANDOM),
-      why='',
-    ),
-  ]
-  made = [
-    greedy_table(config, samples),
-    fit_table(n, fits),
-    search_table(config, parts, samples, at_most),
-    random_table(config, randomly),
-  ]
-  return runner.Report(answer(config, a, randomly), judged, made)
+BASES = {
+  'sqrt(n / ln n)': bit_strings.growth,
+  'sqrt(n)': np.sqrt,
+  'constant': np.ones_like,
+}
+
+
+class Greedy:
+  """Greedy flips of each size, and what they grow as.
+
+  Attributes:
+    n: the sizes.
+    rows: of each.
+    samples: of each flips, and |f| in units of its standard deviation at
+      infinite width `[networks, 2]`.
+    fits: factor and residual by `BASES`.
+    worse: residuals less that of the first of these.
+  """
+
+  def __init__(self, config, rows):
+    self.n = np.array(config.sizes, float)
+    self.rows = [records.select(rows, n=n) for n in config.sizes]
+    self.samples = []
+    for of, n in zip(self.rows, self.n, strict=True):
+      size = np.abs(of['output']) / np.sqrt(2 * n / (n + 1))
+      self.samples.append(np.stack([of['flips'], size], -1))
+
+    def fitted(name):
+      """Factor, residual, and the residual less that of the first basis."""
+
+      def fit(*samples):
+        means = [bit_strings.controlled_mean(v) for v in samples]
+        means = np.stack(means, -1)
+        first, own = (
+          bit_strings.fit_factor(means, basis(self.n))
+          for basis in (bit_strings.growth, BASES[name])
+        )
+        return *own, own[1] - first[1]
+
+      return [
+        estimate(lambda *v, i=i: fit(*v)[i], *self.samples) for i in range(3)
+      ]
+
+    found = {name: fitted(name) for name in BASES}
+    self.fits = {name: of[:2] for name, of in found.items()}
+    self.worse = {name: found[name][2] for name in ('sqrt(n)', 'constant')}
 
 
 class Random:
@@ -358,16 +275,88 @@ class Random:
     )
 
 
-def why_not_tested(config, parts):
+def analyze(config, found):
+  """Fits, and every number beside its prediction."""
+  greedy = Greedy(config, found['results'])
+  randomly = Random(config, found['random'])
+  at_most = records.select(found['exhaustive'], n=min(config.sizes))['flips']
+  judged = judge(config, greedy, randomly, at_most)
+  shown = [
+    greedy_table(greedy),
+    fit_table(greedy),
+    search_table(config, greedy, at_most),
+    random_table(randomly),
+  ]
+  return runner.Report(answer(config, greedy, randomly), judged, shown)
+
+
+STATEMENTS = {
+  'at least sqrt(n / (2 pi ln n))': 'For any given input bit string, the '
+  'average Hamming distance of the closest input bit string with a different '
+  'classification is at least sqrt(n / (2 pi ln n)).',
+  'as sqrt(n / ln n)': 'Greedy distances go as sqrt(n / ln n), not as sqrt(n) '
+  'or not at all.',
+  f'{GREEDY} sqrt(n / ln n)': f'Greedy distances fit {GREEDY} sqrt(n / ln n).',
+  'linear in |f|': 'The distance grows linearly with |f|.',
+  'random flips linear in n': 'If the bits of the initial string are flipped '
+  'randomly, the average number of flips required to change the classification '
+  'grows linearly with n.',
+  f'{RANDOM} n': f'Random flips required are {RANDOM} n.',
+}
+
+
+def judge(config, greedy, randomly, at_most):
+  """Returns the claims; `at_most`: flips of the nearest string, or inf."""
+  above, within, small = claims.above, claims.within, min(config.sizes)
+  a, _ = greedy.fits['sqrt(n / ln n)']
+  bound = statistics.mean(np.minimum(at_most, REACH + 1), unit='networks')
+  share, slope = randomly.limit, randomly.slope
+  largest = greedy.samples[int(greedy.n.argmax())]
+  found = [
+    [
+      above('a', a, LEAST),
+      above(
+        f'lower bound at n = {small}',
+        bound,
+        float(bit_strings.growth(small) * LEAST),
+      ),
+    ],
+    [
+      above(f'residual as {name}, less that,', gap, 0)
+      for name, gap in greedy.worse.items()
+    ],
+    [within('a', a, GREEDY, TOLERANCE * GREEDY)],
+    [
+      above(
+        f'correlation at n = {greedy.n.max():g}',
+        estimate(correlation, largest),
+        LEAST_CORRELATION,
+      )
+    ],
+    [within('slope', slope, 1.0, SLOPE_TOLERANCE)],
+    [within('share', share, RANDOM, TOLERANCE * RANDOM)],
+  ]
+  why = why_not_tested(config, greedy)
+  reasons = [why, why, why, why, '', '']  # Random flips need no search.
+  return [
+    claims.Claim(PAPER, name, said, tuple(conditions), reason)
+    for (name, said), conditions, reason in zip(
+      STATEMENTS.items(), found, reasons, strict=True
+    )
+  ]
+
+
+def why_not_tested(config, greedy):
   """Why greedy flips say nothing of the claims, or ''."""
-  lost = sum(np.isinf(p['flips']).sum() for p in parts)
+  lost = sum(np.isinf(rows['flips']).sum() for rows in greedy.rows)
   if lost:
     return f'{lost} greedy searches did not change the class'
-  ranks = np.concatenate(
-    [p['rank'] for p, n in zip(parts, config.sizes, strict=True)
-     if config.candidates < n <= config.full_size] or [np.zeros(1)]
-  )  # fmt: skip
-  screened = np.mean(ranks >= config.candidates)
+  ranks = [
+    rows['rank']
+    for rows, n in zip(greedy.rows, config.sizes, strict=True)
+    if config.candidates < n <= config.full_size
+  ]
+  screened = np.mean(np.concatenate([*ranks, [0]]) >= config.candidates)
   if screened > MOST_SCREENED:
     return (
       f'--candidates={config.candidates} would have changed {screened:.0%} of '
@@ -376,13 +365,14 @@ def why_not_tested(config, parts):
   return ''
 
 
-def answer(config, a, randomly):
+def answer(config, greedy, randomly):
   """One sentence."""
+  a = tables.cell(greedy.fits['sqrt(n / ln n)'][0], '.3f')
+  share = tables.cell(randomly.limit, '.3f')
   return (
-    f'Until a random network changes its mind, {tables.cell(a, ".3f")} '
-    f'sqrt(n / ln n) of n chosen bits have to flip (at least {LEAST:.3f} in '
-    f'theory, {GREEDY} of the authors), but '
-    f'{tables.cell(randomly.limit, ".3f")} n random ones ({RANDOM}; '
+    f'Until a random network changes its mind, {a} sqrt(n / ln n) of n chosen '
+    f'bits have to flip (at least {LEAST:.3f} in theory, {GREEDY} of the '
+    f'authors), but {share} n random ones ({RANDOM}; '
     f'{min(config.num_networks)} to {max(config.num_networks)} networks of '
     f'{min(config.sizes)} to {max(config.sizes)} bits).'
   )
@@ -390,108 +380,105 @@ def answer(config, a, randomly):
 
 # --- Tables ----------------------------------------------------------------
 
-column = tables.Column
 
-
-def greedy_table(config, samples):
+def greedy_table(greedy):
   rows = [
     [
-      n,
+      int(n),
       len(sample),
-      estimate(controlled, sample),
+      estimate(bit_strings.controlled_mean, sample),
       estimate(lambda v: v[..., 0].mean(-1), sample),
-      float(bit_strings.greedy_law(n).mean()),
-      float(law(n) * LEAST),
-      estimate(lambda v, n=n: controlled(v) / law(n), sample),
+      bit_strings.greedy_law(int(n)).mean(),
+      bit_strings.growth(n) * LEAST,
+      estimate(
+        lambda v, n=n: bit_strings.controlled_mean(v) / bit_strings.growth(n),
+        sample,
+      ),
     ]
-    for n, sample in zip(config.sizes, samples, strict=True)
+    for n, sample in zip(greedy.n, greedy.samples, strict=True)
   ]
   columns = [
-    column('bits', '', 'n'),
-    column('networks', '', ''),
-    column('flips', '', 'mean greedy flips at the known mean of |f|', '.2f'),
-    column('raw', '', 'mean greedy flips', '.2f'),
-    column('infinite', '', 'at infinite width, to first order', '.2f'),
-    column('least', '', 'sqrt(n / (2 pi ln n))', '.2f'),
-    column('a', '', 'flips over sqrt(n / ln n)', '.3f'),
+    ('bits', 'n'),
+    ('networks', ''),
+    ('flips', 'mean greedy flips at the known mean of |f|'),
+    ('raw', 'mean greedy flips'),
+    ('infinite', 'at infinite width, to first order'),
+    ('least', 'sqrt(n / (2 pi ln n))'),
+    ('a', 'flips over sqrt(n / ln n)', '', '.3f'),
   ]
-  return tables.Table('Greedy flips until the class changes', columns, rows)
+  title = 'Greedy flips until the class changes'
+  return tables.table(title, columns, rows, spec='.2f')
 
 
-def fit_table(n, fits):
-  of_infinite = np.array([bit_strings.greedy_law(int(v)).mean() for v in n])
-  rows = [[name, *found] for name, found in fits.items()]
-  rows.append(['infinite', *map(float, fit(of_infinite, law(n)))])
+def fit_table(greedy):
+  n = greedy.n
+  infinite = np.array([bit_strings.greedy_law(int(v)).mean() for v in n])
+  rows = [[name, *found] for name, found in greedy.fits.items()]
+  rows.append(
+    ['infinite', *bit_strings.fit_factor(infinite, bit_strings.growth(n))]
+  )
   columns = [
-    column('flips as', '', 'infinite: the infinite column, sqrt(n / ln n)'),
-    column('a', '', 'factor, by least squares', '.3f'),
-    column('residual', 'flips', 'root mean square', '.2f'),
+    ('flips as', 'infinite: the infinite column, sqrt(n / ln n)'),
+    ('a', 'factor, by least squares', '', '.3f'),
+    ('residual', 'root mean square', 'flips', '.2f'),
   ]
-  return tables.Table('Fits of greedy flips', columns, rows)
+  return tables.table('Fits of greedy flips', columns, rows)
 
 
-def search_table(config, parts, samples, at_most):
-  rows = []
-  for n, part, sample in zip(config.sizes, parts, samples, strict=True):
+def search_table(config, greedy, at_most):
+  rows, share = [], functools.partial(statistics.proportion, unit='networks')
+  for n, part, sample in zip(
+    config.sizes, greedy.rows, greedy.samples, strict=True
+  ):
+    slope = estimate(
+      lambda v, n=n: bit_strings.output_line(v)[0] / bit_strings.growth(n),
+      sample,
+    )
+    linked = estimate(correlation, sample)
+    tried = n if n <= config.full_size else min(n, config.candidates)
     nearer = None
     if n == min(config.sizes):
       num = min(len(at_most), len(part['flips']))
-      nearer = statistics.proportion(
-        at_most[:num] < part['flips'][:num], unit='networks'
-      )
-    rows.append(
-      [
-        n,
-        estimate(lambda v, n=n: line(v)[0] / law(n), sample),
-        estimate(lambda v: line(v)[1], sample),
-        int(part['rank'].max()),
-        n if n <= config.full_size else min(n, config.candidates),
-        nearer,
-      ]
-    )
+      nearer = share(at_most[:num] < part['flips'][:num])
+    rows.append([n, slope, linked, part['rank'].max(), tried, nearer])
+  reached = (
+    f'share where a string within {REACH} flips is nearer than greed found'
+  )
   columns = [
-    column('bits', '', 'n'),
-    column('slope', '', 'on |f|, over sqrt(n / ln n); expected: 1/2', '.3f'),
-    column('correlation', '', 'of flips and |f|', '.3f'),
-    column('rank', '', "worst place in the gradient's order of a flip taken"),
-    column('tried', '', 'flips tried at each step'),
-    column(
-      'nearer', '', f'share where a string within {REACH} flips is '
-      'nearer than greed found', '.1%',
-    ),
-  ]  # fmt: skip
-  return tables.Table('Greedy flips against |f|, and the search', columns, rows)
+    ('bits', 'n'),
+    ('slope', 'on |f|, over sqrt(n / ln n); expected: 1/2', '', '.3f'),
+    ('correlation', 'of flips and |f|', '', '.3f'),
+    ('rank', "worst place in the gradient's order of a flip taken"),
+    ('tried', 'flips tried at each step'),
+    ('nearer', reached, '', '.1%'),
+  ]
+  return tables.table('Greedy flips against |f|, and the search', columns, rows)
 
 
-def random_table(config, randomly):
-  mean = lambda v: v.mean((-2, -1))
+def random_table(randomly):
   rows = [
     [
-      n,
+      int(n),
       len(share),
-      estimate(mean, share),
-      law_share,
-      statistics.proportion(never, unit='networks'),
-      law_never,
+      estimate(lambda v: v.mean((-2, -1)), share),
+      randomly.law[i],
+      statistics.proportion(randomly.never[i], unit='networks'),
+      randomly.law_never[i],
     ]
-    for n, share, law_share, never, law_never in zip(
-      config.random_sizes,
-      randomly.shares,
-      randomly.law,
-      randomly.never,
-      randomly.law_never,
-      strict=True,
+    for i, (n, share) in enumerate(
+      zip(randomly.n, randomly.shares, strict=True)
     )
   ]
   columns = [
-    column('bits', '', 'n'),
-    column('networks', '', f'with {ORDERS} orders each'),
-    column('flips / n', '', 'mean share of bits', '.3f'),
-    column('infinite', '', 'at infinite width, exactly', '.3f'),
-    column('never', '', 'share of orders that do not change it', '.1%'),
-    column('infinite never', '', 'the same at infinite width', '.1%'),
+    ('bits', 'n'),
+    ('networks', f'with {ORDERS} orders each'),
+    ('flips / n', 'mean share of bits'),
+    ('infinite', 'at infinite width, exactly'),
+    ('never', 'share of orders that do not change it', '', '.1%'),
+    ('infinite never', 'the same at infinite width', '', '.1%'),
   ]
-  return tables.Table('Random flips until the class changes', columns, rows)
+  title = 'Random flips until the class changes'
+  return tables.table(title, columns, rows, spec='.3f')
 
 
 EXPERIMENT = runner.Experiment(

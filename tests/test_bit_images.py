@@ -206,12 +206,12 @@ def test_instruments_that_do_not_do_test_nothing():
   weak = made_up(accuracy=0.7)
   report = bit_images.analyze(toy('', dataset='mnist'), weak)
   assert {c.verdict for c in report.claims} == {claims.NOT_TESTED}
-  said = 'networks classify 70% of the test images correctly'
+  said = 'networks classify 70% of the images correctly'
   assert said in report.answer
   lost = made_up()
   lost['results']['flips'][::10] = np.inf
   report = bit_images.analyze(toy('', dataset='mnist'), lost)
-  assert report.claims[0].reason == '10% of the searches changed no class'
+  assert report.claims[0].reason == '10% of the searches found no boundary'
   # A few count as n flips.
   few = made_up(trained=WORLD | {'random': np.inf})
   few['results']['flips'] = np.minimum(few['results']['flips'], 1e9)
@@ -241,7 +241,7 @@ def test_training_that_does_nothing_is_rarely_called_something():
 
 
 def test_geometric_means_are_over_networks_that_have_a_value():
-  found = bit_images.geometric(np.array([1.0, 4.0, np.nan, 2.0]))
+  found = bit_images.times(np.array([1.0, 4.0, np.nan, 2.0]))
   assert found.value == pytest.approx(2) and found.n == 3
   wanted = statistics.t_mean(np.log([1.0, 4.0, 2.0]), unit='networks')
   assert found.low == pytest.approx(np.exp(wanted.low))

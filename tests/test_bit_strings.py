@@ -245,16 +245,16 @@ def test_means_slopes_and_fits():
   flips = 2 + 3 * size + rng.normal(size=500)
   values = np.stack([flips, size], -1)
   slope, constant = np.polyfit(size, flips, 1)
-  found, correlation = experiment.line(values)
+  found, correlation = bit_strings.output_line(values)
   np.testing.assert_allclose(found, slope)
   np.testing.assert_allclose(correlation, np.corrcoef(flips, size)[0, 1])
   mean = constant + slope * np.sqrt(2 / np.pi)
-  np.testing.assert_allclose(experiment.controlled(values), mean)
+  np.testing.assert_allclose(bit_strings.controlled_mean(values), mean)
   np.testing.assert_allclose(
-    experiment.controlled(np.stack([values, values])), [mean, mean]
+    bit_strings.controlled_mean(np.stack([values, values])), [mean, mean]
   )
   basis, means = np.array([1.0, 2, 4]), np.array([1.1, 1.9, 4.2])
-  a, residual = experiment.fit(means, basis)
+  a, residual = bit_strings.fit_factor(means, basis)
   want, squares, *_ = np.linalg.lstsq(basis[:, None], means, rcond=None)
   np.testing.assert_allclose([a, 3 * residual**2], [want[0], squares[0]])
 
@@ -364,7 +364,7 @@ WORLD = toy(
 
 def made_up(
   a=0.405,
-  basis=experiment.law,
+  basis=bit_strings.growth,
   *,
   share=0.334,
   power=1.0,
@@ -416,7 +416,7 @@ def cheap_laws(monkeypatch):
     bit_strings, 'random_law', lambda n: np.full(9, 0.334 * n)
   )
   monkeypatch.setattr(
-    bit_strings, 'greedy_law', lambda n: np.full(9, 0.4 * experiment.law(n))
+    bit_strings, 'greedy_law', lambda n: np.full(9, 0.4 * bit_strings.growth(n))
   )
 
 
