@@ -185,12 +185,7 @@ def measure_networks(config, inputs, module, name, key):
     *inputs['train'],
     condition=CONDITIONS[name],
     num=config.num_networks,
-    config=train.TrainConfig(
-      optimizer='momentum',
-      learning_rate=config.learning_rate,
-      schedule='constant',
-      batch_size=BATCH,
-    ),
+    config=populations.constant_rate(config.learning_rate, batch_size=BATCH),
     num_steps=config.num_steps,
     pause_steps=[s for s in (0, 1, 10, 100) if s < config.num_steps],
   )

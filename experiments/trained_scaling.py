@@ -171,7 +171,6 @@ def fit(config, module, key, xs, labels):
     keys[:, 0],
     keys[:, 1],
     module,
-    train.flax_forward(module),
     xs,
     labels,
     config=plan,

@@ -51,7 +51,6 @@ import numpy as np
 from dmm_jax import data
 from dmm_jax import nngp
 from dmm_jax import predictions
-from dmm_jax import programs
 from dmm_jax import random_nets
 from dmm_jax import records
 from dmm_jax import statistics
@@ -214,15 +213,7 @@ def fit(config, name, module, sets, numbers):
   seed = jax.random.fold_in(seed, zlib.crc32(name.encode()))
   split = lambda i: jax.random.split(jax.random.fold_in(seed, i))
   keys = jnp.moveaxis(jax.vmap(split)(numbers), 1, 0)
-  forward = programs.bind(_forward, module=module)
-  return populations.fit_ends(
-    *keys, module, forward, *sets['train'], config=plan
-  )
-
-
-def _forward(params, stats, x, key, train, *, module):
-  del key, train
-  return module.apply({'params': params}, x), stats
+  return populations.fit_ends(*keys, module, *sets['train'], config=plan)
 
 
 # --- Measuring -------------------------------------------------------------

@@ -211,3 +211,17 @@ def test_many_fresh_networks_are_those_of_their_keys(nested):
         own,
         want,
       )
+
+
+def test_modules_without_an_argument_train_are_the_same_in_training():
+  module = models.FullyConnected((5,), 3)
+  x = jnp.arange(4.0)
+  variables = module.init(jax.random.key(0), x)
+  forward = train.flax_forward(module)
+  logits = module.apply(variables, x)[0]
+  for training in (True, False):
+    (found, _), stats = forward(
+      variables['params'], {}, x, jax.random.key(1), training
+    )
+    np.testing.assert_array_equal(found, logits)
+    assert stats == {}

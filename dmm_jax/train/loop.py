@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from collections.abc import Iterator
 import functools
+import inspect
 from typing import Any
 from typing import NamedTuple
 
@@ -87,7 +88,8 @@ def flax_forward(module: nn.Module) -> Forward:
   """Returns `(params, stats, x, key, train) -> (outputs, stats)` of one input.
 
   Batch norm sees the batch through the axis name 'batch'; see `models`. Equal
-  modules give equal functions, which compile once.
+  modules give equal functions, which compile once. A module that has no
+  argument `train` is the same in training.
   """
   return programs.bind(_flax_forward, module=module)
 
@@ -96,9 +98,18 @@ def _flax_forward(params, stats, x, key, train, *, module):
   variables = {'params': params, **stats}
   rngs = {'latent': key} if train else None
   if not train or not stats:
-    return module.apply(variables, x, train=train, rngs=rngs), stats
+    told = {'train': train} if _asks(module) else {}
+    return module.apply(variables, x, rngs=rngs, **told), stats
   mutable = list(stats)
   return module.apply(variables, x, train=True, rngs=rngs, mutable=mutable)
+
+
+def _asks(module):
+  """Whether a module wants to know if it is being trained."""
+  if not isinstance(module, nn.Module):
+    return True
+  parameters = inspect.signature(type(module).__call__).parameters.values()
+  return any(p.name == 'train' or p.kind == p.VAR_KEYWORD for p in parameters)
 
 
 def init_state(

@@ -94,6 +94,24 @@ class Population(NamedTuple):
     return self.unravel(self.parameters[place, number])
 
 
+def constant_rate(
+  learning_rate: float, optimizer: str = 'momentum', **more: Any
+) -> config_lib.TrainConfig:
+  """Returns how to train for a number of steps, which no schedule knows of.
+
+  Args:
+    learning_rate: constant.
+    optimizer: as of `train.TrainConfig`.
+    **more: other fields of it; batches have 64 examples.
+  """
+  return config_lib.TrainConfig(
+    optimizer=optimizer,
+    learning_rate=learning_rate,
+    schedule='constant',
+    **{'batch_size': 64, **more},
+  )
+
+
 def draw_examples(
   key: jax.Array, condition: Condition, labels: np.ndarray, num: int
 ) -> Examples:
@@ -197,7 +215,6 @@ def fit_ends(
   weights: jax.Array,
   orders: jax.Array,
   module: nn.Module,
-  forward: loop.Forward,
   xs: np.ndarray,
   labels: np.ndarray,
   *,
@@ -208,7 +225,7 @@ def fit_ends(
 
   Args:
     weights, orders: keys of each network `[m]`.
-    module, forward: the network, and how it is trained.
+    module: of Flax, `x -> (logits, codes)`.
     xs, labels: examples `[n, ...]`, and their labels `[n]`.
     config: how to train.
     together: whether all train at once; else one after the other, which is
@@ -223,7 +240,7 @@ def fit_ends(
   flatten = lambda params: flatten_util.ravel_pytree(params)[0]
   run = functools.partial(
     loop.fit,
-    forward=forward,
+    forward=loop.flax_forward(module),
     xs=xs,
     targets=labels,
     config=config,

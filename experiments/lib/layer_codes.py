@@ -134,12 +134,8 @@ def train_rows(
     optimizer, adversary: as of `train.TrainConfig`.
     **options: of `populations.fit`: `num`, `condition`.
   """
-  plan = train.TrainConfig(
-    optimizer=optimizer,
-    learning_rate=config.learning_rate,
-    schedule='constant',
-    batch_size=64,
-    adversary=adversary,
+  plan = populations.constant_rate(
+    config.learning_rate, optimizer, adversary=adversary
   )
   key = jax.random.fold_in(jax.random.key(config.seed), number)
   found = populations.fit(
