@@ -75,6 +75,18 @@ KINDS = {
   'noise': 'noise',
   'box': 'random points',
 }
+STATEMENTS = {
+  'clings': 'First the boundary gets close to the image manifold',
+  'to data': 'It is the image manifold that the boundary gets close to',
+  'before accuracy': 'The boundary gets close before it puts examples on their '
+  'sides',
+  'two phases': 'Training has two phases: the boundary comes close, then '
+  'something else',
+  'shallow dimples': 'While it puts examples on their sides the boundary stays '
+  'close',
+  'retreat': 'In the end the boundary has moved away from data, and from data '
+  'farther than from non-data (ours)',
+}
 # Claims that need networks that have learnt their labels.
 OF_ACCURACY = ('before accuracy', 'shallow dimples', 'retreat')
 COURSE = 'Along training'  # Title of the table that figures are drawn from.
@@ -99,7 +111,7 @@ class Config:
   )
   init_scales: tuple[float, ...] = flags.flag(
     (1.0, 0.3, 3.0),
-    'Factors of weights; the first is the main one.',
+    'Factors of all weights at the start; the first is the main one.',
     least=1e-3,
   )
   shuffled: bool = flags.flag(True, 'Train on shuffled labels too.')
@@ -107,7 +119,7 @@ class Config:
   train_batch: int = flags.flag(
     8, 'Networks trained, measured and saved together.', least=1
   )
-  steps: int = flags.flag(2500, 'Steps, rounded up to epochs.', least=1)
+  steps: int = flags.flag(2500, 'Training steps, in whole epochs.', least=1)
   steps_per_decade: int = flags.flag(
     5, 'Measurements for each factor of 10 in steps.', least=1, most=20
   )
@@ -119,13 +131,12 @@ class Config:
     False, 'Film the boundary around five points of a line (GIF).'
   )
   surface: bool = flags.flag(
-    False, 'Draw it around a chessboard in 10 dimensions, to be turned (HTML).'
+    False, 'Draw the boundary around a chessboard, to be turned (HTML).'
   )
 
 
 PRESETS = {
   'quick': dict(
-    workdir='runs/clinging_dimpling_quick',
     widths=(100,),
     init_scales=(1.0,),
     num_networks=24,
@@ -135,14 +146,12 @@ PRESETS = {
   ),
   'default': {},
   'mnist': dict(
-    workdir='runs/clinging_dimpling_mnist',
     dataset='mnist',
     widths=(100,),
     init_scales=(1.0, 3.0),
     num_networks=16,
   ),
   'cifar': dict(
-    workdir='runs/clinging_dimpling_cifar',
     dataset='cifar10',
     widths=(100,),
     init_scales=(1.0,),
@@ -331,21 +340,19 @@ def follow(config, inputs, setting, numbers):
       far = parallel.map_examples(
         search(config, module), (images[i],), shared=(own,), batch_size=num
       )
-      each, variables = num // len(KINDS), {'params': own}
-      same = {
-        'setting': setting.name,
-        'network': np.int32(number),
-        'step': np.int32(step),
-        'train_accuracy': score(variables, inputs.xs, targets[i]),
-        'test_accuracy': score(variables, *test),
-      }
+      shape, variables = (len(KINDS), config.num_images), {'params': own}
       rows.append(
-        {name: np.full(num, value) for name, value in same.items()}
-        | {
-          'kind': np.repeat(np.array([*KINDS], 'U8'), each),
-          'image': np.tile(np.arange(each, dtype=np.int32), len(KINDS)),
-          'distance': far,
-        }
+        records.broadcast(
+          shape,
+          setting=setting.name,
+          network=np.int32(number),
+          step=np.int32(step),
+          kind=np.array([*KINDS])[:, None],
+          image=np.arange(shape[1], dtype=np.int32),
+          distance=far.reshape(shape),
+          train_accuracy=score(variables, inputs.xs, targets[i]),
+          test_accuracy=score(variables, *test),
+        )
       )
   return records.concatenate(rows)
 
@@ -524,42 +531,28 @@ def judge(case):
   if not trouble:
     slope, change = curves.slopes(case.x, gaps['train'])
     more = curves.fall_ahead(case.x, gaps['train'], case.right)
+  more, slope, change = map(mean, (more, slope, change))
   made = {
-    'clings': (
-      'First the boundary gets close to the image manifold',
-      *at_data(low, below, 'least'),
-    ),
-    'to data': (
-      'It is the image manifold that the boundary gets close to',
-      *versus(low, below),
-    ),
-    'before accuracy': (
-      'The boundary gets close before it puts examples on their sides',
+    'clings': at_data(low, below, 'least'),
+    'to data': versus(low, below),
+    'before accuracy': [
       at_data(low, below, 'least')[0],
-      above('fall before accuracy rises, less the fall after', mean(more), 0.0),
-    ),
-    'two phases': (
-      'Training has two phases: the boundary comes close, then something else',
-      below('slope of the first piece', mean(slope), 0.0),
-      above('slope of the last piece less that', mean(change), 0.0),
-    ),
-    'shallow dimples': (
-      'While it puts examples on their sides the boundary stays close',
-      *at_data(end, below, 'last'),
-    ),
-    'retreat': (
-      'In the end the boundary has moved away from data, and from data farther '
-      'than from non-data (ours)',
-      *at_data(end, above, 'last'),
-      *versus(end, above),
-    ),
+      above('fall before accuracy rises, less the fall after', more, 0.0),
+    ],
+    'two phases': [
+      below('slope of the first piece', slope, 0.0),
+      above('slope of the last piece less that', change, 0.0),
+    ],
+    'shallow dimples': at_data(end, below, 'last'),
+    'retreat': at_data(end, above, 'last') + versus(end, above),
   }
   judged = []
-  for name, (said, *conditions) in made.items():
+  for name, conditions in made.items():
     why = unfit if name in OF_ACCURACY else trouble
-    name, said = f'{case.name}: {name}', f'{said} ({case.name}).'
     kept = () if why else tuple(conditions)
-    judged.append(claims.Claim(PAPER, name, said, kept, why))
+    said = f'{STATEMENTS[name]} ({case.name}).'
+    where = f'{case.name}: {name}'
+    judged.append(claims.Claim(PAPER, where, said, kept, why))
   return judged
 
 

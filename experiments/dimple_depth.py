@@ -68,6 +68,7 @@ from experiments.lib import splits
 from experiments.lib import tables
 
 PAPER = '2106.10151'
+ADVERSARIES = tuple(pairs.ADVERSARIES)
 # Of each search, what it is named after: the subspace, and the side of it.
 SIDES = {
   'free': ('tangent', 'free'),
@@ -115,34 +116,24 @@ class Config:
   num_examples: int = flags.flag(
     150, 'Test images to measure: the first, at most all.', least=10
   )
-  num_networks: int = flags.flag(10, 'Pairs of each kind.', least=1)
+  num_networks: int = flags.flag(10, 'Pairs of networks, each kind.', least=1)
   model: str = flags.flag(
     'mlp', 'Architecture, of two hidden layers.', choices=('mlp', 'cnn')
   )
-  width: int = flags.flag(100, 'Units of a hidden layer; channels.', least=1)
+  width: int = flags.flag(100, 'Units of a hidden layer, or channels.', least=1)
   epochs: int = flags.flag(30, 'Passes over the training set.', least=1)
   adversaries: tuple[str, ...] = flags.flag(
-    tuple(pairs.ADVERSARIES),
-    'Kinds of adversarial training.',
-    choices=tuple(pairs.ADVERSARIES),
+    ADVERSARIES, 'Kinds of adversarial training.', choices=ADVERSARIES
   )
-  radius: float = flags.flag(
-    0.6, 'Radius of adversarial training in l2, input units.', least=0
-  )
-  radius_linf: float = flags.flag(
-    0.1, 'Radius of adversarial training in linf, input units.', least=0
-  )
-  trades: float = flags.flag(6.0, 'Weight of the divergence.', least=1e-6)
+  radius: float = flags.flag(0.6, 'Radius of l2 adversaries.', least=0)
+  radius_linf: float = flags.flag(0.1, 'Radius in linf.', least=0)
+  trades: float = flags.flag(6.0, 'Weight of TRADES.', least=1e-6)
   attack_steps: int = flags.flag(5, 'Steps of an attack in training.', least=1)
   plain: str = flags.flag(
-    '',
-    'Runs of train_classifier, separated by commas: plain networks. Empty '
-    'trains networks here, and flags of training then have an effect.',
+    '', 'Plain networks: runs of train_classifier, by commas; empty trains.'
   )
   robust: str = flags.flag(
-    '',
-    'As many runs of adversarially trained networks, in the order of --plain; '
-    'empty with it.',
+    '', 'As many adversarially trained ones, in the order of --plain.'
   )
   network: str = flags.flag(
     '',
@@ -151,12 +142,10 @@ class Config:
   )
   data: str = flags.flag('', own.DATA_HELP)
   autoencoder: str = flags.flag(
-    '',
-    'Run of train_autoencoder, for all networks; empty trains one for each '
-    'pair here.',
+    '', 'Run of train_autoencoder; empty trains one for each pair.'
   )
-  latent: int = flags.flag(8, 'Latent numbers of those trained here.', least=1)
-  autoencoder_epochs: int = flags.flag(60, 'Passes that train them.', least=1)
+  latent: int = flags.flag(8, 'Latent numbers of auto-encoders.', least=1)
+  autoencoder_epochs: int = flags.flag(60, 'Passes of auto-encoders.', least=1)
   ball: float = flags.flag(
     0.5,
     'Radius of the ball that smooths, as a share of the median distance '
@@ -170,7 +159,6 @@ class Config:
 
 PRESETS = {
   'quick': dict(
-    workdir='runs/dimple_depth_quick',
     num_examples=80,
     num_networks=8,
     width=50,
@@ -181,7 +169,6 @@ PRESETS = {
   ),
   'default': {},
   'mnist': dict(
-    workdir='runs/dimple_depth_mnist',
     dataset='mnist',
     num_train=15000,
     num_networks=4,
@@ -189,12 +176,10 @@ PRESETS = {
     epochs=6,
     adversaries=('PGD l2', 'PGD linf'),
     radius=1.5,
-    radius_linf=0.1,
     latent=16,
     autoencoder_epochs=8,
   ),
   'cifar': dict(
-    workdir='runs/dimple_depth_cifar',
     dataset='cifar10',
     num_examples=100,
     model='cnn',
@@ -212,10 +197,7 @@ COLUMNS = {
   'accuracy': ('', f'share of the first {NUM_TEST} test images that is right'),
   'robust_l2': ('', 'the same after an attack of the l2 radius'),
   'robust_linf': ('', 'the same after an attack of the linf radius'),
-  'error': (
-    'input units^2',
-    "auto-encoder's mean squared error on test images",
-  ),
+  'error': ('input units^2', "auto-encoder's mean squared error, test images"),
   'pca_error': ('input units^2', 'the same of as many principal components'),
   'index': ('', 'row of the image in the test set'),
   'label': ('', 'class of the image'),
@@ -226,16 +208,13 @@ COLUMNS = {
   'random_on': ('input units', 'the same within a random subspace'),
   'random_off': ('input units', 'the same orthogonal to the random subspace'),
   'fraction': ('', 'part of the unit normal within the tangent space'),
-  'smoothed': (
-    'input units',
-    "distance of the smoothed network's boundary on the ray to the nearest "
-    'point; negative behind the image, infinite if not found',
-  ),
+  'smoothed': ('input units', 'distance of the boundary of mean logits on the '
+               'ray; negative behind the image, infinite if not found'),
   'bend': ('1 / input unit', 'curvature toward the image along the manifold'),
   'random_bend': ('1 / input unit', 'the same in random directions'),
   'other': ('', 'nearest image of another class: its row among those measured'),
   'place': ('', 'first crossing on the way to that image, from 0 to 1'),
-}
+}  # fmt: skip
 
 
 def check(config):
@@ -420,16 +399,17 @@ def measure_network(config, inputs, kind, number, flat, decoder):
     batch_size=config.batch_size,
     vmap_size=SHAPES_AT_ONCE,
   )
-  return {
-    'kind': np.full(num, kind, 'U12'),
-    'network': np.full(num, number, np.int32),
-    'index': np.arange(num, dtype=np.int32),
-    'label': labels,
-    'correct': free.status != boundary.Status.MISCLASSIFIED,
+  return records.broadcast(
+    (num,),
+    kind=kind,
+    network=np.int32(number),
+    index=np.arange(num, dtype=np.int32),
+    label=labels,
+    correct=free.status != boundary.Status.MISCLASSIFIED,
+    other=inputs.others.astype(np.int32),
     **{side: of.distance for side, of in zip(SIDES, found, strict=True)},
-    'other': inputs.others.astype(np.int32),
     **shape,
-  }
+  )
 
 
 def random_basis(number, key, *, k, d):

@@ -70,6 +70,19 @@ NULLS = {
   'principal': 'principal directions',
   'permuted': 'the tangent space with permuted pixels',
 }
+STATEMENTS = {
+  'roughly perpendicular': 'Adversarial perturbations are roughly '
+  'perpendicular to the low dimensional manifold which contains all the '
+  'training examples (weak form: more of their squared length is off it than '
+  'on it, as of any small subspace).',
+  'longer on the manifold': 'On-manifold adversarial perturbations have a '
+  'larger norm than off-manifold ones (weak form: as in any small subspace).',
+} | {
+  f'less than in {null}': 'Adversarial perturbations are perpendicular to the '
+  'manifold (strong form: less of them lies in its tangent space than in '
+  f'{null} of as many dimensions).'
+  for null in NULLS.values()
+}
 # What stands for the manifold at an image, as reports call it.
 SPACES = {
   'decoder': 'the tangent space',
@@ -95,7 +108,7 @@ class Config:
   model: str = flags.flag(
     'mlp', 'Architecture of classifiers.', choices=('mlp', 'cnn', 'playground')
   )
-  width: int = flags.flag(16, 'Channels where playground begins.', least=1)
+  width: int = flags.flag(16, 'Channels of playground, at first.', least=1)
   augment: bool = flags.flag(
     False, 'Mirror and shift images, by up to 2 pixels, to train classifiers.'
   )
@@ -112,11 +125,11 @@ class Config:
     choices=tuple(SPACES),
   )
   num_autoencoders: int = flags.flag(4, 'Auto-encoders to train.', least=1)
-  latent: int = flags.flag(8, 'Dimensions k of what is trained.', least=1)
+  latent: int = flags.flag(8, 'Dimensions k of auto-encoders.', least=1)
   widths: tuple[int, ...] = flags.flag(
     (16, 32), "Channels of the auto-encoders' layers, different ones.", least=1
   )
-  autoencoder_epochs: int = flags.flag(40, 'Passes that train them.', least=1)
+  autoencoder_epochs: int = flags.flag(40, 'Passes of auto-encoders.', least=1)
   autoencoders: tuple[str, ...] = flags.flag(
     HERE, 'Runs of train_autoencoder; "here" trains auto-encoders here.'
   )
@@ -129,7 +142,6 @@ class Config:
 PRESETS = {
   'default': {},
   'quick': dict(
-    workdir='runs/manifold_split_quick',
     num_examples=50,
     num_classifiers=6,
     num_autoencoders=3,
@@ -137,7 +149,6 @@ PRESETS = {
     autoencoder_epochs=20,
   ),
   'mnist': dict(
-    workdir='runs/manifold_split_mnist',
     dataset='mnist',
     num_examples=60,
     num_classifiers=5,
@@ -149,7 +160,6 @@ PRESETS = {
     autoencoder_epochs=2,
   ),
   'cifar': dict(
-    workdir='runs/manifold_split_cifar',
     dataset='cifar10',
     num_examples=60,
     num_classifiers=3,
@@ -161,7 +171,6 @@ PRESETS = {
     batch_size=60,
   ),
   'full': dict(
-    workdir='runs/manifold_split_full',
     dataset='mnist',
     model='cnn',
     num_examples=1000,
@@ -424,15 +433,13 @@ def search(config, inputs, cell):
     curved = np.full(len(rows), np.nan)
     if start == 'decoded':
       curved = search_curved(config, inputs, cell, codes, labels)
-    same = {'classifier': cell.classifier, 'autoencoder': cell.autoencoder}
-    same |= {'start': start, 'kind': kind, 'k': inputs.k, 'd': xs[0].size}
-    columns = {name: np.full(len(rows), v) for name, v in same.items()} | {
-      'index': rows,
-      'label': labels,
-      'share': manifold.shares(free[start].point - starts[start], bases[kind]),
-      'curved': curved,
-      'x': starts[start],
-    }
+    where = dict(classifier=cell.classifier, autoencoder=cell.autoencoder)
+    where |= dict(start=start, kind=kind, k=inputs.k, d=xs[0].size)
+    columns = records.broadcast(
+      rows.shape, index=rows, label=labels, curved=curved, **where
+    )
+    step = free[start].point - starts[start]
+    columns |= {'share': manifold.shares(step, bases[kind]), 'x': starts[start]}
     sides = {'free': free[start], 'on': next(found), 'off': next(found)}
     for name, one in sides.items():
       columns |= {name: one.distance, f'{name}_point': one.point}
@@ -587,50 +594,33 @@ def judge(config, results, parts, contrasts, reason):
   """The claims of the module's docstring."""
   k, d = dimensions(results)
   direction, distance = parts[OWN]
+  what = 'share of squared length within the tangent space (random subspace: '
+  what += f'{k / d:.3g})'
   null = on_over_off(parts['random'][1]).value
   longer = {f'in the tangent plane (random subspace: {null:.3g})': distance}
   if 'decoded' in results['start']:
     curved = share(results, 'decoded', OWN, by_curved_distance)
     longer['on the curved manifold'] = curved
   made = {
-    'roughly perpendicular': (
-      'Adversarial perturbations are roughly perpendicular to the low '
-      'dimensional manifold which contains all the training examples (weak '
-      'form: more of their squared length is off it than on it, as of any '
-      'small subspace).',
-      claims.below(
-        'share of squared length within the tangent space (random subspace: '
-        f'{k / d:.3g})',
-        direction,
-        0.5,
-      ),
-    ),
-    'longer on the manifold': (
-      'On-manifold adversarial perturbations have a larger norm than '
-      'off-manifold ones (weak form: as in any small subspace).',
-      *(
-        claims.above(f'norm on over off, {where}', on_over_off(found), 1.0)
-        for where, found in longer.items()
-      ),
-    ),
+    'roughly perpendicular': [claims.below(what, direction, 0.5)],
+    'longer on the manifold': [
+      claims.above(f'norm on over off, {where}', on_over_off(found), 1.0)
+      for where, found in longer.items()
+    ],
+  } | {
+    f'less than in {null}': [
+      claims.below(f'ratio of odds {name}', found, 1.0)
+      for name, found in zip(MEASURES, contrasts.get(kind, ()), strict=False)
+    ]
+    for kind, null in NULLS.items()
   }
-  for kind, null in NULLS.items():
-    made[f'less than in {null}'] = (
-      'Adversarial perturbations are perpendicular to the manifold (strong '
-      f'form: less of them lies in its tangent space than in {null} of as many '
-      'dimensions).',
-      *(
-        claims.below(f'ratio of odds {name}', found, 1.0)
-        for name, found in zip(MEASURES, contrasts.get(kind, ()), strict=False)
-      ),
-    )
   absent = f'with --manifold={config.manifold} the two are the same'
-  return [
-    claims.Claim(
-      PAPER, name, said, (*conditions,), reason or absent * (not conditions)
-    )
-    for name, (said, *conditions) in made.items()
-  ]
+  judged = []
+  for name, conditions in made.items():
+    said, why = STATEMENTS[name], '' if conditions else absent
+    claim = claims.Claim(PAPER, name, said, tuple(conditions), reason or why)
+    judged.append(claim)
+  return judged
 
 
 def check_instruments(found):
