@@ -12,6 +12,7 @@ from scipy import optimize
 from dmm_jax import certify
 from dmm_jax.certify import crown
 from dmm_jax.certify import layers as layers_lib
+from dmm_jax.certify import radii
 from dmm_jax.certify import regions
 from dmm_jax.certify import relaxation
 
@@ -285,7 +286,7 @@ def search_radius(fn, start, cap=1e60):
     return jnp.asarray(fn(float(radius)))
 
   with jax.enable_x64(True), jax.disable_jit():
-    found = crown._largest_radius(
+    found = radii.largest(
       margin_fn, jnp.asarray(fn(0.0)), jnp.asarray(start), jnp.asarray(cap)
     )
   return float(found), tried

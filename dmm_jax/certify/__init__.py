@@ -1,8 +1,9 @@
 """Certified lower bounds and exact distances.
 
 A network is a function from one input to logits, which is read as dense layers
-of ReLUs and smooth activations, or a list of layers
-`[(W [in, out], b [out]), ...]`, a ReLU between each two.
+of ReLUs and smooth activations, or as linear operators where these would be
+large; or a list of layers `[(W [in, out], b [out]), ...]`, a ReLU between each
+two.
 All is computed in float64, for the network with these weights in exact
 arithmetic.
 """

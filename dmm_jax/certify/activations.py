@@ -44,6 +44,8 @@ SMOOTH = {
   'gelu_tanh': Smooth(_gelu_tanh, 0.7979),
 }
 KINDS = ('relu', 'identity', *SMOOTH)
+# Of several values together; the second is of 0 too. See `operators`.
+MAXIMA = ('max', 'relu_max')
 
 
 def recognize(fn: Callable, shape: tuple) -> str | None:
@@ -87,15 +89,18 @@ def bounds(kinds: jax.Array, low: jax.Array, high: jax.Array) -> tuple:
   one, zero = jnp.ones_like(low), jnp.zeros_like(low)
   found: tuple = one, zero, one, zero
   for name, smooth in SMOOTH.items():
-    lines = _lines(smooth, low, high)
+    lines = lines_of(smooth, low, high)
     here = kinds == KINDS.index(name)
     pairs = zip(lines, found, strict=True)
     found = tuple(jnp.where(here, new, old) for new, old in pairs)
   return found
 
 
-def _lines(smooth, low, high):
-  """Of several slopes those whose lines are closest in the middle."""
+def lines_of(smooth: Smooth, low: jax.Array, high: jax.Array) -> tuple:
+  """Return lines below and above one activation on `[low, high]`, as `bounds`.
+
+  Of several slopes those whose lines are closest in the middle.
+  """
   middle, width = (low + high) / 2, high - low
   share = jnp.linspace(0.0, 1.0, POINTS, dtype=low.dtype)
   grid = low[None] + width[None] * share[:, None]

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize
 
+from dmm_jax.certify import functions
 from dmm_jax.certify import layers as layers_lib
 
 
@@ -12,7 +13,7 @@ class Problem(NamedTuple):
   """One input and its perturbations.
 
   Attributes:
-    layers: as `layers.check` returns them.
+    layers: as `functions.prepare` returns them.
     x: flat input `[n]`, float64.
     label: its class.
     low, high: the box `[n]`, which holds `x`; infinite for no end.
@@ -34,7 +35,7 @@ def distance(problem: Problem, point: np.ndarray) -> float:
 
 def margin(problem: Problem, point: np.ndarray) -> float:
   """Return the label's logit minus the largest other one at `point`."""
-  logits = layers_lib.preactivations(problem.layers, point)[-1]
+  logits = functions.evaluate(problem.layers, point)
   return float(logits[problem.label] - np.delete(logits, problem.label).max())
 
 

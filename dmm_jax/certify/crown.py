@@ -1,121 +1,25 @@
 """Certified lower bounds of the distance, by linear relaxation (CROWN)."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 import numpy as np
-import optax
 
 from dmm_jax import norms
 from dmm_jax import parallel
 from dmm_jax import programs
 from dmm_jax.boundary import inputs
 from dmm_jax.certify import ascent
+from dmm_jax.certify import backward
 from dmm_jax.certify import functions
 from dmm_jax.certify import layers as layers_lib
+from dmm_jax.certify import operators
+from dmm_jax.certify import radii
 from dmm_jax.certify import regions
 from dmm_jax.certify import relaxation
-
-RTOL = 1e-7  # Width of the last bracket of a radius, relative to it.
-
-
-class Bracket(NamedTuple):
-  """The radius searched for lies in `[low, high]`, once `high` has failed.
-
-  Attributes:
-    low: a certified radius.
-    margin_low: lower bound of the margin there, > 0.
-    high: a radius that is not certified, or not yet tried.
-    margin_high: lower bound of the margin there.
-    failed: whether `high` was tried, and is not certified.
-    rounds: number of radii tried.
-  """
-
-  low: jax.Array
-  margin_low: jax.Array
-  high: jax.Array
-  margin_high: jax.Array
-  failed: jax.Array
-  rounds: jax.Array
-
-
-def _largest_radius(margin_fn, margin, start, cap):
-  """Return the largest certified radius up to `cap`, within `RTOL`.
-
-  Regula falsi (the Illinois rule), with a bisection every third round. The
-  radius returned was itself seen to be certified, whether or not the bound
-  decreases with the radius.
-
-  Args:
-    margin_fn: radius -> lower bound of the margin.
-    margin: its value at 0.
-    start: the first radius tried.
-    cap: no radius beyond it is tried.
-  """
-
-  def should_continue(s):
-    wide = s.high - s.low > RTOL * s.high
-    possible = (s.margin_low > 0) & (s.rounds < 100) & (s.low < cap)
-    return possible & (wide | ~s.failed)
-
-  def step(s):
-    fraction = s.margin_low / (s.margin_low - s.margin_high)
-    usable = jnp.isfinite(fraction) & (s.rounds % 3 != 2)
-    fraction = jnp.where(usable, jnp.clip(fraction, 0.0, 1.0), 0.5)
-    between = s.low + fraction * (s.high - s.low)
-    radius = jnp.where(s.failed, between, s.high)
-    new = margin_fn(radius)
-    certified = new > 0
-    next_high = jnp.where(s.failed, s.high, jnp.minimum(8 * radius, cap))
-    # Illinois rule: halve the value at the retained endpoint.
-    return Bracket(
-      jnp.where(certified, radius, s.low),
-      jnp.where(certified, new, s.margin_low / 2),
-      jnp.where(certified, next_high, radius),
-      jnp.where(certified, s.margin_high / 2, new),
-      s.failed | ~certified,
-      s.rounds + 1,
-    )
-
-  zero = jnp.zeros_like(start)
-  first = Bracket(zero, margin, jnp.minimum(start, cap), zero, zero > 0, zero)
-  return jax.lax.while_loop(should_continue, step, first).low
-
-
-def _ascend(margins_fn, radius, cap, slopes, num_steps):
-  """Improve the slopes by Adam, while the radius follows the bound's root.
-
-  Returns the slopes and the last radius, which need not be certified.
-  """
-  optimizer = optax.adam(optax.cosine_decay_schedule(0.3, num_steps))
-
-  def loss(slopes, radius):
-    margins = margins_fn(radius, slopes)
-    finite = jnp.isfinite(margins)
-    # All classes near the nearest count, or steps alternate between them.
-    fixed = jax.lax.stop_gradient(margins)
-    spread = 0.1 * jnp.mean(jnp.abs(fixed), where=finite) + 1e-300
-    weight = jax.nn.softmax(-fixed / spread)
-    mean = jnp.sum(jnp.where(finite, weight * margins, 0.0))
-    return -mean, jnp.min(margins)
-
-  def step(_, state):
-    slopes, moments, radius = state
-    grad_fn = jax.grad(loss, argnums=(0, 1), has_aux=True)
-    (descent, rate), margin = grad_fn(slopes, radius)
-    update, moments = optimizer.update(descent, moments)
-    add = lambda s, u: jnp.clip(s + u, 0.0, 1.0)
-    slopes = jax.tree.map(add, slopes, update)
-    newton = radius + margin / jnp.where(rate > 0, rate, jnp.inf)
-    radius = jnp.clip(newton, 0.8 * radius, jnp.minimum(1.2 * radius, cap))
-    return slopes, moments, radius
-
-  state = slopes, optimizer.init(slopes), radius
-  slopes, _, radius = jax.lax.fori_loop(0, num_steps, step, state)
-  return slopes, radius
 
 
 def _distance(
@@ -136,7 +40,7 @@ def _distance(
 
   def search(slopes, start):
     margin_fn = lambda radius: jnp.min(margins(radius, slopes))
-    return _largest_radius(margin_fn, margin, start, cap)
+    return radii.largest(margin_fn, margin, start, cap)
 
   default = relaxation.default_slopes(layers)
   slopes = default
@@ -144,7 +48,7 @@ def _distance(
   if num_steps:
     _, relaxed = relaxation.neurons(layers, region(best), default, norm)
     slopes = relaxation.free_slopes(layers, relaxed)
-    slopes, radius = _ascend(margins, best, cap, slopes, num_steps)
+    slopes, radius = radii.ascend(margins, best, cap, slopes, num_steps)
     best = jnp.maximum(best, search(slopes, radius))
   if quadratic_steps:
     boxes = lambda radius: relaxation.neurons(
@@ -187,9 +91,12 @@ def lower_bounds(
   of a layer's values together besides, see `certify.quadratic`, which closes
   about half of what is left, most where layers are wide.
 
-  Memory and time grow with the square of the widths: the largest array of one
-  example takes two layers' widths times 16 bytes, those of convolutions
-  included.
+  Of layers as matrices, memory and time grow with the square of the widths. A
+  function with a layer of more than 2^22 weights as a matrix, as convolutions
+  have, is read as linear operators instead (see `operators`): values that
+  depend on different inputs are then bounded together, the slopes of the
+  margins alone are improved, radii are right to 1 %, and `quadratic_steps` have
+  no effect. Expect seconds to a minute an example.
 
   Sources: Zhang et al. (2018), "Efficient neural network robustness
   certification with general activation functions",
@@ -202,8 +109,8 @@ def lower_bounds(
       convolutions, mean pooling, batch normalisation in evaluation mode), ReLU,
       leaky ReLU, maxima (max pooling without padding), sigmoid, tanh, softplus,
       SiLU, GELU, and sums of results of different depths (residual), with ReLUs
-      alone these within finite bounds; it is read as dense layers, whose
-      matrices have to fit into memory. Or layers
+      alone these within finite bounds where layers are small; it is read as
+      dense layers or as operators. Or layers
       `[(W [in, out], b [out]), ...]` with a ReLU between each two, in float32
       or float64; see `dense_from_convolution`.
     xs: inputs `[n, ...]`, floating point, flattened in C order; n may be 0.
@@ -242,7 +149,9 @@ def lower_bounds(
   layers, xs, labels, low, high = functions.prepare(network, xs, labels, bounds)
   if not len(xs):
     return np.zeros(0)
-  classes = np.arange(len(layers[-1][1]))[None] != labels[:, None]
+  large = operators.is_network(layers)
+  num = layers[-1].bias.size if large else len(layers[-1][1])
+  classes = np.arange(num)[None] != labels[:, None]
   return _run(
     (xs, labels, classes, low, high),
     layers,
@@ -257,6 +166,15 @@ def lower_bounds(
 def _run(columns, layers, *, norm, num_steps, quadratic_steps=0, **options):
   # Without a ReLU there are no slopes.
   num_steps = int(num_steps) if len(layers) > 1 else 0
+  if operators.is_network(layers):
+    with jax.enable_x64(True):
+      return parallel.map_examples(
+        programs.bind(backward.distance, num_steps=num_steps),
+        columns,
+        shared=(layers, np.float64(norm)),
+        vmap_size=1,
+        **options,
+      )
   known = norm in layers_lib.NORMS and len(layers) > 1
   known = known and layers_lib.is_relu(layers)
   quadratic_steps = int(quadratic_steps) if known else 0
@@ -299,7 +217,7 @@ def lower_bound(
 
 
 def class_bounds(
-  layers: layers_lib.Layers,
+  layers: Any,
   x: np.ndarray,
   label: int,
   low: np.ndarray,
@@ -312,13 +230,21 @@ def class_bounds(
   """Return certified distances from each class, `[k]`; inf for the label.
 
   Args:
-    layers: as `layers.check` returns them.
+    layers: as `functions.prepare` returns them; of `operators`, all classes
+      have one bound.
     x: flat input `[n]`, float64.
     label: its class.
     low, high: the box `[n]`, which holds `x`.
     norm: any p >= 1.
     num_steps, quadratic_steps: as for `lower_bounds`.
   """
+  if operators.is_network(layers):
+    others = np.arange(layers[-1].bias.size) != label
+    one = x, np.asarray(label, np.int32), others, low, high
+    found = _run(
+      tuple(v[None] for v in one), layers, norm=norm, num_steps=num_steps
+    )
+    return np.where(others, found, np.inf)
   num = len(layers[-1][1])
   others = np.delete(np.arange(num), label)
   classes = np.eye(num, dtype=bool)[others]

@@ -110,7 +110,8 @@ def interval(
   ReLUs have both signs within the distance found, mixed-integer programs do so,
   as in `exact_distance`, until they meet. For more, branch and bound raises the
   lower end alone, all the time (see `certify.branch`), and the programs have
-  what it leaves. Other norms and activations have the first two alone.
+  what it leaves. Other norms and activations, and networks that are read as
+  operators (see `lower_bounds`), have the first two alone.
 
   Args:
     network, x, bounds: as of `lower_bounds`, for one input of any shape.
@@ -193,7 +194,7 @@ def _search(problem):
 @jax.jit
 def _jitted_search(layers, x, label, low, high, norm):
   return boundary.nearest_point(
-    lambda v: layers_lib.logits(layers, v),
+    lambda v: functions.logits(layers, v),
     x,
     label,
     norm=norm,

@@ -5,10 +5,12 @@ has to be affine; its matrix is found by evaluation at the unit vectors, in
 float64. Maxima are written by ReLUs. A value that is needed after the next
 ReLUs, as in a residual network, goes through them raised by so much that it is
 positive in the whole box: to a certificate that is no ReLU at all. Beside
-activations that are smooth it goes through the identity instead.
+activations that are smooth it goes through the identity instead. Functions with
+large layers are read as operators, see `operators`.
 """
 
 from collections.abc import Callable
+import functools
 from typing import Any
 
 import jax
@@ -16,13 +18,17 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 import numpy as np
 
+from dmm_jax import programs
 from dmm_jax.boundary import inputs
 from dmm_jax.certify import activations
+from dmm_jax.certify import affine
 from dmm_jax.certify import layers as layers_lib
+from dmm_jax.certify import operators
 from dmm_jax.certify import reading
 
 AGREE = 0.02  # Between logits, where a device rounds products to bfloat16.
 LARGEST = 2**28  # Entries of a matrix: 2 GiB.
+DENSE = 2**22  # Entries beyond which a function is read as operators: 32 MiB.
 BATCH = 1024  # Unit vectors at once.
 
 
@@ -33,6 +39,8 @@ def prepare(
   bounds: tuple | None,
 ) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
   """Returns `(layers, xs, labels, low, high)`, as `layers` checks them.
+
+  In place of layers, a function with large ones has levels of `operators`.
 
   Args:
     network: one input -> logits `[k]`, or layers.
@@ -45,13 +53,17 @@ def prepare(
       return None, xs, xs, xs, xs
     low, high = layers_lib.check_bounds(xs, bounds)
     ends = low.reshape(len(xs), -1).min(0), high.reshape(len(xs), -1).max(0)
-    found = as_layers(network, xs[0], *ends)
+    found = _read_all(network, xs[0], *ends)
     _compare(network, found, xs[0])
-    network = found
-    if not layers_lib.is_relu(network[:-1]):
-      layers = layers_lib.check_smooth(network)
+    if operators.is_network(found):
+      sizes = found[0].num_inputs, found[-1].bias.size
+      columns = layers_lib.check_columns(*sizes, xs, labels, bounds)
+      operators.check_range(found, columns[0])
+      return found, *columns
+    if not layers_lib.is_relu(found[:-1]):
+      layers = layers_lib.check_smooth(found)
       return layers, *layers_lib.check_examples(layers, xs, labels, bounds)
-  layers = layers_lib.check(network)
+  layers = layers_lib.check(found if callable(network) else network)
   return layers, *layers_lib.check_examples(layers, xs, labels, bounds)
 
 
@@ -73,16 +85,68 @@ def check_network(
   prepare(network, xs, labels, bounds)
 
 
-def _compare(logits_fn, layers, x):
-  """Raises ValueError where layers are not the function."""
+def _compare(logits_fn, found, x):
+  """Raises ValueError where what was read is not the function."""
   want = np.asarray(logits_fn(jnp.asarray(x)), np.float64)
-  found = layers_lib.preactivations(layers, x.ravel().astype(np.float64))[-1]
+  logits = evaluate(found, x.ravel().astype(np.float64))
   usable = np.isfinite(want).all()
-  if usable and np.abs(found - want).max() > AGREE * np.abs(want).max() + AGREE:
+  if usable and np.abs(logits - want).max() > AGREE * (np.abs(want).max() + 1):
     raise ValueError(
       'network was read as layers that have other logits: '
-      f'{found} instead of {want}; please report it'
+      f'{logits} instead of {want}; please report it'
     )
+
+
+def evaluate(network: Any, x: np.ndarray) -> np.ndarray:
+  """Return the logits `[k]` of a flat input in float64.
+
+  Args:
+    network: layers, or levels of `operators`.
+    x: `[n]`.
+  """
+  if not operators.is_network(network):
+    return layers_lib.preactivations(network, x)[-1]
+  with jax.enable_x64(True):
+    return np.asarray(_jitted_logits(network, x))
+
+
+_jitted_logits = jax.jit(operators.logits)
+
+
+def logits(network: Any, x: jax.Array) -> jax.Array:
+  """Return the logits `[k]` of a flat input in JAX, as `evaluate` takes it."""
+  if operators.is_network(network):
+    return operators.logits(network, x)
+  return layers_lib.logits(network, x)
+
+
+def _read_all(logits_fn, x, low, high):
+  """The layers, or `operators` where their matrices would be large."""
+  program, logits = _read(logits_fn, x)
+  rows, columns = affine.largest_matrix(program)
+  if logits is None and rows * columns > DENSE:
+    return operators.build(_read(logits_fn, x, maxima=True)[0])
+  return as_layers(logits_fn, x, low, high)
+
+
+def _read(logits_fn, x, maxima=False):
+  """Returns the program of a function, and logits that are constant or None."""
+  closed = jax.make_jaxpr(logits_fn)(jax.ShapeDtypeStruct(x.shape, x.dtype))
+  if len(closed.out_avals) != 1 or len(closed.out_avals[0].shape) != 1:
+    shapes = [getattr(aval, 'shape', aval) for aval in closed.out_avals]
+    raise ValueError(
+      f'network must return one array of logits [k], got shapes {shapes}'
+    )
+  with jax.enable_x64(True):
+    program = affine.empty(x.shape)
+    reader = reading.Reader(program, maxima)
+    logits = reader.read(closed.jaxpr, closed.consts, program.starts[0])[0]
+    if isinstance(logits, reading.Pointwise):
+      reading.refuse(logits.place)
+    if not isinstance(logits, affine.Value):
+      return program, logits
+    program.ends[-1].append(reader.lift(logits, len(program.starts) - 1))
+  return program, None
 
 
 def as_layers(
@@ -104,25 +168,11 @@ def as_layers(
       network without a box; for a matrix of more than `LARGEST` entries.
     TypeError: for a network that computes in half precision.
   """
-  closed = jax.make_jaxpr(logits_fn)(jax.ShapeDtypeStruct(x.shape, x.dtype))
-  if len(closed.out_avals) != 1 or len(closed.out_avals[0].shape) != 1:
-    shapes = [getattr(aval, 'shape', aval) for aval in closed.out_avals]
-    raise ValueError(
-      f'network must return one array of logits [k], got shapes {shapes}'
-    )
+  program, logits = _read(logits_fn, x)
+  if logits is not None:
+    zeros = np.zeros((low.size, len(logits)))
+    return [(zeros, np.asarray(logits, np.float64))]
   with jax.enable_x64(True):
-    program = reading.Program(
-      [[]], [[reading.Value(0, 0, tuple(x.shape))]], [[]]
-    )
-    reader = reading.Reader(program)
-    logits = reader.read(closed.jaxpr, closed.consts, program.starts[0])[0]
-    if isinstance(logits, reading.Pointwise):
-      reading.refuse(logits.place)
-    if not isinstance(logits, reading.Value):
-      zeros = np.zeros((low.size, len(logits)))
-      return [(zeros, np.asarray(logits, np.float64))]
-    logits = reader.lift(logits, len(program.starts) - 1)
-    program.ends[-1].append(logits)
     if any(
       v.kind in activations.SMOOTH for part in program.starts for v in part
     ):
@@ -178,6 +228,11 @@ def _interval(w, b, low, high):
   return b + ends[0] - slack, b + ends[1] + slack
 
 
+@jax.jit
+def _evaluated_rows(fn, h):
+  return jax.vmap(fn)(h)
+
+
 def _matrix(program, level, raised):
   """Returns `(W, b)` of one level, whose inputs were raised by `raised`."""
   starts, ends = program.starts[level], program.ends[level]
@@ -189,24 +244,9 @@ def _matrix(program, level, raised):
       f'at most {LARGEST} can be certified'
     )
 
-  @jax.jit
-  @jax.vmap
-  def evaluate(h):
-    known = {}
-    parts = jnp.split(h, np.cumsum(sizes)[:-1])
-    for value, part in zip(starts, parts, strict=True):
-      known[value.name] = part.reshape(value.shape)
-    look = lambda v: known[v.name] if isinstance(v, reading.Value) else v
-    for operation in program.operations[level]:
-      operands = list(map(look, operation.operands))
-      found = operation.primitive.bind(*operands, **operation.params)
-      many = operation.primitive.multiple_results
-      for value, one in zip(
-        operation.results, found if many else [found], strict=True
-      ):
-        known[value.name] = one
-    return jnp.concatenate([known[v.name].ravel() for v in ends])
-
+  start = jax.ShapeDtypeStruct((sum(sizes),), np.float64)
+  fn = programs.trace(affine.level_function(program, level), start)
+  evaluate = functools.partial(_evaluated_rows, fn)
   offset = np.asarray(evaluate(jnp.zeros((1, sum(sizes)))))[0]
   rows = []
   for start in range(0, sum(sizes), BATCH):

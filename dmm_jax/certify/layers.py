@@ -64,7 +64,7 @@ def check_smooth(layers: list) -> tuple:
 
 def is_relu(layers: Layers) -> bool:
   """Return whether all activations between layers are ReLUs."""
-  return all(len(layer) == 2 for layer in layers)
+  return all(isinstance(v, list | tuple) and len(v) == 2 for v in layers)
 
 
 def activate(layer: tuple, z: Any) -> Any:
@@ -190,17 +190,28 @@ def check_examples(
       outside the bounds or overflow float32 within the network; for labels
       that are no classes or too many or few; for bounds that are none.
   """
-  examples = _check_inputs(layers, np.asarray(xs))
-  shape = len(examples), len(layers[0][0])
-  classes = inputs.check_labels(labels, len(examples), len(layers[-1][1]))
+  sizes = len(layers[0][0]), len(layers[-1][1])
+  columns = check_columns(*sizes, xs, labels, bounds)
+  _check_range(layers, columns[0])
+  return columns
+
+
+def check_columns(
+  num_inputs: int,
+  num_classes: int,
+  xs: ArrayLike,
+  labels: ArrayLike,
+  bounds: tuple | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+  """As `check_examples`, for any network of so many inputs and classes."""
+  examples = _check_inputs(num_inputs, np.asarray(xs))
+  shape = len(examples), num_inputs
+  classes = inputs.check_labels(labels, len(examples), num_classes)
   low, high = (b.reshape(shape) for b in check_bounds(examples, bounds))
-  flat = examples.astype(np.float64).reshape(shape)
-  _check_range(layers, flat)
-  return flat, classes, low, high
+  return examples.astype(np.float64).reshape(shape), classes, low, high
 
 
-def _check_inputs(layers, xs):
-  size = len(layers[0][0])
+def _check_inputs(size, xs):
   if xs.ndim < 1 or np.prod(xs.shape[1:], dtype=int) != size:
     raise ValueError(
       f'the network takes {size} inputs an example, got an array of examples '

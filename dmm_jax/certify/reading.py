@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmm_jax.certify import activations
+from dmm_jax.certify import affine
 from dmm_jax.certify import rewriting
 
 # Affine in all operands together.
@@ -87,28 +88,6 @@ POINTWISE = {
 TRANSCENDENTAL = {'erf', 'erfc', 'exp', 'exp2', 'log1p', 'logistic', 'tanh'}
 
 
-class Value(NamedTuple):
-  """A number of the program that depends on the input.
-
-  Attributes:
-    name: a number, different for each.
-    level: activations before it.
-    shape: of the array.
-    kind: the activation that it is the result of, of `activations.KINDS`;
-      identity for a value of the level before.
-  """
-
-  name: int
-  level: int
-  shape: tuple
-  kind: str = 'relu'
-
-  @property
-  def size(self) -> int:
-    """Number of entries."""
-    return int(np.prod(self.shape, dtype=int))
-
-
 class Pointwise(NamedTuple):
   """A function of a value, entry by entry, that is not affine.
 
@@ -119,41 +98,20 @@ class Pointwise(NamedTuple):
     place: the first operation that is not affine, and where it stands.
   """
 
-  base: Value
+  base: affine.Value
   fn: Callable
   shape: tuple
   place: str
 
 
-class Operation(NamedTuple):
-  """An affine operation on values of one level, and on constants."""
-
-  primitive: Any
-  params: dict
-  operands: list
-  results: list
-
-
-class Program(NamedTuple):
-  """What a function does, level by level.
-
-  Attributes:
-    operations: by level.
-    starts: what a level starts from: the input, or results of ReLUs.
-    ends: what goes into the ReLUs after it, or the logits.
-  """
-
-  operations: list
-  starts: list
-  ends: list
-
-
 class Reader:
   """Sorts a traced program into the levels of a `Program`."""
 
-  def __init__(self, program: Program) -> None:
-    self.program, self.count = program, 0
+  def __init__(self, program: affine.Program, maxima: bool = False) -> None:
+    """Reads into a program; `maxima` keeps those of windows activations."""
+    self.program, self.maxima, self.count = program, maxima, 0
     self.lifted: dict = {}
+    self.before: dict = {}  # What the ReLUs are of.
     self.origins: dict = {}  # Values that are functions of others, entrywise.
 
   def read(self, jaxpr: Any, consts: Any, args: list) -> list:
@@ -177,7 +135,7 @@ class Reader:
     """Returns the results of one operation."""
     name, params = equation.primitive.name, equation.params
     values: list[Any] = [
-      v for v in operands if isinstance(v, Value | Pointwise)
+      v for v in operands if isinstance(v, affine.Value | Pointwise)
     ]
     bent = [v for v in operands if isinstance(v, Pointwise)]
     if name in CALLS:
@@ -208,19 +166,23 @@ class Reader:
       return [self.activate(values[0])]
     if name in activations.SMOOTH:
       return [self.activate(values[0], name)]
+    if name == 'reduce_window_max' and self.maxima:
+      return [self.pool(equation, operands[0], params)]
     if name in rewriting.REWRITTEN:
-      return self.rewrite(name, equation, operands, params)
+      fn = functools.partial(rewriting.REWRITTEN[name], **params)
+      return self.inline(fn, equation, operands)
     if not _is_affine(name, operands):
       place = f'{name!r}{_where(equation)}'
       return [self.bend(equation, operands, place)]
     spot = self.pointwise(equation, operands)
     level = max(v.level for v in values)
     operands = [
-      self.lift(v, level) if isinstance(v, Value) else v for v in operands
+      self.lift(v, level) if isinstance(v, affine.Value) else v
+      for v in operands
     ]
     results = [self.new(level, v.aval.shape) for v in equation.outvars]
     self.program.operations[level].append(
-      Operation(equation.primitive, _doubled(params), operands, results)
+      affine.Operation(equation.primitive, _doubled(params), operands, results)
     )
     if spot is not None:
       self.origins[results[0]] = spot
@@ -229,7 +191,7 @@ class Reader:
   def pointwise(self, equation: Any, operands: list) -> tuple | None:
     """Returns `(base, fn)` of a result that is one entrywise, or None."""
     shape = equation.outvars[0].aval.shape
-    given = [v for v in operands if isinstance(v, Value | Pointwise)]
+    given = [v for v in operands if isinstance(v, affine.Value | Pointwise)]
     chains = [dict(self.chain(v)) for v in given]
     bases = [v for v in chains[0] if all(v in chain for chain in chains)]
     fits = all(v.shape == shape for v in given) and bases
@@ -238,7 +200,9 @@ class Reader:
     of_values = iter(chain[bases[0]] for chain in chains)
     constant = lambda v: lambda z: v
     parts = [
-      next(of_values) if isinstance(v, Value | Pointwise) else constant(v)
+      next(of_values)
+      if isinstance(v, affine.Value | Pointwise)
+      else constant(v)
       for v in operands
     ]
     bind, params = equation.primitive.bind, _doubled(equation.params)
@@ -270,33 +234,44 @@ class Reader:
       return self.activate(spot[0], kind)
     return Pointwise(spot[0], spot[1], shape, place)
 
-  def rewrite(
-    self, name: str, equation: Any, operands: list, params: dict
-  ) -> list:
-    """The results of an operation, in terms of others."""
-    fn = functools.partial(rewriting.REWRITTEN[name], **params)
+  def inline(self, fn: Callable, equation: Any, operands: list) -> list:
+    """The results of an operation, in terms of others, as `fn` has them."""
     shapes = [jax.ShapeDtypeStruct(v.shape, np.float64) for v in operands]
     try:
       closed = jax.make_jaxpr(fn)(*shapes)
     except ValueError as error:
+      name = equation.primitive.name
       raise ValueError(
         f'network must be of {SUPPORTED}; not {name!r}{_where(equation)} of '
         f'{error}'
       ) from None
     return self.read(closed.jaxpr, closed.consts, operands)
 
-  def activate(self, value: Value, kind: str = 'relu') -> Value:
-    """The activation of a value; or the value itself, one level further."""
+  def pool(self, equation: Any, value: Any, params: dict) -> affine.Value:
+    """The largest entries of windows, one activation with a ReLU before it."""
+    inner = self.before.get(value, value)
+    fn = functools.partial(rewriting.windows, **params)
+    [stacked] = self.inline(fn, equation, [inner])
+    return self.activate(stacked, 'max' if inner is value else 'relu_max')
+
+  def activate(self, value: affine.Value, kind: str = 'relu') -> affine.Value:
+    """The activation of a value; or the value itself, one level further.
+
+    Maxima are over its first axis.
+    """
     level = value.level + 1
     for column in self.program:
       if len(column) == level:
         column.append([])
-    result = self.new(level, value.shape, kind)
+    shape = value.shape[kind in activations.MAXIMA :]
+    result = self.new(level, shape, kind)
+    if kind == 'relu':
+      self.before[result] = value
     self.program.ends[value.level].append(value)
     self.program.starts[level].append(result)
     return result
 
-  def lift(self, value: Value, level: int) -> Value:
+  def lift(self, value: affine.Value, level: int) -> affine.Value:
     """The value as one of a later level."""
     while value.level < level:
       if value not in self.lifted:
@@ -304,10 +279,10 @@ class Reader:
       value = self.lifted[value]
     return value
 
-  def new(self, level: int, shape: tuple, kind: str = 'relu') -> Value:
+  def new(self, level: int, shape: tuple, kind: str = 'relu') -> affine.Value:
     """A value that nothing else has the name of."""
     self.count += 1
-    return Value(self.count, level, tuple(shape), kind)
+    return affine.Value(self.count, level, tuple(shape), kind)
 
 
 def refuse(place: str) -> NoReturn:
@@ -317,7 +292,7 @@ def refuse(place: str) -> NoReturn:
 
 def _is_affine(name, operands):
   """Whether an operation is affine in all values together."""
-  places = [i for i, v in enumerate(operands) if isinstance(v, Value)]
+  places = [i for i, v in enumerate(operands) if isinstance(v, affine.Value)]
   if name in LINEAR:
     return True
   if name == 'select_n' and set(places) <= set(PRODUCTS[name]):
@@ -336,7 +311,7 @@ def _constant(value):
 
 def _smooth_call(call, inner, equation, operands):
   """The name of the activation that a call is, elementwise, or None."""
-  values = [v for v in operands if isinstance(v, Value | Pointwise)]
+  values = [v for v in operands if isinstance(v, affine.Value | Pointwise)]
   jaxpr = getattr(inner, 'jaxpr', inner)
   shapes = [v.aval.shape for v in equation.outvars]
   if len(values) != 1 or shapes != [values[0].shape]:
@@ -371,7 +346,7 @@ def _doubled(params):
 
 def _is_zero(operands):
   """Whether one of two operands of a maximum is the constant 0."""
-  constants = [v for v in operands if not isinstance(v, Value)]
+  constants = [v for v in operands if not isinstance(v, affine.Value)]
   return len(constants) == 1 and not np.any(np.asarray(constants[0]))
 
 

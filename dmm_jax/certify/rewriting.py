@@ -36,7 +36,19 @@ def _reduce_max(x, *, axes, **_):
   return x
 
 
-def _pool_max(x, *, window_dimensions, window_strides, padding, **rest):
+def _pool_max(x, **params):
+  return _largest(list(windows(x, **params)))
+
+
+def windows(
+  x: jax.Array,
+  *,
+  window_dimensions: tuple,
+  window_strides: tuple,
+  padding: tuple,
+  **rest: tuple,
+) -> jax.Array:
+  """Return the entries of windows, one after the other, `[entries, ...]`."""
   if any(map(any, padding)) or any(d != 1 for key in rest for d in rest[key]):
     raise ValueError('windows that are padded or dilated')
   lengths = [
@@ -50,7 +62,7 @@ def _pool_max(x, *, window_dimensions, window_strides, padding, **rest):
       for i, n, s in zip(start, lengths, window_strides, strict=True)
     ]
     parts.append(jax.lax.slice(x, start, ends, window_strides))
-  return _largest(parts)
+  return jnp.stack(parts)
 
 
 def _largest(parts):
