@@ -29,11 +29,9 @@ refutes the claim.
 
 import dataclasses
 import functools
-from typing import Any
 from typing import NamedTuple
 
 import jax
-from jax import flatten_util
 import jax.numpy as jnp
 import numpy as np
 
@@ -58,7 +56,6 @@ from experiments.lib import tables
 KINDS = ('trained', 'untrained')
 MODELS = ('fully_connected', 'convolutional', 'resnet')
 DENSE = (models.FullyConnected, models.MLP, models.Linear)  # To be certified.
-MOST_FAILED = 0.05  # Share of the searches, where a claim is tested.
 ROUNDING = 1e-4  # By which a certified bound may exceed a distance.
 UNDEFINED = 'undefined, as the median of a network is 0 or infinite'
 
@@ -132,7 +129,6 @@ class Config:
 
 PRESETS = {
   'quick': dict(
-    workdir='runs/boundary_distances_quick',
     num_examples=50,
     width=50,
     epochs=20,
@@ -183,16 +179,23 @@ def check(config):
 
 
 class Inputs(NamedTuple):
-  """What is measured; labels are places in `classes`, `rows` in the split."""
+  """What is measured; labels are places in `classes`, `rows` in the split.
 
-  module: Any
-  checkpoints: list  # Variables of trained networks; empty to train them.
+  `trained` are networks, given or to be trained.
+  """
+
+  trained: networks.Group
   classes: np.ndarray
   train_set: tuple
   xs: np.ndarray | data.Column
   labels: np.ndarray
   rows: np.ndarray
   certified: bool = False  # Whether a --network is read by `certify`.
+
+  @property
+  def module(self):
+    """The network without variables."""
+    return self.trained.module
 
 
 def load(config):
@@ -224,8 +227,9 @@ def load(config):
       f'--checkpoint={config.checkpoint} has to name different runs, of '
       'networks of one architecture'
     )
-  trained = [networks.variables(one.state) for one in given]
-  return Inputs(module, trained, classes, kept['train'][:2], *examples)
+  made = [networks.variables(one.state) for one in given]
+  trained = networks.Group(module, made, len(made) or config.num_trained)
+  return Inputs(trained, classes, kept['train'][:2], *examples)
 
 
 def load_own(config):
@@ -240,23 +244,14 @@ def load_own(config):
       f'--classes={",".join(map(str, config.classes))}: no example has them'
     )
   examples = xs.take(rows, axis=0), labels[rows], rows
-  inputs = Inputs(network, [network.params], classes, examples[:2], *examples)
-  return inputs._replace(certified=config.certify and is_read(config, inputs))
+  one, bounds = [v[:1] for v in examples[:2]], bounds_of(config)
+  certified = config.certify and own.can_be_certified(network, *one, bounds)
+  trained = networks.Group(network, [network.params], 1)
+  return Inputs(trained, classes, examples[:2], *examples, certified)
 
 
-def is_read(config, inputs):
-  """Whether `certify` reads a user's network; prints why it does not."""
-  try:
-    certify.check_network(
-      as_function(inputs.module, inputs.checkpoints[0]),
-      inputs.xs[:1],
-      inputs.labels[:1],
-      bounds=config.bounds if config.box else None,
-    )
-  except (TypeError, ValueError) as error:
-    print(f'No certified bounds: {error}')
-    return False
-  return True
+def bounds_of(config):
+  return config.bounds if config.box else None
 
 
 def as_function(module, variables):
@@ -274,33 +269,23 @@ def build(config, num_classes):
 
 def make_network(config, inputs, kind, number):
   """A row of networks.npz: a network from a checkpoint, drawn, or trained."""
-  if kind == 'trained' and inputs.checkpoints:
-    variables = inputs.checkpoints[number]
+  key = jax.random.fold_in(jax.random.key(config.seed), KINDS.index(kind))
+  key, (xs, labels) = jax.random.fold_in(key, number), inputs.train_set
+  plan = train.TrainConfig(
+    num_epochs=config.epochs, learning_rate=config.learning_rate
+  )
+  if kind == 'trained':
+    variables = inputs.trained.variables(number, key, xs, labels, plan)
   else:
-    xs, labels = inputs.train_set
-    plan = train.TrainConfig(
-      num_epochs=config.epochs, learning_rate=config.learning_rate
-    )
+    weights, _ = jax.random.split(key)
     optimizer = train.make_optimizer(plan, len(xs))
-    key = jax.random.fold_in(jax.random.key(config.seed), KINDS.index(kind))
-    of_weights, of_order = jax.random.split(jax.random.fold_in(key, number))
-    state = train.init_state(of_weights, inputs.module, xs[0], optimizer)
-    if kind == 'trained':
-      forward = programs.bind(to_train, module=inputs.module)
-      for pause in train.fit(of_order, forward, state, xs, labels, config=plan):
-        state = pause.state
+    state = train.init_state(weights, inputs.module, xs[0], optimizer)
     variables = networks.variables(state)
   return {
     'kind': np.array([kind], 'U9'),
     'network': np.array([number]),
-    'parameters': flatten_util.ravel_pytree(variables)[0][None],
+    'parameters': networks.flatten(variables)[None],
   }
-
-
-def to_train(params, stats, x, key, train, *, module):
-  """A network as `train.fit` takes it."""
-  del key, train
-  return module.apply({'params': params}, x), stats
 
 
 # --- Measuring -------------------------------------------------------------
@@ -313,18 +298,15 @@ def measure(config, inputs):
   points: the same of the first network's first examples, with their points.
   """
   made = []
-  trained = len(inputs.checkpoints) or config.num_trained
   # Of a network that is a function it is not known what it was at the start.
   untrained = 0 if config.network else config.num_untrained
-  for kind, num in zip(KINDS, (trained, untrained), strict=True):
+  for kind, num in zip(KINDS, (inputs.trained.num, untrained), strict=True):
     for number in range(num):
       row = functools.partial(make_network, config, inputs, kind, number)
       unit = runner.Unit(f'network-{kind}-{number:03d}', row, 'networks')
       # One by one, before the rest: devices wait for each other in training.
       made.append((kind, number, (yield unit).result()['parameters'][0]))
-  like = jax.eval_shape(inputs.module.init, jax.random.key(0), inputs.xs[0])
-  like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
-  _, unravel = flatten_util.ravel_pytree(like)
+  unravel = functools.partial(networks.unflatten, inputs.module, inputs.xs[0])
   made = [(kind, number, unravel(flat)) for kind, number, flat in made]
   points = {}
   for norm in config.norms:  # First: what compiles.
@@ -353,37 +335,20 @@ def measure_batch(config, inputs, network, norm, start):
   # The last batch is filled up from the first example: one shape, one program.
   rows = (start + np.arange(size)) % num
   xs, labels = inputs.xs.take(rows, axis=0), inputs.labels[rows]
-  own = np.full(size, -1)  # The class that the network itself predicts.
-  bounds = config.bounds if config.box else None
+  # Below 0: the class that the network itself predicts.
+  asked = np.full(size, -1) if kind == 'untrained' else labels
   search = programs.bind(
     measure_example,
     module=inputs.module,
     norm=norm,
-    bounds=bounds,
+    bounds=bounds_of(config),
     method=config.method,
     max_gradients=config.max_gradients,
   )
   found = parallel.map_examples(
-    search,
-    (xs, own if kind == 'untrained' else labels),
-    shared=(variables,),
-    batch_size=size,
+    search, (xs, asked), shared=(variables,), batch_size=size
   )
-  lower = np.full(size, np.nan)
-  half = getattr(inputs.module, 'dtype', None)  # No bound is of its rounding.
-  dense = isinstance(inputs.module, DENSE) and half is None
-  if config.certify and (dense or inputs.certified) and norm > 0:
-    lower = certify.lower_bounds(
-      models.dense_layers(variables)
-      if dense
-      else as_function(inputs.module, variables),
-      np.asarray(xs).reshape(size, -1) if dense else np.asarray(xs),
-      found['predicted'] if kind == 'untrained' else labels,
-      norm=norm,
-      bounds=bounds,
-      num_steps=0,  # Several times faster, and lower by about 1 %.
-      batch_size=size,
-    )
+  left = found['predicted'] if kind == 'untrained' else labels
   named = lambda v: np.where(v < 0, -1, inputs.classes[v])
   columns = found | {
     'kind': np.full(size, kind, 'U9'),
@@ -393,9 +358,30 @@ def measure_batch(config, inputs, network, norm, start):
     'label': named(labels),
     'predicted': named(found['predicted']),
     'target': named(found['target']),
-    'lower': lower,
+    'lower': lower_bounds(
+      config, inputs, variables, norm, np.asarray(xs), left
+    ),
   }
   return {name: column[: num - start] for name, column in columns.items()}
+
+
+def lower_bounds(config, inputs, variables, norm, xs, labels):
+  """Returns certified lower bounds `[n]`; NaN where there are none."""
+  half = getattr(inputs.module, 'dtype', None)  # No bound is of its rounding.
+  dense = isinstance(inputs.module, DENSE) and half is None
+  if not (config.certify and (dense or inputs.certified) and norm > 0):
+    return np.full(len(xs), np.nan)
+  return certify.lower_bounds(
+    models.dense_layers(variables)
+    if dense
+    else as_function(inputs.module, variables),
+    xs.reshape(len(xs), -1) if dense else xs,
+    labels,
+    norm=norm,
+    bounds=bounds_of(config),
+    num_steps=0,  # Several times faster, and lower by about 1 %.
+    batch_size=len(xs),
+  )
 
 
 def measure_example(x, label, variables, *, module, norm, **options):
@@ -424,112 +410,44 @@ def without_points(rows):
 
 # --- Judging ---------------------------------------------------------------
 
-
-def analyze(config, found):
-  """Compares the distances of trained networks with those of untrained ones."""
-  column = tables.Column
-  distances = tables.Table(
-    'Distances from the boundary',
-    [
-      column('norm', '', ''),
-      column('networks', '', ''),
-      column('correct', '', 'share of examples classified correctly', '.1%'),
-      column(
-        '5 %', 'input units', 'quantile of all distances, as 25, 75, 95 %'
-      ),
-      column('25 %', 'input units', ''),
-      column('median', 'input units', 'geometric mean over networks'),
-      column('75 %', 'input units', ''),
-      column('95 %', 'input units', ''),
-      column('ratio', '', 'of medians, trained over untrained', '.2f'),
-      column('at least', '', 'ratio with certified bounds of trained', '.2f'),
-    ],
-    [],
-  )
-  searches = tables.Table(
-    'Searches and certified bounds',
-    [
-      column('norm', '', ''),
-      column('networks', '', ''),
-      column('examples', '', 'of all networks'),
-      column('failed', '', 'share whose search found no boundary', '.1%'),
-      column('gradients', '', 'mean number in a search', '.0f'),
-      column('alignment', '', f'{COLUMNS["alignment"][1]}; median', '.4f'),
-      column('certified', '', 'lower bound over the distance; median', '.3f'),
-      column('beyond', '', 'lower bounds that exceed the distance found'),
-    ],
-    [],
-  )
-  judged, answers = [], {}
-  for norm in config.norms:
-    groups = {
-      kind: per_network(found['results'], kind, norm)
-      for kind in KINDS
-      if kind in found['results']['kind']
-    }
-    medians = {k: median_of(rows['distance']) for k, rows in groups.items()}
-    ratio, at_least = NOTHING, NOTHING
-    if len(groups) == 2:
-      ratio = statistics.ratio(medians['trained'], medians['untrained'])
-      bound = median_of(groups['trained']['lower'])
-      at_least = statistics.ratio(bound, medians['untrained'])
-    for kind, rows in groups.items():
-      far, there = rows['distance'], rows['status'] == boundary.Status.FOUND
-      q = lambda p, far=far: float(statistics.sample_quantile(p)(far))
-      right = np.mean(rows['label'] == rows['predicted'], axis=1)
-      distances.rows.append(
-        [
-          f'l{norm:g}',
-          kind,
-          statistics.proportion(right, unit='networks'),
-          *(q(5), q(25), medians[kind], q(75), q(95)),
-          *((ratio, at_least) if kind == 'trained' else (None, None)),
-        ]
-      )
-      searches.rows.append(
-        [
-          f'l{norm:g}',
-          kind,
-          far.size,
-          float(np.mean(np.isinf(far))),
-          float(np.mean(rows['gradients'])),
-          middle(rows['alignment'][there]),
-          middle(rows['lower'][there] / far[there]),
-          int(beyond(rows).sum()),
-        ]
-      )
-    judged.append(farther(norm, ratio, groups))
-    answers[norm] = answer(config, norm, groups, medians, ratio, judged[-1])
-  judged.append(check_bounds(found['results']))
-  main = 2.0 if 2.0 in config.norms else config.norms[0]
-  return runner.Report(answers[main], judged, [distances, searches])
-
-
 NOTHING = statistics.Estimate(np.nan, np.nan, np.nan, 0, 'networks')
 
 
-def per_network(results, kind, norm):
-  """Columns of the networks of a kind `[networks, examples]`."""
-  rows = records.select(results, kind=kind, norm=norm)
-  num = rows['network'].max() + 1
-  return {name: column.reshape(num, -1) for name, column in rows.items()}
+def groups_of(results, norm):
+  """Returns columns `[networks, examples]` in a norm, by kind of network."""
+  return {
+    kind: records.by_unit(records.select(results, kind=kind, norm=norm))
+    for kind in KINDS
+    if kind in results['kind']
+  }
 
 
 def median_of(distances):
   """Estimates a network's median; NaN if one of them is 0 or infinite."""
   medians = statistics.sample_quantile(50)(distances[:, None])
-  usable = (medians > 0) & np.isfinite(medians)
-  found = statistics.t_mean(
-    np.log(np.where(usable, medians, np.nan)), unit='networks'
-  )
-  value, low, high = np.exp(found[:3]).tolist()
-  return found._replace(value=value, low=low, high=high)
+  return statistics.geometric_mean(medians, unit='networks')
 
 
-def middle(values):
-  """The median of what is finite."""
-  values = values[np.isfinite(values)]
-  return float(np.median(values)) if values.size else np.nan
+def ratio_of(groups, column='distance'):
+  """Estimates trained over untrained medians; NaN where one kind is missing.
+
+  `lower` in place of trained networks' distances gives a certified bound.
+  """
+  if len(groups) < 2:
+    return NOTHING
+  ends = groups['trained'][column], groups['untrained']['distance']
+  return statistics.ratio(*map(median_of, ends))
+
+
+def analyze(config, found):
+  """Compares the distances of trained networks with those of untrained ones."""
+  results = found['results']
+  cases = {norm: groups_of(results, norm) for norm in config.norms}
+  judged = {norm: farther(norm, groups) for norm, groups in cases.items()}
+  main = 2.0 if 2.0 in cases else config.norms[0]
+  said = answer(config, main, cases[main], judged[main])
+  shown = [distance_table(cases), search_table(cases)]
+  return runner.Report(said, [*judged.values(), check_bounds(results)], shown)
 
 
 def beyond(rows):
@@ -538,8 +456,9 @@ def beyond(rows):
   return found & (rows['lower'] > rows['distance'] * (1 + ROUNDING))
 
 
-def farther(norm, ratio, groups):
+def farther(norm, groups):
   """The claim that training moves the boundary away from examples."""
+  ratio = ratio_of(groups)
   what = 'ratio of trained to untrained median distances'
   if np.isnan(ratio.value):
     what += f' ({UNDEFINED})'
@@ -559,19 +478,14 @@ def why_not_tested(groups):
       return f'there are no {kind} networks'
     if len(groups[kind]['distance']) < 2:
       return f'there is one {kind} network, which says nothing of others'
-  right = groups['trained']['label'] == groups['trained']['predicted']
-  _, counts = np.unique(groups['trained']['label'], return_counts=True)
-  chance = counts.max() / counts.sum()
-  if right.mean() < (1 + chance) / 2:
-    return (
-      f'trained networks classify {right.mean():.0%} of the examples '
-      f'correctly, less than half way from chance ({chance:.0%}) to all'
-    )
+  labels = groups['trained']['label']
+  right = np.mean(labels == groups['trained']['predicted'])
+  guess = np.unique(labels, return_counts=True)[1].max() / labels.size
+  reasons = [claims.why_untrained(right, guess, whose='trained networks')]
   for kind, rows in groups.items():
-    failed = np.isinf(rows['distance']).sum() / (rows['distance'] > 0).sum()
-    if failed > MOST_FAILED:
-      return f'{failed:.0%} of the searches at {kind} networks failed'
-  return ''
+    why = claims.why_failed(rows['distance'][rows['distance'] > 0])
+    reasons.append(why and f'{kind} networks: {why}')
+  return next(filter(None, reasons), '')
 
 
 def check_bounds(results):
@@ -588,26 +502,86 @@ def check_bounds(results):
   )
 
 
-def answer(config, norm, groups, medians, ratio, claim):
+def answer(config, norm, groups, claim):
   """One sentence."""
-  counts = ' and '.join(
-    f'{median.n} {kind}' for kind, median in medians.items()
-  )
+  medians = {kind: median_of(rows['distance']) for kind, rows in groups.items()}
+  counts = ' and '.join(f'{v.n} {kind}' for kind, v in medians.items())
   num = next(iter(groups.values()))['distance'].shape[1]
   where = f'{counts} networks, {num} {config.split} images of {config.dataset}'
-  why = claim.not_tested or (UNDEFINED if np.isnan(ratio.value) else '')
-  if not why:
+  ratio = ratio_of(groups)
+  undefined = UNDEFINED if np.isnan(ratio.value) else ''
+  if not (why := claim.not_tested or undefined):
     return (
       f'Images lie {tables.cell(ratio, ".2f")} times as far from the boundary '
       f'of trained networks as of untrained ones in l{norm:g} ({where}).'
     )
-  parts = [
-    f'{tables.cell(median)} ({kind})' for kind, median in medians.items()
-  ]
+  parts = [f'{tables.cell(v)} ({kind})' for kind, v in medians.items()]
   return (
     f'The median distance from the boundary in l{norm:g} is '
     f'{" and ".join(parts)}, without a ratio: {why} ({where}).'
   )
+
+
+# --- Tables ----------------------------------------------------------------
+
+
+def distance_table(cases):
+  rows = []
+  for norm, groups in cases.items():
+    both = ratio_of(groups), ratio_of(groups, 'lower')
+    for kind, of in groups.items():
+      right = np.mean(of['label'] == of['predicted'], axis=1)
+      right = statistics.proportion(right, unit='networks')
+      low, lower, higher, high = (
+        statistics.sample_quantile(p)(of['distance']) for p in (5, 25, 75, 95)
+      )
+      quantiles = low, lower, median_of(of['distance']), higher, high
+      ratios = both if kind == 'trained' else (None, None)
+      rows.append([f'l{norm:g}', kind, right, *quantiles, *ratios])
+  columns = [
+    ('norm', ''),
+    ('networks', ''),
+    ('correct', 'share of examples classified correctly', '', '.1%'),
+    ('5 %', 'quantile of all distances, as 25, 75, 95 %', 'input units'),
+    ('25 %', '', 'input units'),
+    ('median', 'geometric mean over networks', 'input units'),
+    ('75 %', '', 'input units'),
+    ('95 %', '', 'input units'),
+    ('ratio', 'of medians, trained over untrained', '', '.2f'),
+    ('at least', 'ratio with certified bounds of trained', '', '.2f'),
+  ]
+  return tables.table('Distances from the boundary', columns, rows)
+
+
+def middle(values):
+  """The median of what is finite."""
+  values = values[np.isfinite(values)]
+  return np.median(values) if values.size else np.nan
+
+
+def search_table(cases):
+  rows = []
+  for norm, groups in cases.items():
+    for kind, of in groups.items():
+      far, there = of['distance'], of['status'] == boundary.Status.FOUND
+      means = np.isinf(far).mean(), of['gradients'].mean()
+      medians = (
+        middle(of['alignment'][there]),
+        middle(of['lower'][there] / far[there]),
+      )
+      row = [f'l{norm:g}', kind, far.size, *means, *medians]
+      rows.append([*row, beyond(of).sum()])
+  columns = [
+    ('norm', ''),
+    ('networks', ''),
+    ('examples', 'of all networks'),
+    ('failed', 'share whose search found no boundary', '', '.1%'),
+    ('gradients', 'mean number in a search', '', '.0f'),
+    ('alignment', f'{COLUMNS["alignment"][1]}; median', '', '.4f'),
+    ('certified', 'lower bound over the distance; median', '', '.3f'),
+    ('beyond', 'lower bounds that exceed the distance found'),
+  ]
+  return tables.table('Searches and certified bounds', columns, rows)
 
 
 EXPERIMENT = runner.Experiment(

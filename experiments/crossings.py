@@ -157,17 +157,8 @@ def check(config):
 
 def load(config):
   """Returns images and labels by split, and the user's networks."""
-  sets: dict = splits.load(
-    config.dataset,
-    config.data_dir,
-    file=config.data,
-    num_train=config.num_train,
-    num_classes=config.num_classes,
-  )
-  if config.network:
-    num = config.num_networks
-    sets[own.GIVEN] = own.several(config.network, *sets['test'], num)
-  return sets
+  sets, given = splits.load_with_networks(config)
+  return sets | ({own.GIVEN: given} if given else {})
 
 
 # --- Measuring -------------------------------------------------------------
@@ -240,12 +231,7 @@ def fit(config, inputs, kind, key):
     labels,
     condition=kinds_of(config)[kind],
     num=config.num_networks,
-    config=train.TrainConfig(
-      optimizer=config.optimizer,
-      learning_rate=config.learning_rate,
-      schedule='constant',
-      batch_size=64,
-    ),
+    config=populations.constant_rate(config.learning_rate, config.optimizer),
     num_steps=config.num_steps,
     pause_steps=along if followed else (),
   )

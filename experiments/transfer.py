@@ -27,13 +27,14 @@ explains nothing. Within strata, the mean of each population of sources at each
 of targets is known, and not explained. Halves of the images tell how much their
 draw leaves to explain.
 
-Null of rates are noise and steps of other images of the same size, and examples
-of networks that learned random labels; that of shared boundaries, what
-accuracies predict. Two networks on disjoint parts have no common image. Nothing
-is tested where networks get less than half way from a guess to no errors, or a
-population's examples fool less than 0.7 of their own sources; the first steps
-are not where accuracy rises with the first of them. Digits are no test of 0.7
-and 0.05, which came from them.
+Rates stand beside those of noise and of steps of other images of the same size,
+and of examples of networks that learned random labels; what networks have in
+common stands beside what accuracies predict. Either is refuted where it is no
+larger. Two networks on disjoint parts have no common image. Nothing is tested
+where networks get less than half way from a guess to no errors, or where a
+population's examples fool less than 0.7 of their own sources, and nothing of
+the first steps where accuracy rises with the first of them. Digits are no test
+of 0.7 and 0.05, which came from them.
 """
 
 import dataclasses
@@ -170,13 +171,8 @@ class Inputs(NamedTuple):
 
 def load(config):
   """Returns `Inputs`."""
-  known, test = splits.load(
-    config.dataset,
-    config.data_dir,
-    file=config.data,
-    num_train=config.num_train,
-    num_classes=config.num_classes,
-  ).values()
+  sets, given = splits.load_with_networks(config)
+  known, test = sets['train'], sets['test']
   for flag, wanted, there in (
     ('num_classes', config.num_classes, len(np.unique(known[1]))),
     ('parts', 2 * max(config.parts), len(known[1])),
@@ -188,9 +184,6 @@ def load(config):
     raise flags.FlagError(f'--num_networks={config.num_networks} is not even')
   if any(xs.min() < 0 or xs.max() > 1 for xs, _ in (known, test)):
     raise flags.FlagError(f'--data={config.data}: inputs outside [0, 1]')
-  given = None
-  if config.network:
-    given = own.several(config.network, *test, config.num_networks)
   rng, drawn = np.random.default_rng(config.seed), []
   for pair in (test, known):
     rows = rng.permutation(len(pair[1]))[: config.num_images]
@@ -247,16 +240,13 @@ def populations_of(config, given=None):
 
 def fit(config, inputs, networks, number, rate, steps):
   """Trains networks from seeds of their own; parameters `[steps, m, p]`."""
-  plan = train.TrainConfig(
-    optimizer='momentum', learning_rate=rate, schedule='constant', batch_size=64
-  )
   return populations.fit(
     jax.random.fold_in(jax.random.key(config.seed), number),
     networks.module,
     *inputs.train,
     condition=networks.condition,
     num=config.num_networks,
-    config=plan,
+    config=populations.constant_rate(rate),
     num_steps=steps[-1],
     pause_steps=steps,
   ).parameters

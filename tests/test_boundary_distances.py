@@ -17,6 +17,7 @@ from dmm_jax import normals
 from dmm_jax import records
 from dmm_jax import statistics
 from experiments import boundary_distances
+from experiments import networks
 from experiments.lib import claims
 from experiments.lib import flags
 from experiments.lib import own
@@ -247,8 +248,9 @@ def measure_checkpoint(module, **more):
     module.init(jax.random.key(0), xs[0]),
   )
   labels, rows = np.zeros(9, np.int32), np.arange(9)
+  trained = networks.Group(module, [variables], 1)
   inputs = boundary_distances.Inputs(
-    module, [variables], np.array([2, 5, 7]), (), xs, labels, rows
+    trained, np.array([2, 5, 7]), (xs, labels), xs, labels, rows
   )
   config = toy('', num_untrained=0, max_gradients=9, **more)
   units = boundary_distances.measure(config, inputs)
@@ -263,7 +265,7 @@ def measure_checkpoint(module, **more):
 def test_a_checkpoint_is_measured_with_all_its_variables(method):
   module = models.ResNet20(4, (1,), num_classes=3)  # With batch norm.
   inputs, found = measure_checkpoint(module, method=method)
-  (variables,) = inputs.checkpoints
+  (variables,) = inputs.trained.given
   logits = jax.vmap(lambda x: module.apply(variables, x)[0])(inputs.xs)
   wanted = inputs.classes[logits.argmax(1)]
   np.testing.assert_array_equal(found['predicted'], wanted[:7])
@@ -284,12 +286,9 @@ def test_a_network_that_is_not_read_has_no_bounds_and_is_told_why(capsys):
   weights = np.eye(4, 3, dtype=np.float32)
   given = np.full((1, 4), 0.5, np.float32), np.zeros(1, np.int32)
 
-  def read(fn, **more):
+  def read(fn, bounds=(0.0, 1.0)):
     network = own.Network(fn, weights, 3)
-    inputs = boundary_distances.Inputs(
-      network, [weights], np.arange(3), (), *given, np.arange(1)
-    )
-    return boundary_distances.is_read(toy('', **more), inputs)
+    return own.can_be_certified(network, *given, bounds)
 
   assert read(lambda w, x: jnp.tanh(x) @ w) and not capsys.readouterr().out
   assert not read(lambda w, x: jnp.sin(x) @ w)
@@ -299,7 +298,7 @@ def test_a_network_that_is_not_read_has_no_bounds_and_is_told_why(capsys):
   )
   # A sum of different depths, without a box.
   residual = lambda w, x: (jnp.maximum(x - 1, 0) + x) @ w
-  assert read(residual) and not read(residual, box=False)
+  assert read(residual) and not read(residual, None)
   assert 'within finite bounds' in capsys.readouterr().out
 
 
@@ -445,7 +444,7 @@ FAR, NEAR = [3.0, 3.1, 2.9], [1.0, 1.1, 0.9]
     (
       made_up(FAR, NEAR, failed=2),
       claims.NOT_TESTED,
-      '10% of the searches at untrained networks failed',
+      'untrained networks: 10% of the searches found no boundary',
     ),
     (made_up(FAR, NEAR, failed=20), claims.NOT_TESTED, '100% of the searches'),
   ],

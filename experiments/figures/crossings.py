@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from dmm_jax import records
 from dmm_jax import statistics
 from dmm_jax.plots import canvas
 from experiments.lib import tables as tables_lib
@@ -58,20 +59,12 @@ def training(report, results):
   """Deviations along training, right labels beside random ones."""
   figure, ((ax,),) = canvas.grid(1, 1, width=5.4, height=3.8)
   for name, look in LOOKS.items():
-    rows = results['trained_on'] == name
-    steps = np.unique(results['step'][rows])
+    rows = records.by_unit(records.select(results, trained_on=name), 'step')
     found = [
-      statistics.t_mean(
-        results['deviation'][rows & (results['step'] == step)]
-        .reshape(-1, 2)
-        .mean(1),
-        unit='pairs of networks',
-      )
-      for step in steps
+      statistics.t_mean(far.reshape(-1, 2).mean(1), unit='pairs of networks')
+      for far in rows['deviation']
     ]
-    value, low, high = np.array([v[:3] for v in found]).T
-    ax.plot(steps, value, ms=4, linewidth=1.2, label=name, **look)
-    ax.fill_between(steps, low, high, color=look['color'], alpha=0.2, lw=0)
+    canvas.band(ax, rows['step'][:, 0], found, look, name)
   early = report.tables[0].rows[1][4]
   ax.axhline(
     early.value,

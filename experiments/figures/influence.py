@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from dmm_jax import records
 from dmm_jax import statistics
 from dmm_jax.plots import canvas
 
@@ -18,23 +19,13 @@ def draw(report, tables):
   }
 
 
-def of_steps(results, name, column, estimate):
-  """Returns places, steps, values, low and high ends of a column by step."""
-  rows = results['trained_on'] == name
-  steps = np.unique(results['step'][rows])
-  found = [
-    estimate(results[column][rows & (results['step'] == step)], unit='networks')
-    for step in steps
-  ]
-  return np.arange(len(steps)), steps, *np.array([v[:3] for v in found]).T
-
-
-def line(ax, found, look, label):
-  """Draws values with their intervals over steps at equal distances."""
-  places, steps, value, low, high = found
-  ax.plot(places, value, ms=4.5, linewidth=1.2, label=label, **look)
-  ax.fill_between(places, low, high, color=look['color'], alpha=0.2, lw=0)
-  ax.set_xticks(places, [str(step) for step in steps])
+def along(ax, results, name, column, estimate, look, label):
+  """Draws a column with its intervals over steps at equal distances."""
+  rows = records.by_unit(records.select(results, trained_on=name), 'step')
+  found = [estimate(values, unit='networks') for values in rows[column]]
+  places = np.arange(len(found))
+  canvas.band(ax, places, found, look, label)
+  ax.set_xticks(places, [str(step) for step in rows['step'][:, 0]])
   ax.set_xlabel('training step')
 
 
@@ -46,8 +37,7 @@ def ratios(report, results):
     for (column, label), look in zip(
       names.items(), canvas.STYLES[:2], strict=True
     ):
-      found = of_steps(results, title, column, statistics.t_mean)
-      line(ax, found, look, label)
+      along(ax, results, title, column, statistics.t_mean, look, label)
     ax.set(title=title)
   ends = np.array([ax.get_ylim() for ax in axes[0]])
   for ax in axes[0]:
@@ -67,9 +57,7 @@ def leads(report, results):
   """Share of samples whose class is carried farther, beside the nulls."""
   figure, ((ax,),) = canvas.grid(1, 1, width=5.0, height=3.6)
   for name, look in LOOKS.items():
-    line(
-      ax, of_steps(results, name, 'leads', statistics.proportion), look, name
-    )
+    along(ax, results, name, 'leads', statistics.proportion, look, name)
   start = (results['trained_on'] == RIGHT) & (results['step'] == 0)
   inputs = results['inputs_leads'][start].mean()
   ax.axhline(inputs, color='0.4', linestyle='-.', label='inputs alone')

@@ -3,6 +3,7 @@
 import numpy as np
 
 from dmm_jax import halfway
+from dmm_jax import records
 from dmm_jax.plots import canvas
 from experiments.lib import tables as tables_lib
 
@@ -53,10 +54,26 @@ def matrices(rates):
 def explained(tables, rates, shares):
   """Each pair's rate against its concordance; what explains rates."""
   figure, ((left, right),) = canvas.grid(1, 2, width=4.6, height=3.8)
-  networks, results = tables['networks'], tables['results']
-  names, targets = networks['population'], [*rates[0]][1:]
-  rows = {k: v[results['kind'] == 'own'] for k, v in results.items()}
-  source, target = rows['source'], rows['target']
+  pairs(left, tables, targets=[*rates[0]][1:])
+  canvas.legend(figure, left, ncols=4)
+  variances(right, shares)
+  within = [tables_lib.cell(row['within strata'], 'z.2f') for row in shares]
+  caption = (
+    'Left: every ordered pair of networks that learned right labels. Right: '
+    "shares of the variance of the rates' logits that are explained for pairs "
+    'of unseen networks, with 95 % intervals over networks. Within strata, '
+    'where the means of populations are known, concordance and cosine explain '
+    f'{within[0]}, accuracies {within[1]}, and the draw of images leaves '
+    f'{within[-1]}.'
+  )
+  return figure, caption
+
+
+def pairs(ax, tables, targets):
+  """Draws a point for each ordered pair of networks, by what they share."""
+  networks = tables['networks']
+  rows = records.select(tables['results'], kind='own')
+  names, source, target = networks['population'], rows['source'], rows['target']
   rate = rows['hits'].sum(1) / np.maximum(rows['images'].sum(1), 1)
   agree = halfway.concordance(networks['fraction'])[source, target]
   others = (source != target) & np.isin(names[source], targets)
@@ -70,7 +87,7 @@ def explained(tables, rates, shares):
     (same & ~part, 'one architecture', canvas.STYLES[0]),
   ):
     keep = others & which
-    left.plot(
+    ax.plot(
       agree[keep],
       rate[keep],
       look['marker'],
@@ -79,21 +96,23 @@ def explained(tables, rates, shares):
       alpha=0.6,
       label=label,
     )
-  left.set(
+  ax.set(
     xlabel='concordance of where boundaries cross',
     ylabel='share of images fooled',
     ylim=(-0.02, 1.02),
   )
-  canvas.legend(figure, left, ncols=4)
+
+
+def variances(ax, shares):
+  """Draws shares of the variance with their intervals, a line a share."""
   for name, look, shift in (
     ('within strata', WITHIN, -0.12),
     ('all pairs', POOLED, 0.12),
   ):
     found = [row[name] for row in shares]
-    values = [v.value for v in found]
     ends = [[v.value - v.low for v in found], [v.high - v.value for v in found]]
-    right.errorbar(
-      values,
+    ax.errorbar(
+      [v.value for v in found],
       np.arange(len(found)) + shift,
       xerr=ends,
       color=look['color'],
@@ -102,24 +121,14 @@ def explained(tables, rates, shares):
       capsize=3,
       label=name,
     )
-  right.axvline(0, color='0.4', linewidth=0.8)
-  right.set_yticks(range(len(shares)), [row['explained by'] for row in shares])
-  right.set(
+  ax.axvline(0, color='0.4', linewidth=0.8)
+  ax.set_yticks(range(len(shares)), [row['explained by'] for row in shares])
+  ax.set(
     ylim=(len(shares) - 0.5, -0.5),
     xlabel='share of the variance of rates (logits)',
   )
   above = dict(loc='lower center', bbox_to_anchor=(0.5, 1.0), ncols=2)
-  right.legend(fontsize=8, **above)
-  within = [tables_lib.cell(row['within strata'], 'z.2f') for row in shares]
-  caption = (
-    'Left: every ordered pair of networks that learned right labels. Right: '
-    "shares of the variance of the rates' logits that are explained for pairs "
-    'of unseen networks, with 95 % intervals over networks. Within strata, '
-    'where the means of populations are known, concordance and cosine explain '
-    f'{within[0]}, accuracies {within[1]}, and the draw of images leaves '
-    f'{within[-1]}.'
-  )
-  return figure, caption
+  ax.legend(fontsize=8, **above)
 
 
 def first_steps(early):

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dmm_jax import certify
 from dmm_jax import data
 from dmm_jax import train
 from dmm_jax.train import populations
@@ -111,6 +112,25 @@ class Several:
       for one in self.networks
     ]
     return jax.lax.switch(variables['params'], calls, x), {}
+
+
+def can_be_certified(
+  network: Network, xs: np.ndarray, labels: np.ndarray, bounds: tuple | None
+) -> bool:
+  """Returns whether `certify` reads a network; prints why it does not.
+
+  Args:
+    network: the user's.
+    xs, labels: examples `[n, ...]` and their classes `[n]`.
+    bounds: of inputs, or None.
+  """
+  logits_fn = lambda x: network.apply(network.params, x)[0]
+  try:
+    certify.check_network(logits_fn, xs, labels, bounds=bounds)
+  except (TypeError, ValueError) as error:
+    print(f'No certified bounds: {error}')
+    return False
+  return True
 
 
 def population(

@@ -1,5 +1,7 @@
 """The images that an experiment's flags name."""
 
+from typing import Any
+
 import numpy as np
 
 from dmm_jax import data
@@ -33,3 +35,22 @@ def load(
       xs, labels, _ = data.of_classes(xs, labels, np.arange(num_classes))
     sets[split] = xs[: most or None], labels[: most or None]
   return sets
+
+
+def load_with_networks(config: Any) -> tuple[dict, own.Several | None]:
+  """Returns images and labels by split, and a user's networks for them.
+
+  Args:
+    config: with the flags `dataset`, `data_dir`, `data`, `num_train`,
+      `num_classes`, `network` and `num_networks`.
+  """
+  sets = load(
+    config.dataset,
+    config.data_dir,
+    file=config.data,
+    num_train=config.num_train,
+    num_classes=config.num_classes,
+  )
+  if not config.network:
+    return sets, None
+  return sets, own.several(config.network, *sets['test'], config.num_networks)
