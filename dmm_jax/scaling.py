@@ -54,3 +54,27 @@ def median_slope(n: np.ndarray) -> Callable:
   return lambda *rows: slope(
     np.stack([statistics.sample_median(r) for r in rows], -1)
   )
+
+
+def less_certain(
+  found: statistics.Estimate,
+  constant: statistics.Estimate,
+  *,
+  factor: bool = False,
+) -> statistics.Estimate:
+  """Returns an estimate with the uncertainty of a constant that went into it.
+
+  Only the interval changes: by that of a sum of two independent estimates, as
+  of `statistics.difference`, or of a product (`statistics.ratio`).
+
+  Args:
+    found: made with the value of `constant` as if that were exact.
+    constant: a term, or a factor, of it.
+    factor: which.
+  """
+  value, low, high = constant[:3]
+  if factor:
+    one = constant._replace(value=1.0, low=value / high, high=value / low)
+    return statistics.ratio(found, one)._replace(value=found.value)
+  none = constant._replace(value=0.0, low=value - high, high=value - low)
+  return statistics.difference(found, none)

@@ -119,12 +119,9 @@ class Config:
 
 
 PRESETS = {
-  'quick': dict(
-    workdir='runs/mislabelled_quick', radii=(2.0,), num_seeds=2, epochs=15
-  ),
+  'quick': dict(radii=(2.0,), num_seeds=2, epochs=15),
   'default': {},
   'mnist': dict(
-    workdir='runs/mislabelled_mnist',
     dataset='mnist',
     num_train=10000,
     radii=(2.0, 4.0),
@@ -133,7 +130,6 @@ PRESETS = {
     brief_steps=50,
   ),
   'cifar': dict(
-    workdir='runs/mislabelled_cifar',
     dataset='cifar10',
     model='cnn',
     radii=(0.5, 1.0),
@@ -442,23 +438,24 @@ def measure_arm(config, inputs, moved, source, arm, radius):
   """Rows of the new networks of one arm and source."""
   num = config.num_seeds
   images, labels, rows = examples(config, inputs, moved, source, arm, radius)
-  found = {'fitted': np.full(num, np.nan), 'accuracy': np.full(num, np.nan)}
+  found = {'fitted': np.nan, 'accuracy': np.nan}
   length = reached = np.nan
   if len(rows):  # Else a network without mistakes.
     found = train_new(config, inputs, source.number, images, labels)
     length = np.mean(targeted.lengths(images - inputs.xs[rows]))
     given = networks.predictions(inputs.module, source.variables, images)
     reached = np.mean(given == labels)
-  return {
-    'source': np.full(num, source.number, np.int32),
-    'arm': np.full(num, arm, 'U14'),
-    'radius': np.full(num, radius),
-    'seed': np.arange(num, dtype=np.int32),
-    'examples': np.full(num, len(np.unique(rows)), np.int32),
-    'length': np.full(num, length, float),
-    'reached': np.full(num, reached, float),
+  return records.broadcast(
+    (num,),
+    source=np.int32(source.number),
+    arm=arm,
+    radius=radius,
+    seed=np.arange(num, dtype=np.int32),
+    examples=np.int32(len(np.unique(rows))),
+    length=float(length),
+    reached=float(reached),
     **found,
-  }
+  )
 
 
 # --- Judging ---------------------------------------------------------------

@@ -23,20 +23,20 @@ stand side by side:
               the interval is several times narrower.
 
 m is known far better than from the |f| that are measured: given all layers but
-the last, f(x) is normal, with a variance that the last layer's input gives, and
-m is the median of the mixture of these normals over 1000 more networks, a
-forward pass each. Where nothing is pooled, this gives its ratio to the root of
-E f^2, which the kernel of the infinitely wide network has exactly. The
-infinitely wide network (neural-tangents) also predicts the medians without any
-fit (`nngp.distance_scale`).
+the last, f(x) is normal, and m is the median of the mixture of these normals
+over 1000 more networks, a forward pass each. Where nothing is pooled, this is
+its ratio to the root of E f^2, which the kernel of the infinitely wide network
+has exactly. That network also predicts the medians without any fit
+(`nngp.distance_scale`).
 
 A claim is supported if the whole 95 % interval of the controlled slope, over
-networks, lies within 0.03 of the law's slope, and not supported if it lies
-outside of that. It is not tested where more than 2 % of the searches failed.
+networks, lies within 0.03 of the law's slope, and refuted if it lies outside.
+It is not tested where more than 2 % of the searches failed.
 """
 
 import dataclasses
 import functools
+import itertools
 from typing import NamedTuple
 import zlib
 
@@ -67,6 +67,8 @@ RELEASED_TOLERANCE = 0.25  # Of ratios to released medians, which are +-14 %.
 MOST_FAILED = 0.02
 LAW, AS_INFINITE = '||x|| / sqrt(n)', 'as at infinite width'
 FORWARD_PASSES = 1000
+NAMES = tuple(random_nets.ARCHITECTURES)
+SHORT = {name: name for name in NAMES} | {'fully_connected': 'dense'}
 # Architectures whose E f^2 is that of their kernel at any width.
 EXACT = ('fully_connected', 'convolutional', 'resnet')
 
@@ -77,52 +79,40 @@ class Config:
   workdir: str = flags.workdir('runs/random_scaling')
   seed: int = flags.seed()
   architectures: tuple[str, ...] = flags.flag(
-    tuple(random_nets.ARCHITECTURES),
-    'Random networks to draw.',
-    choices=tuple(random_nets.ARCHITECTURES),
+    NAMES, 'Random networks to draw.', choices=NAMES
   )
   norms: tuple[float, ...] = flags.flag(
     (1.0, 1.5, 2.0, 3.0, np.inf),
-    'Norms p of the distance from dense networks: p >= 1, inf, or 0 for the '
-    'number of changed inputs.',
+    'Norms p of dense networks: p >= 1, inf, or 0: number of changed inputs.',
     least=0,
     infinite=True,
   )
   sizes: tuple[int, ...] = flags.flag(
-    (8, 16, 32),
-    'Sides of the images given to dense networks, in pixels; the input '
-    'dimension n is channels * side^2.',
-    least=1,
+    (8, 16, 32), 'Sides of the images of dense networks, pixels.', least=1
   )
   num_networks: int = flags.flag(200, 'Dense networks for each size.', least=1)
   conv_norms: tuple[float, ...] = flags.flag(
     (2.0,),
-    'Norms of the other networks, which take 10 to 50 times as long.',
+    'Norms of other networks, which take 10 to 50 times as long.',
     least=0,
     infinite=True,
   )
   conv_sizes: tuple[int, ...] = flags.flag(
-    (8, 32), 'Sides of the images given to the other networks.', least=1
+    (8, 32), 'Sides of the images of other networks, pixels.', least=1
   )
-  conv_networks: int = flags.flag(
-    80, 'Networks of each other architecture for each size.', least=1
-  )
+  conv_networks: int = flags.flag(80, 'Other networks, each size.', least=1)
   lenet_networks: int = flags.flag(
     200, 'LeNets for each size; pooled, they scatter more.', least=1
   )
   resnet20_sizes: tuple[int, ...] = flags.flag(
-    (8, 16), "Sides of the images given to the authors' ResNet20.", least=1
+    (8, 16), "Sides of the images of the authors' ResNet20.", least=1
   )
-  resnet20_networks: int = flags.flag(
-    100, "The authors' ResNet20s for each size.", least=1
-  )
-  width: int = flags.flag(
-    0, "Units of dense hidden layers; 0 is the authors' 100.", least=0
-  )
+  resnet20_networks: int = flags.flag(100, 'ResNet20s, each size.', least=1)
+  width: int = flags.flag(0, 'Units of dense layers; 0 is 100.', least=0)
   conv_width: int = flags.flag(
     32,
-    "Channels of the first convolution, but for resnet20; 0 is the authors' "
-    '128, and 32 of resnet.',
+    'Channels of the first convolution, but for resnet20; 0 is 128, and 32 of '
+    'resnet.',
     least=0,
   )
   inputs: str = flags.flag(
@@ -141,23 +131,18 @@ class Config:
   channels: int = flags.flag(3, 'Colour channels.', choices=(1, 3))
   methods: tuple[str, ...] = flags.flag(
     ('fast',),
-    'Searches for the boundary, all on the same networks; the claims are '
-    'about the first, and the last is the reference of the others.',
+    'Searches, all on the same networks: claims are about the first, and the '
+    'last is the reference of the others.',
     choices=tuple(boundary.METHODS),
   )
   max_gradients: int = flags.max_gradients(200)
   box: bool = flags.flag(True, 'Keep perturbed pixels in [0, 1].')
-  batch_size: int = flags.flag(
-    50, 'Networks measured and saved together.', least=1
-  )
-  num_predicted: int = flags.flag(
-    2, 'Images at which the infinitely wide network predicts.', least=1
-  )
+  batch_size: int = flags.flag(50, 'Networks measured together.', least=1)
+  num_predicted: int = flags.flag(2, 'Images of predicted laws.', least=1)
 
 
 PRESETS = {
   'quick': dict(
-    workdir='runs/random_scaling_quick',
     architectures=('fully_connected',),
     sizes=(8, 24),
     num_networks=300,
@@ -165,7 +150,6 @@ PRESETS = {
   ),
   'default': {},
   'full': dict(
-    workdir='runs/random_scaling_full',
     sizes=tuple(range(12, 61, 4)),
     num_networks=5000,
     conv_norms=(1.0, 2.0, np.inf),
@@ -303,7 +287,7 @@ class Setting(NamedTuple):
 
   @property
   def draw(self):
-    """Options of `draw_image`; independent of what else the run measures."""
+    """Options of `random_nets.draw_image`, whatever else the run measures."""
     config = self.config
     return {
       'seeds': (config.seed, zlib.crc32(self.name.encode()), self.size),
@@ -312,32 +296,15 @@ class Setting(NamedTuple):
     }
 
   def table(self, **columns):
-    """Returns columns of one length, with those that tell where this is."""
-    num = len(next(iter(columns.values())))
-    n = self.config.channels * self.size**2
-    return {
-      'architecture': np.full(num, self.name, 'U16'),
-      'n': np.full(num, n, np.int32),
-      **columns,
-    }
-
-
-def draw_image(network, images, *, seeds, shape, noise):
-  """Draws a network's image; returns it and the key of the weights."""
-  key = jax.random.key(seeds[0])
-  for part in (*seeds[1:], network):
-    key = jax.random.fold_in(key, part)
-  key_weights, key_image = jax.random.split(key)
-  key_row, key_noise = jax.random.split(key_image)
-  x = jax.random.uniform(key_noise, shape)
-  if noise < 1:
-    x = (1 - noise) * jax.random.choice(key_row, images) + noise * x
-  return x, key_weights
+    """Returns columns, with those that tell where this is."""
+    shape = np.broadcast_shapes(*map(np.shape, columns.values()))
+    n = np.int32(self.config.channels * self.size**2)
+    return records.broadcast(shape, architecture=self.name, n=n, **columns)
 
 
 def measure_network(network, images, *, module, exponents, box, search, **draw):
   """Returns columns of one network, one row a norm."""
-  x, key = draw_image(network, images, **draw)
+  x, key = random_nets.draw_image(network, images, **draw)
   params = module.init(key, x)
   logits_fn = lambda v: module.apply(params, v)[0]
   logits = logits_fn(x)
@@ -385,14 +352,12 @@ def distances(setting, method, start, stop):
   )
   found = map_networks(setting, one, start, config.batch_size)
   found = {name: v[: stop - start] for name, v in found.items()}
-  network, norm = np.meshgrid(
-    np.arange(start, stop, dtype=np.int32),
-    np.array(exponents, np.float32),
-    indexing='ij',
+  return setting.table(
+    network=np.arange(start, stop, dtype=np.int32)[:, None],
+    norm=np.array(exponents, np.float32),
+    method=method,
+    **found,
   )
-  found |= {'network': network, 'norm': norm}
-  found['method'] = np.full(norm.shape, method, 'U16')
-  return setting.table(**{name: v.ravel() for name, v in found.items()})
 
 
 def map_networks(setting, one, start, num):
@@ -421,40 +386,27 @@ def outputs(setting):
 
 
 def last_layer_variance(network, images, *, module, head_variance, **draw):
-  """Returns E[f(x)^2] over the weights of the last layer alone, and ||x||_2.
-
-  f is linear in these, so that its derivative by them is all that is needed.
-  The mean over networks is E f^2, with a fraction of the scatter of f^2.
-  """
-  x, key = draw_image(network, images, **draw)
+  """Returns E[f(x)^2] over the weights of the last layer alone, and ||x||_2."""
+  x, key = random_nets.draw_image(network, images, **draw)
   params = module.init(key, x)
-  weights = params['params']
-
-  def margin(head):
-    logits, _ = module.apply({'params': {**weights, 'head': head}}, x)
-    return logits[1] - logits[0]
-
-  slope = jax.grad(margin)(weights['head'])['kernel']
-  variance = head_variance(len(slope)) * jnp.sum(slope**2)
+  variance = random_nets.last_layer_variance(module, params, x, head_variance)
   return variance, jnp.linalg.norm(x)
 
 
 def predicted(setting):
   """The infinitely wide network's law at the first images."""
-  xs, config = first_images(setting), setting.config
-  box = (0.0, 1.0) if config.box else None
+  config = setting.config
+  draw = functools.partial(
+    random_nets.draw_image, images=setting.images, **setting.draw
+  )
+  numbers = range(config.num_predicted)
   found = predictions.law(
-    setting.name, xs, norms(config, setting.name), bounds=box
+    setting.name,
+    [np.asarray(draw(number)[0]) for number in numbers],
+    norms(config, setting.name),
+    bounds=(0.0, 1.0) if config.box else None,
   )
   return setting.table(**found)
-
-
-def first_images(setting):
-  draw = functools.partial(draw_image, images=setting.images, **setting.draw)
-  return [
-    np.asarray(draw(network)[0])
-    for network in range(setting.config.num_predicted)
-  ]
 
 
 # --- Judging ---------------------------------------------------------------
@@ -493,46 +445,41 @@ def analyze(config, tables):
     for name in config.architectures
     for p in norms(config, name)
   ]
-  found = [controlled_slope(case) for case in cases]
-  judged, slopes = [], []
-  for case, of_case in zip(cases, found, strict=True):
-    claimed = judge(case, of_case)
-    judged += claimed
-    verdicts = {claim.name.split(': ')[1]: claim.verdict for claim in claimed}
-    slopes.append(
+  slopes = [controlled_slope(case) for case in cases]
+  claimed = [judge(*pair) for pair in zip(cases, slopes, strict=True)]
+  rows = []
+  for case, controlled, of in zip(cases, slopes, claimed, strict=True):
+    verdicts = {claim.name.split(': ')[1]: claim.verdict for claim in of}
+    rows.append(
       [
         SHORT[case.name],
         case.norm,
         slope(case, case.relative),
-        of_case,
+        controlled,
         infinite_slope(case),
         f'{case.failed:.1%}',
         verdicts[LAW],
         verdicts.get(AS_INFINITE),
       ]
     )
-  shown = [slope_table(slopes, cases), median_table(cases)]
+  shown = [slope_table(rows, cases), median_table(cases)]
   if 'resnet20' in config.architectures and config.inputs == 'uniform':
     shown += released_table([c for c in cases if c.name == 'resnet20'])
   if len(config.methods) > 1:
     shown.append(search_table(config, tables['results']))
-  return runner.Report(answer(cases, found, judged), judged, shown)
-
-
-SHORT = {'fully_connected': 'dense'} | {
-  name: name for name in random_nets.ARCHITECTURES if name != 'fully_connected'
-}
+  judged = [claim for of in claimed for claim in of]
+  return runner.Report(answer(cases, slopes, judged), judged, shown)
 
 
 def make_case(config, tables, name, p):
   rows = records.select(
     tables['results'], architecture=name, norm=p, method=config.methods[0]
   )
+  sizes_of, relative, controlled, scales, infinite = [], [], [], [], []
   n = np.unique(rows['n'])
-  relative, controlled, scales, infinite = [], [], [], []
-  size_of = [records.select(rows, n=v)['input_norm'] for v in n]
   for size in n:
     at = records.select(rows, n=size)
+    sizes_of.append(at['input_norm'])
     relative.append(at['distance'] / at['input_norm'])
     of = records.select(tables['outputs'], architecture=name, n=size)
     # f is homogeneous: its size goes with that of the input.
@@ -544,22 +491,14 @@ def make_case(config, tables, name, p):
       )
       if name in EXACT:
         median = median * np.mean(of['sigma'] / of['input_l2'])
-      infinite.append(
-        nngp.distance_quantile(of['scale'] / of['input_norm'], 0.5)
-      )
+      law = of['scale'] / of['input_norm']
+      infinite.append(nngp.distance_quantile(law, 0.5))
     margin = at['margin'] / at['input_l2']
     # A number of changes is not in proportion to the margin.
     controlled.append(relative[-1] * (median / margin if p else 1))
-  return Case(
-    name,
-    p,
-    n.astype(float),
-    size_of,
-    relative,
-    controlled,
-    scales,
-    np.array(infinite) if infinite else None,
-  )
+  law = np.array(infinite) if infinite else None
+  found = sizes_of, relative, controlled, scales, law
+  return Case(name, p, n.astype(float), *found)
 
 
 def median_margin(name, scales):
@@ -570,15 +509,17 @@ def median_margin(name, scales):
   return median / np.sqrt((scales**2).mean((-2, -1)))
 
 
+def estimate(statistic, samples):
+  """Of samples at each n, one value a network."""
+  columns = [sample[:, None] for sample in samples]
+  return statistics.estimate(statistic, *columns, unit='networks')
+
+
 def slope(case, samples):
   """The slope of log median on log n, over networks."""
   if len(case.n) < 2:
     return statistics.Estimate(*[np.nan] * 3, len(samples[0]), 'networks')
-  return statistics.estimate(
-    scaling.median_slope(case.n),
-    *[s[:, None] for s in samples],
-    unit='networks',
-  )
+  return estimate(scaling.median_slope(case.n), samples)
 
 
 def controlled_slope(case):
@@ -587,20 +528,10 @@ def controlled_slope(case):
   if len(case.n) < 2 or not case.norm:
     return found
   log_slope = statistics.log_slope(case.n)
-  of_median = statistics.estimate(
-    lambda *v: (
-      -log_slope(np.stack([median_margin(case.name, s) for s in v], -1))
-    ),
-    *[s[:, None] for s in case.scales],
-    unit='networks',
+  of_median = lambda *scales: log_slope(
+    np.stack([median_margin(case.name, s) for s in scales], -1)
   )
-  # It is in `found` as a constant: only its interval is added.
-  centred = of_median._replace(
-    value=0.0,
-    low=of_median.low - of_median.value,
-    high=of_median.high - of_median.value,
-  )
-  return statistics.difference(found, centred)
+  return scaling.less_certain(found, estimate(of_median, case.scales))
 
 
 def controlled_median(case, i, length=1.0):
@@ -608,15 +539,9 @@ def controlled_median(case, i, length=1.0):
   found = statistics.median(case.controlled[i] * length, unit='networks')
   if not case.norm:
     return found
-  median = statistics.estimate(
-    lambda s: median_margin(case.name, s),
-    case.scales[i][:, None],
-    unit='networks',
-  )
-  one = median._replace(
-    value=1.0, low=median.value / median.high, high=median.value / median.low
-  )
-  return statistics.ratio(found, one)._replace(value=found.value)
+  of_median = functools.partial(median_margin, case.name)
+  of = estimate(of_median, case.scales[i : i + 1])
+  return scaling.less_certain(found, of, factor=True)
 
 
 def infinite_slope(case):
@@ -627,94 +552,76 @@ def infinite_slope(case):
 
 def judge(case, found):
   """The claims on one architecture and norm, of its controlled slope."""
-  where = f'{SHORT[case.name]}, l{case.norm:g}'
-  trouble = ''
+  where, trouble = f'{SHORT[case.name]}, l{case.norm:g}', ''
   if len(case.n) < 2:
     trouble = 'one size has no slope'
   elif case.failed > MOST_FAILED:
     trouble = f'{case.failed:.1%} of the searches found no boundary'
-
-  def claim(name, statement, target):
-    agrees = claims.within('slope', found, target, TOLERANCE)
-    conditions = () if trouble else (agrees,)
-    return claims.Claim(
-      PAPER,
-      f'{where}: {name}',
-      f'{statement.rstrip(".")} ({where}).',
-      conditions,
-      trouble,
-    )
-
   law = (
     'The l^p distance of any input from the decision boundary scales as '
-    '||x||_p / sqrt(n).'
+    '||x||_p / sqrt(n)'
   )
   if not case.norm:
-    law = 'The number of inputs that have to change scales as sqrt(n) (ours).'
-  judged = [claim(LAW, law, -0.5)]
+    law = 'The number of inputs that have to change scales as sqrt(n) (ours)'
+  made = [(LAW, law, -0.5)]
   if case.infinite is not None:
-    judged.append(
-      claim(
-        AS_INFINITE,
-        'Finite random networks have the slope of infinitely wide ones '
-        '(neural-tangents).',
-        infinite_slope(case) if not trouble else np.nan,
-      )
-    )
+    law = 'Finite random networks have the slope of infinitely wide ones '
+    made.append((AS_INFINITE, f'{law}(neural-tangents)', infinite_slope(case)))
   if case.norm == 1:
-    law = scaling.laws(case.n, 1.0)['sqrt(n/ln n)'] if len(case.n) > 1 else 0.0
-    judged.append(
-      claim(
-        'sqrt(n / ln n)',
-        'In l^1 the distance grows as sqrt(n / ln n), not as sqrt(n) (ours).',
-        law,
-      )
+    own = scaling.laws(case.n, 1.0)['sqrt(n/ln n)'] if not trouble else None
+    law = 'In l^1 the distance grows as sqrt(n / ln n), not as sqrt(n) (ours)'
+    made.append(('sqrt(n / ln n)', law, own))
+  return [
+    claims.Claim(
+      PAPER,
+      f'{where}: {name}',
+      f'{said} ({where}).',
+      () if trouble else (claims.within('slope', found, target, TOLERANCE),),
+      trouble,
     )
-  return judged
+    for name, said, target in made
+  ]
 
 
 def answer(cases, slopes, judged):
   """One sentence."""
   first = next((i for i, case in enumerate(cases) if case.norm == 2), 0)
   case, found = cases[first], slopes[first]
-  supported = sum(claim.verdict == 'supported' for claim in judged)
   own = infinite_slope(case)
   beside = '' if own is None else f' and {own:.2f} at infinite width'
-  laws = [c for c in judged if c.name.endswith(LAW)]
-  kept = sum(claim.verdict == 'supported' for claim in laws)
+  laws = [claim.verdict for claim in judged if claim.name.endswith(LAW)]
+  every = [claim.verdict for claim in judged]
   return (
     f'In random {SHORT[case.name]} networks the l{case.norm:g} distance from '
     f'the boundary, over the norm of the input, falls as n to the power '
     f'{tables_lib.cell(found, ".3f")}, beside -1/2 in the law{beside} '
     f'({found.n} networks at each n); within {TOLERANCE} the law holds in '
-    f'{kept} of {len(laws)} cases, and {supported} of all {len(judged)} claims '
-    'are supported.'
+    f'{laws.count(claims.SUPPORTED)} of {len(laws)} cases, and '
+    f'{every.count(claims.SUPPORTED)} of all {len(every)} claims are supported.'
   )
 
 
 # --- Tables ----------------------------------------------------------------
 
-column = tables_lib.Column
+PLACE = [('network', ''), ('p', 'norm of the distance', '', 'g')]
 
 
 def slope_table(rows, cases):
   dimensions = sorted({int(n) for case in cases for n in case.n})
-  return tables_lib.Table(
+  return tables_lib.table(
     f'Slopes of log(median of d_p / ||x||_p) on log n, n = '
     f'{", ".join(map(str, dimensions))}',
     [
-      column('network', '', ''),
-      column('p', '', 'norm of the distance', 'g'),
-      column('raw', '', 'slope of the medians as they are', '.3f'),
-      column(
-        'controlled', '', 'slope without the scatter of the margin', '.3f'
-      ),
-      column('infinite', '', 'the infinitely wide network, no fit', '.3f'),
-      column('failed', '', 'searches that found no boundary'),
-      column('-1/2', '', f'controlled slope within {TOLERANCE} of -1/2'),
-      column('as infinite', '', f'within {TOLERANCE} of the infinite slope'),
+      *PLACE,
+      ('raw', 'slope of the medians as they are'),
+      ('controlled', 'slope without the scatter of the margin'),
+      ('infinite', 'the infinitely wide network, no fit'),
+      ('failed', 'searches that found no boundary'),
+      ('-1/2', f'controlled slope within {TOLERANCE} of -1/2'),
+      ('as infinite', f'within {TOLERANCE} of the infinite slope'),
     ],
     rows,
+    spec='.3f',
   )
 
 
@@ -722,35 +629,23 @@ def median_table(cases):
   rows = []
   for case in cases:
     for i, n in enumerate(case.n):
-      controlled = controlled_median(case, i)
-      own = None if case.infinite is None else float(case.infinite[i])
-      ratio = None
-      if own is not None:
-        ends = [v / own for v in controlled[:3]]
-        ratio = statistics.Estimate(*ends, *controlled[3:])
-      rows.append(
-        [
-          SHORT[case.name],
-          case.norm,
-          int(n),
-          len(case.relative[i]),
-          statistics.median(case.relative[i], unit='networks'),
-          controlled,
-          own,
-          ratio,
-        ]
-      )
-  return tables_lib.Table(
+      found, own, ratio = controlled_median(case, i), None, None
+      if case.infinite is not None:
+        own = float(case.infinite[i])
+        ratio = statistics.transform(found, lambda v, own=own: v / own)
+      raw = statistics.median(case.relative[i], unit='networks')
+      place = SHORT[case.name], case.norm, int(n), len(case.relative[i])
+      rows.append([*place, raw, found, own, ratio])
+  return tables_lib.table(
     'Medians of the distance over the norm of the input',
     [
-      column('network', '', ''),
-      column('p', '', 'norm of the distance', 'g'),
-      column('n', '', 'input dimension'),
-      column('networks', '', 'random networks, one image each'),
-      column('raw', '', 'median of d_p / ||x||_p'),
-      column('controlled', '', 'the same without the scatter of the margin'),
-      column('infinite', '', 'predicted at infinite width, no fit'),
-      column('over infinite', '', 'controlled over predicted', '.2f'),
+      *PLACE,
+      ('n', 'input dimension'),
+      ('networks', 'random networks, one image each'),
+      ('raw', 'median of d_p / ||x||_p'),
+      ('controlled', 'the same without the scatter of the margin'),
+      ('infinite', 'predicted at infinite width, no fit'),
+      ('over infinite', 'controlled over predicted', '', '.2f'),
     ],
     rows,
   )
@@ -761,7 +656,7 @@ def released_table(cases):
 
   Empty where they released none of our sizes.
   """
-  rows = []
+  rows, most = [], 1 + RELEASED_TOLERANCE
   for case in cases:
     for i, n in enumerate(case.n):
       theirs = random_nets.released(int(n), case.norm)
@@ -771,82 +666,62 @@ def released_table(cases):
       raw = statistics.median(case.relative[i] * length, unit='networks')
       controlled = controlled_median(case, i, length)
       ratio = statistics.ratio(controlled, theirs)
-      low, high = 1 / (1 + RELEASED_TOLERANCE), 1 + RELEASED_TOLERANCE
-      agrees = claims.Claim(
-        PAPER,
-        '',
-        '',
-        (claims.above('ratio', ratio, low), claims.below('ratio', ratio, high)),
-      )
-      rows.append(
-        [case.norm, int(n), raw, controlled, theirs, ratio, agrees.verdict]
-      )
-  if not rows:
-    return []
-  table = tables_lib.Table(
+      ends = claims.above('', ratio, 1 / most), claims.below('', ratio, most)
+      agrees = claims.Claim(PAPER, '', '', ends).verdict
+      place = case.norm, int(n)
+      rows.append([*place, raw, controlled, theirs, ratio, agrees])
+  table = tables_lib.table(
     'ResNet20 beside the medians that the authors released',
     [
-      column('p', '', 'norm of the distance', 'g'),
-      column('n', '', 'input dimension'),
-      column('raw', 'pixel values', 'our median distance'),
-      column('controlled', 'pixel values', 'without the scatter of the margin'),
-      column(
+      PLACE[1],
+      ('n', 'input dimension'),
+      ('raw', 'our median distance', 'pixel values'),
+      ('controlled', 'without the scatter of the margin', 'pixel values'),
+      (
         'released',
+        'best of 8 to 12 attacks, interval from their 45 and 55 % percentiles '
+        'with one network as the unit',
         'pixel values',
-        'best of 8 to 12 attacks, interval from their 45 and 55 % '
-        'percentiles with one network as the unit',
       ),
-      column('ratio', '', 'controlled over released', '.2f'),
-      column(
-        'agrees',
-        '',
-        f'ratio within {RELEASED_TOLERANCE:.0%} of 1, up or down',
-      ),
+      ('ratio', 'controlled over released', '', '.2f'),
+      ('agrees', f'ratio within {RELEASED_TOLERANCE:.0%} of 1, up or down'),
     ],
     rows,
   )
-  return [table]
+  return [table] if rows else []
 
 
 def search_table(config, results):
   """Searches on the same networks: medians, and ratios to the last one."""
-  reference = config.methods[-1]
-  rows = []
+  reference, rows = config.methods[-1], []
+  median = functools.partial(statistics.median, unit='networks')
   for name in config.architectures:
-    for p in norms(config, name):
-      for n in np.unique(records.select(results, architecture=name)['n']):
-        at = records.select(results, architecture=name, norm=p, n=n)
-        best = records.select(at, method=reference)['distance']
-        for method in config.methods:
-          of = records.select(at, method=method)
-          far = of['distance']
-          kept = np.isfinite(far) & np.isfinite(best)
-          rows.append(
-            [
-              SHORT[name],
-              p,
-              int(n),
-              method,
-              float(of['gradients'].mean()),
-              statistics.proportion(np.isinf(far), unit='networks'),
-              statistics.median(far, unit='networks'),
-              statistics.paired_ratio(far[kept], best[kept], unit='networks'),
-            ]
-          )
-  return tables_lib.Table(
+    of_name = records.select(results, architecture=name)
+    for p, n in itertools.product(norms(config, name), np.unique(of_name['n'])):
+      at = records.select(of_name, norm=p, n=n)
+      best = records.select(at, method=reference)['distance']
+      for method in config.methods:
+        of = records.select(at, method=method)
+        far = of['distance']
+        kept = np.isfinite(far) & np.isfinite(best)
+        failed = statistics.proportion(np.isinf(far), unit='networks')
+        ratio = statistics.paired_ratio(far[kept], best[kept], unit='networks')
+        gradients = float(of['gradients'].mean())
+        place = SHORT[name], p, int(n), method
+        rows.append([*place, gradients, failed, median(far), ratio])
+  return tables_lib.table(
     f'Searches on the same networks, beside {reference}',
     [
-      column('network', '', ''),
-      column('p', '', 'norm of the distance', 'g'),
-      column('n', '', 'input dimension'),
-      column('search', '', 'method of boundary.measure'),
-      column('gradients', '', 'mean gradients of a search', '.0f'),
-      column('failed', '', 'share of searches that found nothing', '.2f'),
-      column('median', 'pixel values', 'median distance', '.4f'),
-      column(
+      *PLACE,
+      ('n', 'input dimension'),
+      ('search', 'method of boundary.measure'),
+      ('gradients', 'mean gradients of a search', '', '.0f'),
+      ('failed', 'share of searches that found nothing', '', '.2f'),
+      ('median', 'median distance', 'pixel values', '.4f'),
+      (
         'ratio',
-        '',
         f'median of the distance over that of {reference}, by network',
+        '',
         '.3f',
       ),
     ],

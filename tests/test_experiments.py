@@ -144,7 +144,7 @@ def test_command_line(tmp_path):
   assert 'Traceback' not in out.stderr and not any(tmp_path.iterdir())
   out = run('--helpshort')
   assert '--num_networks' in out.stdout and 'for each size' in out.stdout
-  assert 'quick: --workdir=' in ' '.join(out.stdout.split())
+  assert 'quick: --architectures=' in ' '.join(out.stdout.split())
 
 
 @pytest.mark.slow  # Broken runs of other tests are quicker.

@@ -103,7 +103,7 @@ def test_distances_are_those_of_the_library_on_the_same_networks(finished):
   setting = random_scaling.Setting(
     toy('.'), 'fully_connected', 8, np.zeros(1, np.float32)
   )
-  x, key = random_scaling.draw_image(11, setting.images, **setting.draw)
+  x, key = random_nets.draw_image(11, setting.images, **setting.draw)
   assert x.shape == (8, 8, 3) and 0 <= x.min() < 0.1 < 0.9 < x.max() <= 1
   params = setting.module.init(key, x)
   logits_fn = lambda v: setting.module.apply(params, v)[0]
@@ -155,7 +155,7 @@ def test_real_images_are_blended_with_noise():
     8: (8, 8, 1),
   }
   setting = random_scaling.Setting(config, 'fully_connected', 8, images[8])
-  x, _ = random_scaling.draw_image(3, images[8], **setting.draw)
+  x, _ = random_nets.draw_image(3, images[8], **setting.draw)
   rest = (np.asarray(x) - 0.75 * images[8]).reshape(len(images[8]), -1)
   inside = np.all((rest >= -1e-6) & (rest <= 0.25 + 1e-6), axis=1)
   assert inside.sum() == 1
@@ -223,7 +223,7 @@ def test_variances_over_the_last_layer_are_those_of_redrawn_layers(name):
   found, size = random_scaling.last_layer_variance(
     5, np.zeros(1), module=module, head_variance=of.head_variance, **draw
   )
-  x, key = random_scaling.draw_image(5, np.zeros(1), **draw)
+  x, key = random_nets.draw_image(5, np.zeros(1), **draw)
   params = module.init(key, x)['params']
 
   def margin(key):

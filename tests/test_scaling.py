@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from dmm_jax import scaling
+from dmm_jax import statistics
 
 
 def test_laws_are_slopes_of_what_distances_grow_as():
@@ -48,3 +49,23 @@ def test_median_slopes_are_of_many_resamples_at_once():
     medians = [np.median(r[number].ravel()) for r in rows]
     want = np.polyfit(np.log(n), np.log(medians), 1)[0]
     assert slope == pytest.approx(want)
+
+
+def test_what_is_uncertain_in_a_constant_widens_the_interval_alone():
+  """Of a sum and of a product, as if both parts were drawn."""
+  found = statistics.Estimate(3.0, 2.0, 4.0, 50, 'networks')
+  term = statistics.Estimate(5.0, 4.25, 5.75, 30, 'networks')
+  wide = scaling.less_certain(found, term)
+  np.testing.assert_allclose(wide[:3], [3, 3 - 1.25, 3 + 1.25])
+  assert wide.n == 30
+  wide = scaling.less_certain(found, term, factor=True)
+  half = [
+    np.hypot(np.log(a / 3), np.log(b / 5)) for a, b in ((2, 4.25), (4, 5.75))
+  ]
+  np.testing.assert_allclose(
+    wide[:3], [3, 3 / np.exp(half[0]), 3 * np.exp(half[1])]
+  )
+  exact = statistics.Estimate(5.0, 5.0, 5.0, 30, 'networks')
+  for factor in (False, True):
+    kept = scaling.less_certain(found, exact, factor=factor)
+    np.testing.assert_allclose(kept[:3], found[:3])
