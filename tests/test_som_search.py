@@ -209,7 +209,7 @@ def test_scores_have_bounds_that_hold_and_are_narrow():
     codes = (of_code * rng.normal(size=(50, d))).astype(np.float32)
     units = (of_unit * rng.normal(size=(30, d))).astype(np.float32)
     found = jax.jit(candidates.score)(codes, units)
-    product, low, high, margin = (np.asarray(v, float) for v in found)
+    product, low, high, rounding, length = (np.asarray(v, float) for v in found)
     x, w = codes.astype(float), units.astype(float)
     half = np.sum(w**2, axis=1) / 2
     exact = half[:, None] - w @ x.T
@@ -217,20 +217,23 @@ def test_scores_have_bounds_that_hold_and_are_narrow():
     np.testing.assert_allclose(
       product, -w @ x.T, atol=1e-5 * of_code * of_unit * d
     )
-    slack = margin[None] / 2
-    assert np.all(product + low[:, None] - slack <= exact)
-    assert np.all(product + high[:, None] + slack >= exact)
+    below, above = (np.asarray(v, float) for v in found.bounds())
+    slack = rounding[:, None] * length[None]
+    np.testing.assert_allclose(below, product + low[:, None] - slack, rtol=1e-5)
+    np.testing.assert_allclose(
+      above, product + high[:, None] + slack, rtol=1e-5
+    )
+    assert np.all(below <= exact) and np.all(above >= exact)
     # The docstring's bound, half of which is for the order of summation.
     u = np.finfo(np.float32).eps / 2
     sizes = [np.linalg.norm(v, axis=1) for v in (x, w)]
-    t = np.median(sizes[1][::2]) / np.median(sizes[0][:: -(-50 // 15)])
-    want = (d + 8) * u * (t * sizes[0] ** 2)
-    np.testing.assert_allclose(margin, want, rtol=1e-2)
-    want = (d + 8) * u * (2 * half + sizes[1] ** 2 / t / 2)
+    np.testing.assert_allclose(length, sizes[0], rtol=1e-5)
+    np.testing.assert_allclose(rounding, (d + 8) * u * sizes[1], rtol=1e-3)
+    want = (d + 8) * u * 2 * half
     np.testing.assert_allclose((high - low) / 2, want, rtol=0.05)
   one = found.take(jnp.array([3, 1]))
   np.testing.assert_array_equal(one.product, found.product[:, [3, 1]])
-  np.testing.assert_array_equal(one.margin, found.margin[np.array([3, 1])])
+  np.testing.assert_array_equal(one.length, found.length[np.array([3, 1])])
   np.testing.assert_array_equal(one.low, found.low)
 
 
@@ -239,23 +242,25 @@ def bounds(seed, k=9, m=40):
   rng = np.random.default_rng(seed)
   product = rng.integers(0, 12, (k, m)).astype(np.float32)
   middle, width = rng.integers(0, 6, k), rng.choice([0.25, 0.5, 2], k)
-  margin = rng.choice([0.0, 0.125, 1], m)
+  rounding, length = rng.choice([0.25, 0.5], k), rng.choice([0, 0.125, 1], m)
   return candidates.Scores(
     jnp.asarray(product),
     jnp.asarray(middle - width, jnp.float32),
     jnp.asarray(middle + width, jnp.float32),
-    jnp.asarray(margin, jnp.float32),
+    jnp.asarray(rounding, jnp.float32),
+    jnp.asarray(length, jnp.float32),
   )
 
 
 def possible(scores, num, excluded=None):
   """Units that can be among the `num` nearest, `[k, m]`."""
-  low = np.array(scores.product + scores.low[:, None])
-  high = np.array(scores.product + scores.high[:, None])
+  error = scores.rounding[:, None] * scores.length[None]
+  low = np.array(scores.product + scores.low[:, None] - error)
+  high = np.array(scores.product + scores.high[:, None] + error)
   if excluded is not None:
     columns = np.arange(low.shape[1])
     low[excluded, columns] = high[excluded, columns] = np.inf
-  limit = np.sort(high, axis=0)[num - 1] + np.asarray(scores.margin)
+  limit = np.sort(high, axis=0)[num - 1]
   return low <= limit
 
 
@@ -343,12 +348,15 @@ def test_chunks_of_given_memory():
 
 
 def test_chunks_of_a_cpus_cache():
-  rows = lambda num, units, distance: chunks.chunk_rows(
-    num, units, 64, 4, distance, None
+  rows = lambda num, units, distance, d=64: chunks.chunk_rows(
+    num, units, d, 4, distance, None
   )
-  # 2^20 bytes of scores, but 256 rows; 2^24 of differences.
+  # 2^20 bytes of scores and 2^19 of codes, but 256 rows; 2^24 of differences.
   assert rows(655, 400, 'euclidean') == 655
   assert rows(656, 400, 'euclidean') == 336
+  assert rows(512, 400, 'euclidean', 256) == 512
+  assert rows(513, 400, 'euclidean', 256) == 272
+  assert rows(256, 400, 'euclidean', 5000) == 256
   assert rows(256, 40_000, 'correlation') == 256
   assert rows(257, 40_000, 'euclidean') == 144
   assert rows(163, 400, 'l1') == 163

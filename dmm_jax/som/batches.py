@@ -11,6 +11,7 @@ from dmm_jax import parallel
 from dmm_jax.som import chunks
 from dmm_jax.som import lengths
 from dmm_jax.som import maps
+from dmm_jax.som import narrowing
 from dmm_jax.som import neighborhoods
 from dmm_jax.som import searching
 
@@ -124,13 +125,14 @@ def epoch(
     sigma, divide: as for `step`.
   """
   prepared = searching.prepare(units, som.distance)
+  num = narrowing.num_patches(som.grid, units.shape[1], som.distance)
+  coarse = narrowing.prepare(prepared, som.grid, num) if num else None
+  shared = prepared, coarse, columns.centre
   total = functools.partial(_sums, distance=som.distance)
   if divide:
-    sums, counts, away = parallel.psum(
-      total, columns[:3], (prepared, columns.centre)
-    )
+    sums, counts, away = parallel.psum(total, columns[:3], shared)
   else:
-    sums, counts, away = total(*columns[:3], prepared, columns.centre)
+    sums, counts, away = total(*columns[:3], *shared)
   both = jnp.concatenate([sums, counts[:, None]], axis=1)
   both = neighborhoods.smooth(
     both.reshape(*som.grid, -1),
@@ -146,13 +148,12 @@ def epoch(
   return jnp.where(reached, mean, units), away / jnp.sum(counts)
 
 
-def _sums(codes, usable, directions, units, centre, distance):
+def _sums(codes, usable, directions, units, coarse, centre, distance):
   """Sums `[k, d]` and numbers `[k]` of each unit's codes, sum of distances."""
+  chunks, search = _chunks(codes, usable, directions, units, coarse, distance)
 
   def add(total, chunk):
-    codes, usable, directions = chunk
-    x = codes if directions is None else directions
-    index = searching.nearest(x, usable, units, distance)[0]
+    codes, usable, x, index = search(chunk)
     away = searching.separation(x, units.codes[index], distance)
     # Index k does not exist, so that nothing is added.
     index = jnp.where(usable, index, len(units.codes))
@@ -166,4 +167,32 @@ def _sums(codes, usable, directions, units, centre, distance):
 
   zeros = jnp.zeros_like(units.codes)
   start = zeros, zeros[:, 0], jnp.zeros((), zeros.dtype)
-  return jax.lax.scan(add, start, (codes, usable, directions))[0]
+  return jax.lax.scan(add, start, chunks)[0]
+
+
+def _chunks(codes, usable, directions, units, coarse, distance):
+  """Chunks, and what returns a chunk's codes, directions and nearest units."""
+  xs = codes if directions is None else directions
+
+  def plain(chunk):
+    _, usable, x = chunk
+    return *chunk, searching.nearest(x, usable, units, distance)[0]
+
+  if coarse is None:
+    return (codes, usable, xs), plain
+  # By chunks, to stay in the cache.
+  view = jax.lax.map(
+    lambda x: narrowing.view(x - units.centre[None], coarse.basis),
+    jax.lax.stop_gradient(xs),
+  )
+  flatten = lambda v: v.reshape(-1, *v.shape[2:])
+  flat, view = jax.tree.map(flatten, ((codes, usable, xs), view))
+
+  def narrowed(rows):
+    codes, usable, x = (v[rows] for v in flat)
+    seen = narrowing.View(*(v[rows] for v in view))
+    found = narrowing.nearest(x, usable, seen, units, coarse, distance)
+    return codes, usable, x, found
+
+  order = narrowing.order(view.seen, coarse)
+  return order.reshape(usable.shape), narrowed

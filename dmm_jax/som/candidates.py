@@ -22,21 +22,28 @@ class Scores(NamedTuple):
 
   Attributes:
     product: of codes and units, `[k, m]`.
-    low, high: `product + low` and `product + high` are a score's bounds but for
-      what depends on the code alone, `[k]`.
-    margin: twice that, `[m]`.
+    low, high: bounds on what a score has of the unit alone, `[k]`.
+    rounding, length: the product is off by at most a unit's `[k]` times a
+      code's `[m]`.
   """
 
   product: jax.Array
   low: jax.Array
   high: jax.Array
-  margin: jax.Array
+  rounding: jax.Array
+  length: jax.Array
 
   def take(self, rows: jax.Array) -> 'Scores':
     """Return the scores for some of the codes."""
     return self._replace(
-      product=self.product[:, rows], margin=self.margin[rows]
+      product=self.product[:, rows], length=self.length[rows]
     )
+
+  def bounds(self) -> tuple[jax.Array, jax.Array]:
+    """Return lower and upper bounds of scores, each `[k, m]`."""
+    error = self.rounding[:, None] * self.length[None]
+    low = self.product + self.low[:, None] - error
+    return low, self.product + self.high[:, None] + error
 
 
 def score(codes: jax.Array, units: jax.Array) -> Scores:
@@ -44,9 +51,7 @@ def score(codes: jax.Array, units: jax.Array) -> Scores:
 
   With u = eps / 2, a product of d terms is off by at most d u |x| |w|, whatever
   the order of summation; rounding of centring and of sums adds less than
-  5 u |x| |w|. Half of |w|^2 is off by less than (d / 2 + 4) u |w|^2. As
-  2 |x| |w| <= t |x|^2 + |w|^2 / t, bounds are sums of a code's and a unit's
-  part; with t the ratio of typical lengths they are not much wider.
+  5 u |x| |w|. Half of |w|^2 is off by less than (d / 2 + 4) u |w|^2.
   """
   product = -jnp.matmul(units, codes.T, precision=jax.lax.Precision.HIGHEST)
   d = codes.shape[1]
@@ -55,13 +60,10 @@ def score(codes: jax.Array, units: jax.Array) -> Scores:
   relative = (d + 8) * limits.eps / 2 * (1 + 2 * d * limits.eps)
   tiny = (d + 8) * limits.tiny
   of_code, of_unit = lengths.length(codes), lengths.length(units)
-  typical = [lengths.middle(v[:, None])[0] for v in (of_code, of_unit)]
-  ratio = typical[1] / typical[0]
-  ratio = jnp.where((ratio > 0) & jnp.isfinite(ratio), ratio, 1)
   half = jnp.sum(units**2, axis=-1) / 2
-  error = relative * (2 * half + of_unit / ratio * of_unit / 2) + 2 * tiny
-  margin = relative * (ratio * of_code * of_code) + 4 * tiny * (1 + of_code)
-  return Scores(product, half - error, half + error, margin)
+  error = relative * 2 * half + 2 * tiny
+  rounding, length = relative * of_unit + tiny**0.5, of_code + 4 * tiny**0.5
+  return Scores(product, half - error, half + error, rounding, length)
 
 
 def only(
@@ -77,15 +79,14 @@ def only(
     Indices `[m]`, and whether no other unit can be nearer, `[m]`.
   """
   size = len(scores.product)
-  low = scores.product + scores.low[:, None]
-  high = scores.product + scores.high[:, None]
+  low, high = scores.bounds()
   if excluded is not None:
     low, high = without(excluded, low), without(excluded, high)
-  limit = jax.lax.optimization_barrier(high.min(axis=0)) + scores.margin
+  limit = jax.lax.optimization_barrier(high.min(axis=0))
   # One sum gives the candidate and whether it is the only one; in floats, which
   # do not wrap around and are exact up to 2^23 units.
   numbers = jnp.arange(size, 2 * size, dtype=jnp.float32)[:, None]
-  total = jnp.sum(jnp.where(low <= limit[None], numbers, 0), axis=0)
+  total = jnp.sum(jnp.where(low > limit[None], 0, numbers), axis=0)
   is_certain = (total >= size) & (total < 2 * size)
   return jnp.where(is_certain, total - size, 0).astype(jnp.int32), is_certain
 
@@ -98,11 +99,10 @@ def few(scores: Scores, num: int) -> tuple[jax.Array, jax.Array]:
     all, `[m]`.
   """
   size = len(scores.product)
-  low = scores.product + scores.low[:, None]
-  high = scores.product + scores.high[:, None]
+  low, high = scores.bounds()
   for _ in range(num - 1):
     high = without(smallest(high)[0], high)
-  is_candidate = low <= (high.min(axis=0) + scores.margin)[None]
+  is_candidate = ~(low > high.min(axis=0)[None])
   rows = jnp.arange(size, dtype=jnp.int32)[:, None]
   count = is_candidate.sum(axis=0)
   found: list[jax.Array] = []

@@ -41,8 +41,9 @@ def chunk_rows(
     rows = 2**28 // size
   else:
     # Products are slow of fewer than 256 rows; scores should stay in the cache,
-    # since they are read twice.
-    rows = max(256, 2**20 // size) if uses_products else 2**24 // size
+    # since they are read twice, and so should codes.
+    fits = min(2**20 // size, 2**19 // (d * itemsize))
+    rows = max(256, fits) if uses_products else 2**24 // size
   if num <= rows:
     return max(1, num)
   if rows < _MULTIPLE:
