@@ -52,6 +52,7 @@ from dmm_jax import data
 from dmm_jax import nngp
 from dmm_jax import predictions
 from dmm_jax import random_nets
+from dmm_jax import ratios
 from dmm_jax import records
 from dmm_jax import statistics
 from dmm_jax import train
@@ -66,7 +67,6 @@ from experiments.lib import tables
 PAPER = '2004.05923'
 TYPES = ('train', 'test', 'random')
 BAND = 1.25  # What still counts as the same.
-QUARTER = 0.25  # Of the sorted distances, for their start.
 BLEND = 1 / 256  # Of uniform noise in images.
 UNIT = nngp.distance_quantile(1.0, 0.5)  # Median of |N(0, 1)|.
 
@@ -272,25 +272,13 @@ def measure_networks(config, sets, name, module, numbers):
 
 # --- Judging ---------------------------------------------------------------
 
-
-def start(values):
-  """The slope of sorted values against their share, in the first quarter.
-
-  Least squares of a line through 0 over the last two axes; infinite where so
-  many failed.
-  """
-  flat = values.reshape(*values.shape[:-2], -1)
-  num = max(2, int(QUARTER * flat.shape[-1]))
-  share = (np.arange(num) + 0.5) / flat.shape[-1]
-  return np.sort(flat, axis=-1)[..., :num] @ share / (share @ share)
+MEDIAN = statistics.sample_quantile(50)
+ratio = functools.partial(ratios.sample_ratio, unit='networks')
 
 
 def profile(values):
-  """Their start over their median."""
-  return start(values) / MEDIAN(values)
-
-
-MEDIAN = statistics.sample_quantile(50)
+  """Where distances begin, over their median."""
+  return ratios.start_slope(values) / MEDIAN(values)
 
 
 class Case:
@@ -304,44 +292,20 @@ class Case:
   """
 
   def __init__(self, results, architecture, norm, kind):
-    self.architecture, self.norm, self.kind = architecture, norm, kind
     rows = records.select(
       results, architecture=architecture, norm=np.float32(norm), type=kind
     )
-    shape = (-1, rows['image'].max() + 1)
-    state = lambda column, trained: (
-      rows[column][rows['trained'] == trained].reshape(shape).astype(float)
+    after, before = (
+      records.by_unit(records.select(rows, trained=v)) for v in (True, False)
     )
-    self.both = [state('distance', v) for v in (True, False)]
-    scale = state('scale', False)
+    self.both = [of['distance'].astype(float) for of in (after, before)]
+    scale = before['scale'].astype(float)
     self.over_law = self.both[1] / scale / UNIT
     # Without a closed form, one number; it cancels in profiles.
     known = np.where(np.isnan(scale), 1.0, scale)
     self.constant = ratio(MEDIAN, *self.both)
-    self.start = ratio(start, *self.both)
+    self.start = ratio(ratios.start_slope, *self.both)
     self.profile = ratio(profile, *(v / known for v in self.both))
-
-
-def ratio(statistic, *parts):
-  """Estimates a statistic's ratio on the log scale, of the same networks.
-
-  Args:
-    statistic: as of `statistics.estimate`.
-    *parts: `[networks, images]` to multiply by and to divide by, in turn; one
-      alone has no ratio, but the statistic itself.
-  """
-  ends = np.cumsum([part.shape[1] for part in parts])[:-1]
-  signs = np.resize([1, -1], len(parts))
-
-  def log_ratio(values):
-    # Infinite medians, where most searches failed, have no ratio: NaN.
-    with np.errstate(invalid='ignore', divide='ignore'):
-      logs = [np.log(statistic(v)) for v in np.split(values, ends, axis=-1)]
-      return np.tensordot(signs, np.array(logs), 1)
-
-  both = np.concatenate(parts, axis=1)
-  found = statistics.estimate(log_ratio, both, unit='networks')
-  return statistics.transform(found, np.exp)
 
 
 def analyze(config, found):

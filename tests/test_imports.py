@@ -30,6 +30,7 @@ LAYERS = (
     'plots',
     'certify',
     'interop',
+    'ratios',
     'scaling',
     'manifold',
     'halfway',

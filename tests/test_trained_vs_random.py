@@ -8,7 +8,6 @@ import pytest
 import resume
 
 from dmm_jax import boundary
-from dmm_jax import nngp
 from dmm_jax import records
 from experiments import trained_vs_random as experiment
 from experiments.lib import claims
@@ -147,19 +146,6 @@ def test_bad_flags_are_named(tmp_path, given, message):
 # --- Statistics --------------------------------------------------------------
 
 
-def test_starts_are_slopes_of_sorted_values():
-  straight = np.arange(0.5, 400)[::-1].reshape(100, 4) / 400
-  np.testing.assert_allclose(experiment.start(3 * straight), 3)
-  straight[straight > 0.26] = np.inf
-  np.testing.assert_allclose(experiment.start(3 * straight), 3)
-  # The law's quantiles begin with its slope, up to what they bend.
-  shares = (np.arange(400) + 0.5) / 400
-  law = np.array([nngp.distance_quantile(1.0, p) for p in shares])
-  np.testing.assert_allclose(
-    experiment.start(law[:, None]), nngp.distance_slope(1.0), rtol=0.02
-  )
-
-
 def rows_of(before, after, *, scale=1.0, norm=2.0, **more):
   """Columns of networks' distances `[networks, images]` by type."""
   parts = []
@@ -196,19 +182,6 @@ def test_networks_without_a_closed_form_have_one_scale():
   np.testing.assert_allclose(case.constant[:3], 2, rtol=1e-6)
   np.testing.assert_allclose(case.profile[:3], 1, rtol=1e-6)
   assert runner.to_text(experiment.analyze(toy(''), {'results': found}))
-
-
-def test_ratios_multiply_and_divide_in_turn():
-  rng = np.random.default_rng(0)
-  parts = [rng.uniform(1, 2, (9, k)) for k in (3, 5, 3, 4)]
-  found = experiment.ratio(experiment.MEDIAN, *parts)
-  one, two, three, four = (experiment.MEDIAN(v) for v in parts)
-  np.testing.assert_allclose(found.value, one / two * three / four)
-  assert found.low < found.value < found.high and found.n == 9
-  alone = experiment.ratio(experiment.MEDIAN, parts[0])
-  np.testing.assert_allclose(alone.value, one)
-  few = experiment.ratio(experiment.MEDIAN, parts[0][:2] ** 9)
-  assert few.low > 0  # On the log scale.
 
 
 # --- The rule ----------------------------------------------------------------
