@@ -55,8 +55,8 @@ class _Tally(torch.autograd.Function):
     return gradient, None
 
 
-class Model(torch.nn.Module):
-  """A reference network; counts rows evaluated and rows differentiated.
+class Network(torch.nn.Module):
+  """A reference network.
 
   Takes `[n, channels, rows, columns]`, or `[n, d]` where there is no
   convolution.
@@ -64,25 +64,41 @@ class Model(torch.nn.Module):
 
   def __init__(self, weights):
     super().__init__()
-    self.counts = dict(forwards=0, gradients=0)
-    tensor = lambda name: torch.from_numpy(weights[name])
-    pair = lambda name: (tensor(f'{name}_kernel'), tensor(f'{name}_bias'))
     layers = [k.removesuffix('_bias') for k in weights if k.endswith('_bias')]
-    convs = [pair(name) for name in layers if name.startswith('conv')]
-    self.convs = [(k.permute(3, 2, 0, 1).contiguous(), b) for k, b in convs]
-    denses = [pair(name) for name in layers if name.startswith('fc')]
-    self.denses = [(kernel.T.contiguous(), b) for kernel, b in denses]
+    self._convs = [name for name in layers if name.startswith('conv')]
+    self._denses = [name for name in layers if name.startswith('fc')]
+    for name in layers:
+      kernel = torch.from_numpy(weights[f'{name}_kernel'])
+      kernel = kernel.permute(3, 2, 0, 1) if kernel.ndim == 4 else kernel.T
+      self.register_buffer(f'{name}_kernel', kernel.contiguous())
+      bias = torch.from_numpy(weights[f'{name}_bias'])
+      self.register_buffer(f'{name}_bias', bias)
+
+  def _layer(self, name):
+    return getattr(self, f'{name}_kernel'), getattr(self, f'{name}_bias')
+
+  def forward(self, xs):
+    for name in self._convs:
+      xs = functional.conv2d(xs, *self._layer(name), padding=1)
+      xs = functional.max_pool2d(functional.relu(xs), 2)
+    if self._convs:  # The stored weights flatten rows, columns, channels.
+      xs = xs.permute(0, 2, 3, 1).flatten(1)
+    for name in self._denses[:-1]:
+      xs = functional.relu(functional.linear(xs, *self._layer(name)))
+    return functional.linear(xs, *self._layer(self._denses[-1]))
+
+
+class Model(torch.nn.Module):
+  """A reference network; counts rows evaluated and rows differentiated."""
+
+  def __init__(self, weights):
+    super().__init__()
+    self.network = Network(weights)
+    self.counts = dict(forwards=0, gradients=0)
 
   def forward(self, xs):
     self.counts['forwards'] += len(xs)
-    for kernel, bias in self.convs:
-      xs = functional.relu(functional.conv2d(xs, kernel, bias, padding=1))
-      xs = functional.max_pool2d(xs, 2)
-    if self.convs:  # The stored weights flatten rows, columns, channels.
-      xs = xs.permute(0, 2, 3, 1).flatten(1)
-    for kernel, bias in self.denses[:-1]:
-      xs = functional.relu(functional.linear(xs, kernel, bias))
-    return _Tally.apply(functional.linear(xs, *self.denses[-1]), self.counts)
+    return _Tally.apply(self.network(xs), self.counts)
 
 
 class Peer(NamedTuple):

@@ -32,9 +32,12 @@ norm 0 sigma-zero or Brendel & Bethge's 4 to 5 % above the best of peers. Peers
 take 20 minutes for 15 to 80 examples a network on 2 busy cores, ours mostly
 compiles. Seconds in the cells are of one call; compare times by `--speed`,
 which takes its targets from the summary of the same OUT_DIR and --num_examples,
-repeats the examples to 256, and times both sides in turns.
+repeats the examples to 256, and times both sides in turns. Where torchax is
+installed, it times ours also on the module that the peers attack, translated by
+`interop.from_torch`: rows whose names end in _torch.
 """
 
+import copy
 import functools
 import itertools
 import multiprocessing
@@ -53,6 +56,7 @@ from benchmarks import _peers_report
 from benchmarks import printing
 from benchmarks import timing
 from dmm_jax import boundary
+from dmm_jax import interop
 from dmm_jax import margins
 from dmm_jax import parallel
 from dmm_jax import programs
@@ -83,6 +87,7 @@ METHODS = {
   )
 }
 _COUNTING = (*OURS, 'ours_sigma_zero', 'ours_fmn')  # Those for norm 0.
+_TORCH = '_torch'  # Ends the names of ours on the module of the peers.
 _BEST = {1.0: 'best_l1', 2.0: 'best_l2', np.inf: 'best_linf'}
 _SPEED_COLUMNS = (
   'network, norm, target, attack, budget, mean_ratio, gradients, seconds, '
@@ -147,6 +152,18 @@ class Network:
     arrays = dict(self.weights, x=self.xs[rows], y=self.ys[rows])
     arrays |= {key: self.best[p][rows] for p, key in _BEST.items()}
     return Network(self.name, arrays | {'logits': self.stored_logits[rows]})
+
+  def of_torch(self, module):
+    """The same network, its logits those of a module of PyTorch.
+
+    Raises:
+      ImportError: without torchax.
+    """
+    translated, params = interop.from_torch(module)
+    axes = (2, 0, 1) if self._convs else (0,)
+    network = copy.copy(self)
+    network.logits_fn = lambda x: translated(params, x.transpose(axes))
+    return network
 
   def logits_fn(self, x):
     """One input -> logits, in JAX."""
@@ -316,6 +333,17 @@ class Bench:
       torch_logits = (self._model(peers.to_torch(network.xs)).detach(),)
     check_agreement(network, *torch_logits)
 
+  @functools.cached_property
+  def of_torch(self):
+    """The network by the module of the peers; None without either library."""
+    if not self._peers:
+      return None
+    try:
+      return self.network.of_torch(self._model.network)
+    except ImportError as error:
+      print(f'without interop ({error})')
+      return None
+
   def runs(self, attack, norm):
     """Whether an attack minimises a norm."""
     if attack.startswith('ours') and norm == 0:
@@ -345,6 +373,8 @@ class Bench:
   def solve(self, attack, norm, budget, examples=None):
     """Returns points, gradients and forwards an example."""
     net = self.network
+    if attack.endswith(_TORCH):
+      net, attack = self.of_torch, attack.removesuffix(_TORCH)
     if attack.startswith('ours'):
       return run_ours(net, attack, norm, budget, self._batch_size)
     return self._peers.attack(
@@ -489,6 +519,10 @@ def unit_times(network, batch_size, repeats, count=20):
 def time_equal_quality(bench, norm, rows, repeats, threads):
   """Rows of the table of `--speed`: both sides to the best peer's quality."""
   target, sides = contenders(rows)
+  if bench.of_torch:
+    ours = [r for r in sides if r['attack'].startswith('ours')]
+    again = [dict(r, attack=r['attack'] + _TORCH) for r in ours]
+    sides = [*ours, *again, *sides[len(ours) :]]
   found, first, calls = {}, {}, {}
   ours = [r['attack'] for r in sides if r['attack'].startswith('ours')]
   for row in sides:
@@ -540,12 +574,12 @@ def _speed(out_dir, benches, norms):
         bench, norm, mine, _REPEATS.value, _THREADS.value
       )
       records.write_json(out_dir / 'speed.json', out)
-    for method in OURS:
-      job = _REFERENCE.value, name, norms[0], method, 1000, _THREADS.value
+    for norm, method in itertools.product(norms, OURS):
+      job = _REFERENCE.value, name, norm, method, 1000, _THREADS.value
       with fresh.Pool(1) as pool:
         seconds = pool.apply(first_call, job)
       out['fresh_process'].append(
-        dict(network=name, norm=str(norms[0]), attack=method, seconds=seconds)
+        dict(network=name, norm=str(norm), attack=method, seconds=seconds)
       )
       records.write_json(out_dir / 'speed.json', out)
   text = lambda v: '-' if v is None else v if isinstance(v, str) else f'{v:.3g}'
