@@ -216,6 +216,41 @@ def test_intervals_of_large_networks_come_from_branch_and_bound(monkeypatch):
   lower, upper, _ = certify.interval(*given, **options)
   assert len(seen) == 1
   np.testing.assert_allclose([lower, upper], want, rtol=1e-6)
+  # Quadratic bounds come first, where there is time.
+  given = []
+  monkeypatch.setattr(exact.crown, 'least_bound', lambda *_, **__: 0.7 * want)
+  record = lambda _, lower, *__: given.append(lower) or lower
+  monkeypatch.setattr(branch, 'raise_bounds', record)
+  certify.interval(*problem[:3], **options)
+  assert given[0].min() >= 0.7 * want
+  early = certify.interval(*problem[:3], time_limit=0, **options)
+  assert early[0] < given[0].min() or early[0] == given[1].min()
+
+
+def test_intervals_of_branches_are_those_of_a_radius_little_larger(monkeypatch):
+  """And they are computed again when that is certified."""
+  problem, reached = example(2, np.inf), []
+  monkeypatch.setattr(
+    branch,
+    '_raise_to',
+    lambda _, lower, reach, late: (
+      reached.append(reach) or np.maximum(lower, reach if reach < 0.2 else 0.15)
+    ),
+  )
+  late = time.monotonic() + 100
+  found = branch.raise_bounds(problem, np.array([0.1, 0.12, np.inf]), 1.0, late)
+  step = branch.REACH
+  want = [0.1 * step**i for i in range(1, 7)]
+  np.testing.assert_allclose(reached, want[: len(reached)])
+  assert reached[-1] >= 0.2 > reached[-2] and found.min() == reached[-2]
+  reached.clear()
+  branch.raise_bounds(problem, np.array([0.1, 0.12, np.inf]), 0.11, late)
+  assert reached == [0.11]
+  branch.raise_bounds(problem, np.array([0.0, 0.12, np.inf]), 0.15, late)
+  assert reached[1:] == [0.15]
+  reached.clear()
+  branch.raise_bounds(problem, np.array([0.1, 0.12, np.inf]), 1.0, 0.0)
+  assert reached == [0.1 * step]
 
 
 def test_step_sizes_leave_the_centre_of_the_input():

@@ -30,6 +30,7 @@ from dmm_jax.certify import relaxation
 BATCH = 16  # Nodes bounded together.
 NUM_STEPS = 40  # Steps of Adam at a node.
 ROOT_ROUNDS = 4  # Times that many at the root.
+REACH = 1.15  # Radius of the intervals, over the least bound.
 AHEAD = 1.05  # Radius at which a node's margin is raised, over its own.
 EVEN = 0.01  # Weight of whole intervals in the choice of a ReLU.
 
@@ -68,6 +69,9 @@ def raise_bounds(
 ) -> np.ndarray:
   """Return improved lower bounds of each class's distance, `[k]`.
 
+  First up to a radius a little larger than the least bound, as intervals are
+  narrower there; then, from the root again, up to a larger one.
+
   Args:
     problem: with a norm of 1, 2 or inf.
     lower: certified distances of the classes `[k]`.
@@ -77,18 +81,28 @@ def raise_bounds(
   Returns:
     At most `upper`, or `lower` where that is more.
   """
+  while True:
+    least = float(lower.min())
+    reach = min(REACH * least, upper) if least > 0 else upper
+    lower = _raise_to(problem, lower, reach, deadline)
+    if lower.min() < reach or reach >= upper or time.monotonic() > deadline:
+      return lower
+
+
+def _raise_to(problem, lower, reach, deadline):
+  """As `raise_bounds`, of bounds up to a radius."""
   with jax.enable_x64(True):
     arrays = problem.x, problem.x - problem.low, problem.high - problem.x
-    region = regions.Region(*map(jnp.asarray, (*arrays, np.float64(upper))))
+    region = regions.Region(*map(jnp.asarray, (*arrays, np.float64(reach))))
     setting = _Setting(
       problem.layers,
       jnp.int32(problem.label),
       region,
       jnp.float64(problem.norm),
     )
-    targets = np.flatnonzero(lower < upper)
+    targets = np.flatnonzero(lower < reach)
     nodes = _roots(setting, targets, lower, deadline)
-    return _search(setting, nodes, lower, upper, deadline)
+    return _search(setting, nodes, lower, reach, deadline)
 
 
 def _roots(setting, targets, lower, deadline):

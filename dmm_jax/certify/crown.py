@@ -239,12 +239,10 @@ def class_bounds(
     num_steps, quadratic_steps: as for `lower_bounds`.
   """
   if operators.is_network(layers):
-    others = np.arange(layers[-1].bias.size) != label
-    one = x, np.asarray(label, np.int32), others, low, high
-    found = _run(
-      tuple(v[None] for v in one), layers, norm=norm, num_steps=num_steps
-    )
-    return np.where(others, found, np.inf)
+    given = layers, x, label, low, high
+    found = least_bound(*given, norm=norm, num_steps=num_steps)
+    num = layers[-1].bias.size
+    return np.where(np.arange(num) == label, np.inf, found)
   num = len(layers[-1][1])
   others = np.delete(np.arange(num), label)
   classes = np.eye(num, dtype=bool)[others]
@@ -259,6 +257,34 @@ def class_bounds(
     quadratic_steps=quadratic_steps,
   )
   return np.insert(found, label, np.inf)
+
+
+def least_bound(
+  layers: Any,
+  x: np.ndarray,
+  label: int,
+  low: np.ndarray,
+  high: np.ndarray,
+  *,
+  norm: float,
+  num_steps: int = 0,
+  quadratic_steps: int = 0,
+) -> float:
+  """Return the certified distance from all other classes, in one run.
+
+  Arguments are those of `class_bounds`.
+  """
+  large = operators.is_network(layers)
+  num = layers[-1].bias.size if large else len(layers[-1][1])
+  one = x, np.asarray(label, np.int32), np.arange(num) != label, low, high
+  found = _run(
+    tuple(v[None] for v in one),
+    layers,
+    norm=norm,
+    num_steps=num_steps,
+    quadratic_steps=quadratic_steps,
+  )
+  return float(found[0])
 
 
 def neuron_bounds(

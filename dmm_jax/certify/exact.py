@@ -21,6 +21,7 @@ from dmm_jax.certify import programs
 RTOL = {1: 1e-7, np.inf: 1e-7, 2: 1e-5}
 # ReLUs of both signs beyond which branch and bound takes the place of programs.
 LARGE = 60
+QUADRATIC_STEPS = 60  # Of `crown.lower_bounds`, before branch and bound.
 # First points of tangents to the squares, in units of the radius.
 TANGENT_POINTS = np.array([0.02, 0.05, 0.1, 0.2, 0.4, 0.8])
 
@@ -108,17 +109,20 @@ def interval(
   by `lower_bounds`, with its ascent of slopes. For ReLUs, in l1, l2 and linf,
   the rest of the time moves the ends towards each other. Where at most `LARGE`
   ReLUs have both signs within the distance found, mixed-integer programs do so,
-  as in `exact_distance`, until they meet. For more, branch and bound raises the
-  lower end alone, all the time (see `certify.branch`), and the programs have
-  what it leaves. Other norms and activations, and networks that are read as
-  operators (see `lower_bounds`), have the first two alone.
+  as in `exact_distance`, until they meet. For more, quadratic bounds and then
+  branch and bound raise the lower end alone, all the time (see
+  `certify.branch`), and the programs have what they leave. Other norms and
+  activations, and networks that are read as operators (see `lower_bounds`),
+  have the first two alone.
 
   Args:
     network, x, bounds: as of `lower_bounds`, for one input of any shape.
     label: its class.
     norm: any p >= 1.
-    time_limit: seconds, for all but the compilation, the search and the first
-      bound; 0 for these alone, inf for no limit.
+    time_limit: seconds, for all but the search and the linear and quadratic
+      bounds; inf for no limit, 0 for the search and the linear bound alone.
+      What is compiled counts: branch and bound takes some ten seconds of it at
+      the first call.
 
   Returns:
     `(lower, upper, point)`, input units, float64. `point`, of the shape of `x`,
@@ -158,8 +162,11 @@ def _two_sided(network, x, label, norm, bounds, time_limit, num_steps=0):
   )
   bound = float(lower.min())
   if norm in layers_lib.NORMS and layers_lib.is_relu(layers):
+    large = point is not None and num_steps and _is_large(problem, point)
+    if large and time_limit:
+      lower = np.maximum(lower, _quadratic_bound(problem))
     deadline = time.monotonic() + time_limit
-    if point is not None and num_steps and _is_large(problem, point):
+    if large:
       distance = cells.distance(problem, point)
       lower = branch.raise_bounds(problem, lower, distance, deadline)
     point, bound = _close_gap(problem, point, lower, deadline)
@@ -167,6 +174,12 @@ def _two_sided(network, x, label, norm, bounds, time_limit, num_steps=0):
     return bound, np.inf, flat[0].reshape(x.shape)
   distance = cells.distance(problem, point)
   return min(distance, bound), distance, point.reshape(x.shape)
+
+
+def _quadratic_bound(problem):
+  """Returns a bound of all classes."""
+  options = {'num_steps': 20, 'quadratic_steps': QUADRATIC_STEPS}
+  return crown.least_bound(*problem[:-1], norm=problem.norm, **options)
 
 
 def _is_large(problem, point):
