@@ -193,34 +193,16 @@ def load(config):
   return Inputs(known, test, given, *drawn, pairs)
 
 
-class Networks(NamedTuple):
-  """Networks of one population; their `(params, stats)` are stacked.
-
-  `condition` is that of the examples that they learn from.
-  """
+class Kind(NamedTuple):
+  """A population: its name, its network, and what its examples share."""
 
   name: str
   module: nn.Module
   condition: populations.Condition
-  variables: Any = None
-
-  def holding(self, parameters, x):
-    """Returns it with the networks of rows of parameters, for inputs like x."""
-    each = map(populations.unraveler(self.module, x), parameters)
-    return self._replace(variables=jax.tree.map(lambda *v: np.stack(v), *each))
-
-  def at_images(self, fn, *columns):
-    """Returns `fn(logits_fn, *image)` of each network and image `[m, n]`."""
-    forward = train.flax_forward(self.module)
-    return populations.of_each(fn, forward, self.variables, columns)
-
-  def classify(self, xs):
-    """Returns what each network calls each image `[m, n]`."""
-    return self.at_images(lambda logits_fn, x: logits_fn(x).argmax(), xs)
 
 
 def populations_of(config, given=None):
-  """Returns the populations, without networks; random labels come last."""
+  """Returns the `Kind` of each population; random labels come last."""
   first, condition = config.models[0], populations.Condition
   kinds = [(model, model, condition()) for model in own.architectures(config)]
   kinds += [
@@ -235,16 +217,16 @@ def populations_of(config, given=None):
     options = SMALL.get(model, {})
     return models.CLASSIFIERS[model](num_classes=config.num_classes, **options)
 
-  return [Networks(name, make(model), c) for name, model, c in kinds]
+  return [Kind(name, make(model), c) for name, model, c in kinds]
 
 
-def fit(config, inputs, networks, number, rate, steps):
+def fit(config, inputs, kind, number, rate, steps):
   """Trains networks from seeds of their own; parameters `[steps, m, p]`."""
   return populations.fit(
     jax.random.fold_in(jax.random.key(config.seed), number),
-    networks.module,
+    kind.module,
     *inputs.train,
-    condition=networks.condition,
+    condition=kind.condition,
     num=config.num_networks,
     config=populations.constant_rate(rate),
     num_steps=steps[-1],
@@ -261,51 +243,54 @@ def measure(config, inputs):
   networks: a row a network; results: a row a (source, target, kind); early: a
   row a (step of training, network).
   """
-  everyone, image = [], inputs.train[0][0]
-  for number, empty in enumerate(populations_of(config, inputs.given)):
-    rows = functools.partial(train_rows, config, inputs, empty, number)
+  kinds, everyone = populations_of(config, inputs.given), []
+  for number, kind in enumerate(kinds):
+    rows = functools.partial(train_rows, config, inputs, kind, number)
     unit = runner.Unit(f'train-{number}', rows, f'parameters_{number}')
     parameters = (yield unit).result()['parameters']
-    everyone.append(empty.holding(parameters, image))
-  rows = functools.partial(describe, config, inputs, everyone)
+    image = inputs.train[0][0]
+    everyone.append(populations.stack(kind.module, parameters, image))
+  rows = functools.partial(describe, config, inputs, kinds, everyone)
   radius = (yield runner.Unit('networks', rows, 'networks')).result()['radius']
   radius = radius.reshape(len(everyone), -1).mean(1)
   radius[-1] = radius[0]  # Random labels have no boundary points of their own.
   for number, size in enumerate(radius):
     rows = functools.partial(attack, config, inputs, everyone, number, size)
     yield runner.Unit(f'attack-{number}', rows)
-  rows = functools.partial(first_steps, config, inputs, everyone[0], radius[0])
+  rows = functools.partial(
+    first_steps, config, inputs, kinds[0], everyone[0], radius[0]
+  )
   yield runner.Unit('early', rows, 'early')
 
 
-def train_rows(config, inputs, empty, number):
+def train_rows(config, inputs, kind, number):
   """Rows of a population's parameters; of the user's: numbers of networks."""
-  if empty.name == own.GIVEN:
+  if kind.name == own.GIVEN:
     numbers = np.arange(config.num_networks, dtype=np.int32)
     return {'parameters': numbers[:, None]}
   steps = (config.num_steps,)
-  found = fit(config, inputs, empty, number, config.learning_rate, steps)
+  found = fit(config, inputs, kind, number, config.learning_rate, steps)
   return {'parameters': found[-1]}
 
 
-def describe(config, inputs, everyone):
+def describe(config, inputs, kinds, everyone):
   """Rows of all networks: accuracy, radius, crossings, cosines."""
   parts, directions, (xs, labels) = [], [], inputs.others
   segments = [v[side] for v in (xs, labels) for side in inputs.pairs.T]
   num, (images, truth) = config.num_networks, inputs.test
-  for networks in everyone:
-    directions.append(networks.at_images(halfway.loss_direction, xs, labels))
+  for kind, networks in zip(kinds, everyone, strict=True):
+    directions.append(networks.of_each(halfway.loss_direction, xs, labels))
     radius = np.zeros(num)
-    if not networks.condition.random_labels:
+    if not kind.condition.random_labels:
       radius = [matched_radius(inputs, networks, i) for i in range(num)]
     parts.append(
       {
-        'population': np.full(num, networks.name),
+        'population': np.full(num, kind.name),
         'network': np.arange(num),
         'accuracy': np.mean(networks.classify(images) == truth, axis=1),
         'chance': np.full(num, np.bincount(truth).max() / len(truth)),
         'radius': np.array(radius),
-        'fraction': networks.at_images(halfway.crossings, *segments).fraction,
+        'fraction': networks.of_each(halfway.crossings, *segments).fraction,
       }
     )
   cosine = halfway.cosines(np.concatenate(directions))
@@ -329,7 +314,7 @@ def attacked(inputs, sources, radius):
   """Returns images after each kind of step `[m, kinds, n, ...]`."""
   xs, labels = inputs.attacked
   columns = xs, labels, np.arange(len(xs)), np.full(len(xs), radius, np.float32)
-  moved, noisy = sources.at_images(halfway.step_and_noise, *columns)
+  moved, noisy = sources.of_each(halfway.step_and_noise, *columns)
   other = np.clip(xs + np.roll(moved - xs, 1, axis=1), 0.0, 1.0)
   return np.stack([moved, other, noisy], axis=1)
 
@@ -357,16 +342,16 @@ def attack(config, inputs, everyone, number, radius):
   }
 
 
-def first_steps(config, inputs, finished, radius):
+def first_steps(config, inputs, kind, finished, radius):
   """Rows of networks in their first steps, which attack finished ones."""
   num, last = config.num_networks, config.early_steps
   steps = sorted({0, *np.geomspace(1, last, 10).round().astype(int).tolist()})
   # Of other seeds than those of finished networks.
-  found = fit(config, inputs, finished, 1000, config.early_rate, tuple(steps))
+  found = fit(config, inputs, kind, 1000, config.early_rate, tuple(steps))
   (xs, labels), parts = inputs.test, []
   for step, parameters in zip(steps, found, strict=True):
-    begun = finished.holding(parameters, xs[0])
-    directions = begun.at_images(halfway.loss_direction, *inputs.others)
+    begun = populations.stack(kind.module, parameters, xs[0])
+    directions = begun.of_each(halfway.loss_direction, *inputs.others)
     moved = attacked(inputs, begun, radius)[:, :1]
     images, hits = (v.sum((2, 3)) for v in count(inputs, finished, moved))
     parts.append(

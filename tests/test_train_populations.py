@@ -1,6 +1,7 @@
 """Populations of networks: what they share, and that each is its own."""
 
 import jax
+import jax.flatten_util
 import numpy as np
 import pytest
 
@@ -177,3 +178,40 @@ def test_batch_norm_is_kept_with_its_averages():
   module = models.ResNet18(width=2, num_classes=3)
   wanted = module.apply(variables, x, train=False)[0]
   np.testing.assert_allclose(logits, wanted, atol=1e-6)
+
+
+def test_stacked_networks_are_each_its_own():
+  module, rng = models.MLP((5,), 3), np.random.default_rng(1)
+  unravel = populations.unraveler(module, XS[0])
+  size = 16 * 5 + 5 + 5 * 3 + 3
+  parameters = rng.normal(size=(2, size)).astype(np.float32)
+  networks = populations.stack(module, parameters, XS[0])
+  shift = np.arange(60, dtype=np.float32)
+  found = networks.of_each(lambda f, x, a: f(x) + a, XS, shift)
+  called = networks.classify(XS)
+  assert found.shape == (2, 60, 3)
+  for i, flat in enumerate(parameters):
+    params, _ = unravel(flat)
+    logits = jax.vmap(lambda x, p=params: module.apply({'params': p}, x)[0])(XS)
+    np.testing.assert_allclose(found[i], logits + shift[:, None], rtol=1e-4)
+    np.testing.assert_array_equal(called[i], np.argmax(logits, 1))
+
+
+@pytest.mark.parametrize('together', [True, False])
+def test_ends_are_those_of_networks_trained_alone(together):
+  module = models.MLP((5,), 3)
+  weights, orders = (jax.random.split(jax.random.key(i), 2) for i in (1, 2))
+  config = populations.constant_rate(0.1)._replace(num_epochs=2)
+  assert config.batch_size == 64 and config.schedule == 'constant'
+  before, after = populations.fit_ends(
+    weights, orders, module, XS, LABELS, config=config, together=together
+  )
+  optimizer = train.make_optimizer(config, 60)
+  flatten = lambda params: jax.flatten_util.ravel_pytree(params)[0]
+  for i in range(2):
+    state = train.init_state(weights[i], module, XS[0], optimizer)
+    np.testing.assert_allclose(before[i], flatten(state.params))
+    *_, last = train.fit(
+      orders[i], train.flax_forward(module), state, XS, LABELS, config=config
+    )
+    np.testing.assert_allclose(after[i], flatten(last.state.params), atol=1e-5)

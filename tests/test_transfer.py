@@ -181,7 +181,7 @@ def test_the_radius_holds_most_nearest_points_of_a_linear_network(inputs):
   size = sum(np.size(v) for v in jax.tree.leaves(unravel(np.zeros(650))))
   rng = np.random.default_rng(0)
   flat = 0.1 * rng.normal(size=(1, size)).astype(np.float32)
-  networks = empty.holding(flat, inputs.attacked[0][0])
+  networks = populations.stack(empty.module, flat, inputs.attacked[0][0])
   xs, labels = inputs.attacked
   head = unravel(flat[0])[0]['head']
   kernel, bias = (np.asarray(head[name]) for name in ('kernel', 'bias'))

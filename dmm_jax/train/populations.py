@@ -265,28 +265,46 @@ def logits(forward: loop.Forward, network: tuple, x: jax.Array) -> jax.Array:
   return forward(params, stats, x, None, False)[0][0]
 
 
-def of_each(
-  fn: Callable, forward: loop.Forward, variables: tuple, columns: tuple
-) -> Any:
-  """Returns `fn(logits_fn, *example)` of each network and example.
+class Stacked(NamedTuple):
+  """Networks of one module, to be evaluated together.
 
-  Args:
-    fn: `fn(logits_fn, *example)` -> pytree of arrays.
-    forward: as of `train.flax_forward`.
+  Attributes:
+    module: of Flax, `x -> (logits, codes)`.
     variables: `(params, stats)` of m networks, stacked.
-    columns: of n examples, arrays `[n, ...]`.
-
-  Returns:
-    The pytree of `fn` with numpy leaves `[m, n, ...]`.
   """
 
-  def each(*row):
-    *example, stacked = row
-    of = lambda v: fn(functools.partial(logits, forward, v), *example)
-    return jax.lax.map(of, stacked)
+  module: nn.Module
+  variables: tuple
 
-  found = parallel.map_examples(each, columns, shared=(variables,))
-  return jax.tree.map(lambda v: v.swapaxes(0, 1), found)
+  def of_each(self, fn: Callable, *columns: np.ndarray) -> Any:
+    """Returns `fn(logits_fn, *example)` of each network and example.
+
+    Args:
+      fn: `fn(logits_fn, *example)` -> pytree of arrays.
+      *columns: of n examples, arrays `[n, ...]`.
+
+    Returns:
+      The pytree of `fn` with numpy leaves `[m, n, ...]`.
+    """
+    forward = loop.flax_forward(self.module)
+
+    def each(*row):
+      *example, stacked = row
+      of = lambda v: fn(functools.partial(logits, forward, v), *example)
+      return jax.lax.map(of, stacked)
+
+    found = parallel.map_examples(each, columns, shared=(self.variables,))
+    return jax.tree.map(lambda v: v.swapaxes(0, 1), found)
+
+  def classify(self, xs: np.ndarray) -> np.ndarray:
+    """Returns the class that each network gives each input `[m, n]`."""
+    return self.of_each(lambda logits_fn, x: logits_fn(x).argmax(), xs)
+
+
+def stack(module: nn.Module, parameters: np.ndarray, x: np.ndarray) -> Stacked:
+  """Stacks networks, given as flat vectors `[m, p]`, for inputs like `x`."""
+  each = map(unraveler(module, x), parameters)
+  return Stacked(module, jax.tree.map(lambda *v: np.stack(v), *each))
 
 
 def unraveler(module: nn.Module, x: np.ndarray) -> Callable:
