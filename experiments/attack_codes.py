@@ -153,11 +153,11 @@ PRESETS = {
   ),
   'cifar': dict(
     dataset='cifar10',
-    num_train=3000,
+    num_train=5000,
     num_images=200,
     num_networks=8,
     num_robust=0,
-    num_steps=300,
+    num_steps=1200,
     learning_rate=0.03,
     radius=0.01,
   ),
