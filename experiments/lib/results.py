@@ -37,6 +37,8 @@ PAPERS = {
   '2106.10151': 'Dimpled manifolds',
   '2206.04463': 'Halfway',
   '2205.10952': 'Codes',
+  '2206.04472': 'Early transfer',
+  '2303.00783': 'Weights at the start',
 }
 LOST = ' †'  # Undecided by Holm's correction over the claims of a paper.
 _BLOCK = re.compile(
