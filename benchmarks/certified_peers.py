@@ -46,6 +46,7 @@ PEER = flags.DEFINE_list(
 OURS = flags.DEFINE_list(
   'ours', 'crown,slopes', 'Of crown, slopes, quadratic; empty for none.'
 )
+BATCH = flags.DEFINE_integer('batch_size', 10, 'Examples at once, ours.')
 COMPILE = flags.DEFINE_bool('compile', True, 'Time ours with compilation too.')
 
 
@@ -94,7 +95,7 @@ def in_torch(weights, convolutions, dense, shape):
 
   tensor = lambda name: torch.tensor(np.ascontiguousarray(weights[name]))
   parts = []
-  height, width = shape[:2]
+  height, width = shape[:2] if convolutions else (0, 0)
   for name in convolutions:
     kernel = weights[f'{name}_kernel'].transpose(3, 2, 0, 1)
     layer = torch.nn.Conv2d(*kernel.shape[1::-1], kernel.shape[2:], padding=1)
@@ -124,7 +125,7 @@ def ours(logits_fn, xs, labels, method):
     bounds=(0.0, 1.0),
     num_steps=0 if method == 'crown' else STEPS.value,
     quadratic_steps=QUADRATIC.value if method == 'quadratic' else 0,
-    batch_size=len(xs),
+    batch_size=BATCH.value,
   )
 
 

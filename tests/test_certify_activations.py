@@ -135,3 +135,21 @@ def test_what_is_no_activation_is_not_taken_for_one():
     np.testing.assert_allclose(logits, fn(jnp.asarray(x)), rtol=1e-6)
   with pytest.raises(ValueError, match=r"'exp' \(.*activations.py:\d+\)"):
     certify.lower_bound(lambda x: jnp.exp(x)[:3], np.zeros(SIZE), 0)
+
+
+def test_chords_are_lines_where_an_activation_bends_one_way():
+  """They meet its ends, and the other line is a tangent."""
+  low, high = jnp.asarray([0.5, -2.0]), jnp.asarray([2.0, -0.5])
+  with jax.enable_x64(True):
+    lines = activations.lines_of(activations.SMOOTH['tanh'], low, high)
+    lines = [np.asarray(v) for v in lines]
+  ends = np.array([[0.5, 2.0], [-2.0, -0.5]])
+  chord = np.diff(np.tanh(ends))[:, 0] / 1.5
+  below, above = lines[:2], lines[2:]
+  for slopes, rest, side in ((*below, 0), (*above, 1)):
+    at_ends = slopes[side] * ends[side] + rest[side]
+    np.testing.assert_allclose(at_ends, np.tanh(ends[side]), atol=1e-4)
+    np.testing.assert_allclose(slopes[side], chord[side])
+    other = 1 - side
+    tangent = np.min(np.abs(slopes[other] * ends[other] + rest[other]))
+    assert np.isfinite(tangent) and slopes[other] != slopes[side]

@@ -71,6 +71,7 @@ def pieces(kind):
     'arithmetic': lambda x: (1 - dense(x) / 3)[1:] * jnp.arange(4) + x[0, 0, 0],
     'chosen': lambda x: jnp.where(jnp.arange(5) > 2, dense(x), -dense(x)),
     'constant': lambda x: jnp.arange(3.0),
+    'dynamic': lambda x: jax.lax.dynamic_slice(dense(x), (1,), (3,)),
     'jitted': jax.jit(lambda x: jax.nn.relu(dense(x))),
     'checkpointed': jax.checkpoint(lambda x: jax.nn.relu(dense(x))),
   }[kind]
@@ -78,7 +79,7 @@ def pieces(kind):
 
 KINDS = (
   'linear abs max min clip relu6 leaky reduce_max branches late arithmetic '
-  'chosen constant jitted checkpointed'
+  'chosen constant dynamic jitted checkpointed'
 ).split()
 
 

@@ -259,3 +259,75 @@ def test_step_sizes_leave_the_centre_of_the_input():
   assert float(rates.centres[0]) == 0
   assert float(rates.centres[1]) == pytest.approx(ascent.RATES['centres'] * 5)
   assert rates.slopes == [ascent.RATES['slopes'] * v for v in (2, 3)]
+
+
+def test_what_rounding_may_do_is_subtracted(monkeypatch):
+  """Of each term's size, beside a sum in numpy."""
+  problem, rng = example(1, 2.0), np.random.default_rng(3)
+  layers, x = problem.layers[:-1], problem.x
+  region = regions.Region(x, x + 1, 1 - x, np.float64(0.3))
+  boxes = [(-rng.random(b.size), 2 * rng.random(b.size)) for _, b in layers]
+  row, offset = rng.normal(size=len(problem.layers[-1][0])), 0.7
+  given = quadratic.Problem(layers, row, offset, boxes, region, 2.0)
+  with jax.enable_x64(True):
+    duals = random_duals(rng, layers)
+    tops = quadratic.eigenvalues(duals, layers)
+    found = quadratic.unit_terms(duals, tops, given)
+    terms, (a, e, h) = jax.tree.map(np.asarray, found)
+    monkeypatch.setattr(regions, 'ROUNDING', 0.0)
+    whole = float(quadratic.margin(duals, tops, given))
+    monkeypatch.setattr(regions, 'ROUNDING', 1.0)
+    less = float(quadratic.margin(duals, tops, given))
+  want = offset
+  for t, (_, b), (low, high) in zip(terms, layers, boxes, strict=True):
+    reach = np.maximum(-low, high)
+    want += np.sum((abs(t.a) + 2 * abs(t.g)) * reach + abs(t.g * b))
+    want += np.sum(t.curvature * (reach + abs(t.centre)) ** 2)
+    want += np.sum(t.e * (reach + abs(t.h)) ** 2)
+  reach = abs(x) + 0.3
+  want += np.sum(abs(a) * reach + e * (reach + abs(h)) ** 2)
+  np.testing.assert_allclose(whole - less, want, rtol=1e-9)
+
+
+def test_what_is_always_0_is_held_at_its_centre():
+  problem = example(0, 2.0)
+  layers, x = problem.layers[:-1], problem.x
+  high = np.linspace(-1, 2, layers[0][1].size)
+  boxes = [(high - 3, high), (-np.ones(8), np.ones(8))]
+  region = regions.Region(x, x + 1, 1 - x, np.float64(0.3))
+  given = quadratic.Problem(layers, np.ones(8), 0.0, boxes, region, 2.0)
+  with jax.enable_x64(True):
+    centres, weights = quadratic._centres(given)
+  value = np.maximum(x @ layers[0][0] + layers[0][1], 0)
+  np.testing.assert_allclose(centres[1], np.where(high <= 0, 0, value))
+  want = np.where(high <= 0, quadratic.CONSTANT, 0)
+  np.testing.assert_array_equal(weights[1], want)
+  reach = np.minimum(x + 1, 0.3) + np.minimum(1 - x, 0.3)
+  want = -np.log(reach / 2 + 0.015)
+  np.testing.assert_allclose(weights[0], want)
+
+
+@pytest.mark.parametrize(('first', 'want'), [(0.1, 0.16), (3.0, 4.0)])
+def test_the_first_radius_is_a_little_larger(first, want):
+  problem = example(0, 2.0)
+  asked = []
+
+  class Stop(Exception):
+    pass
+
+  def boxes_fn(radius):
+    asked.append(float(radius))
+    raise Stop
+
+  with jax.enable_x64(True), pytest.raises(Stop):
+    ascent.class_radii(
+      problem.layers,
+      0,
+      None,
+      boxes_fn,
+      jnp.asarray(first),
+      jnp.asarray(4.0),
+      2.0,
+      num_steps=1,
+    )
+  assert asked == [pytest.approx(want)]
