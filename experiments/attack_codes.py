@@ -460,8 +460,8 @@ def judge(results, features):
     trouble[name] = untrained or weak
   trouble['robust'] = untrained or why_not_robust(ascent, robust)
   return [
-    claims.Claim('2205.10952', name, said, tuple(found[name]), trouble[name])
-    for name, said in STATEMENTS.items()
+    claims.Claim('2205.10952', name, text, tuple(found[name]), trouble[name])
+    for name, text in STATEMENTS.items()
   ]
 
 

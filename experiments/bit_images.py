@@ -308,8 +308,8 @@ def judge(config, of, gain, reason):
   other = '' if config.dataset == 'mnist' else 'their numbers are of mnist'
   reasons = reason, reason, reason or few, reason or other
   return [
-    claims.Claim(PAPER, name, said, tuple(conditions), why)
-    for (name, said), conditions, why in zip(
+    claims.Claim(PAPER, name, text, tuple(conditions), why)
+    for (name, text), conditions, why in zip(
       STATEMENTS.items(), found, reasons, strict=True
     )
   ]
@@ -350,11 +350,11 @@ def answer(config, of, gain, reason):
 
 def flip_table(config, of, gain):
   rows = []
-  for kind, said in KINDS.items():
+  for kind, name in KINDS.items():
     num = np.sum(records.select(of.results, kind=kind)['trained'])
     means = mean(of.mean(kind, True)), mean(of.mean(kind, False))
     theirs = THEIRS.get(kind) if config.dataset == 'mnist' else None
-    rows.append([said, num, *means, times(gain[kind]), theirs])
+    rows.append([name, num, *means, times(gain[kind]), theirs])
   columns = [
     ('strings', ''),
     ('number', 'of all networks together'),

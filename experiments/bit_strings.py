@@ -339,8 +339,8 @@ def judge(config, greedy, randomly, at_most):
   why = why_not_tested(config, greedy)
   reasons = [why, why, why, why, '', '']  # Random flips need no search.
   return [
-    claims.Claim(PAPER, name, said, tuple(conditions), reason)
-    for (name, said), conditions, reason in zip(
+    claims.Claim(PAPER, name, text, tuple(conditions), reason)
+    for (name, text), conditions, reason in zip(
       STATEMENTS.items(), found, reasons, strict=True
     )
   ]

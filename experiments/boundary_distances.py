@@ -445,9 +445,10 @@ def analyze(config, found):
   cases = {norm: groups_of(results, norm) for norm in config.norms}
   judged = {norm: farther(norm, groups) for norm, groups in cases.items()}
   main = 2.0 if 2.0 in cases else config.norms[0]
-  said = answer(config, main, cases[main], judged[main])
+  sentence = answer(config, main, cases[main], judged[main])
   shown = [distance_table(cases), search_table(cases)]
-  return runner.Report(said, [*judged.values(), check_bounds(results)], shown)
+  judged = [*judged.values(), check_bounds(results)]
+  return runner.Report(sentence, judged, shown)
 
 
 def beyond(rows):

@@ -382,8 +382,8 @@ def ratio_table(results):
       at = of_step(results, name, step)
       right = at['accuracy'].mean() if name == RIGHT else None
       medians = at['same'].mean(), at['other'].mean()
-      said = mean(at['gap']), share(at['leads'])
-      rows.append([name, step, at['fitted'].mean(), right, *medians, *said])
+      pair = mean(at['gap']), share(at['leads'])
+      rows.append([name, step, at['fitted'].mean(), right, *medians, *pair])
   columns = [
     ('labels', 'inputs alone: inner products, as without layers'),
     ('step', 'of training'),

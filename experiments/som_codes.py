@@ -291,12 +291,12 @@ def measure_network(config, inputs, module, of, flat):
     seen, unseen = (by_pooling[pooling] for by_pooling in both)
     maps = fit_maps(config, inputs, seen, of['network'])
     units = codes.place(maps, unseen)
-    said = codes.map_statistics(maps, seen, inputs.train[1])
-    said |= {'unseen': codes.class_dispersion(maps, units, inputs.test[1])}
-    said |= without_map(config, inputs, maps, seen, pooling, of['labels'])
+    by_layer = codes.map_statistics(maps, seen, inputs.train[1])
+    by_layer |= without_map(config, inputs, maps, seen, pooling, of['labels'])
+    by_layer['unseen'] = codes.class_dispersion(maps, units, inputs.test[1])
     for number, layer in enumerate(maps.layers):
       row = of | dimensions(seen[layer]) | {'pooling': pooling, 'layer': layer}
-      rows.append(row | {name: v[number] for name, v in said.items()})
+      rows.append(row | {name: v[number] for name, v in by_layer.items()})
   return records.stack(rows)
 
 
@@ -531,16 +531,16 @@ def why_not_tested(results, models):
 
 def answer(config, results, judged):
   """One sentence."""
-  model, said = config.models[0], []
+  model, parts = config.models[0], []
   for pooling in POOLINGS:
     of = group(results, model, RIGHT, pooling)
     low = np.exp(np.log(of['k90']).mean(0))
-    said.append(
+    parts.append(
       f'{of["input"][0]} in the input, {low.min():.0f} in the narrowest and '
       f'{low[-1]:.0f} in the last layer by the {pooling}'
     )
   return (
-    f'Effective dimensions of {model} on {config.dataset}: {"; ".join(said)} '
+    f'Effective dimensions of {model} on {config.dataset}: {"; ".join(parts)} '
     f'over pixels ({config.num_networks} networks); {claims.tally(judged)}.'
   )
 
@@ -557,12 +557,12 @@ def telescope_table(config, results):
       whole = map(times, telescope(of))
       over = times(telescope(of, over_ceiling=True).rise)
       rows.append([f'{model} {p}{start}', *whole, over])
-  said = 'of the narrowest layer'
+  narrowest = 'of the narrowest layer'
   columns = [
     ('networks', 'start: before training'),
-    ('bare fall', f"the input's over that {said}"),
-    ('fall', f'what it could hold of that, over that {said}'),
-    ('rise', f"the last layer's over that {said}"),
+    ('bare fall', f"the input's over that {narrowest}"),
+    ('fall', f'what it could hold of that, over that {narrowest}'),
+    ('rise', f"the last layer's over that {narrowest}"),
     ('rise/w', 'rise of k90 over the ceiling, likewise'),
   ]
   title = 'Effective dimensions: ratios (the telescope needs 2)'

@@ -342,13 +342,15 @@ def judge(results, model, cases):
     'networks'
   )
 
-  def claim(name, place, said, condition):
+  def claim(name, place, statement, condition):
     conditions = tuple(
       condition(f'l{case.norm:g}', case) for case in cases
       if case.place == place
     )  # fmt: skip
     where = f'{model}: {name}'
-    return claims.Claim(PAPER, where, f'{said} ({where}).', conditions, reason)
+    return claims.Claim(
+      PAPER, where, f'{statement} ({where}).', conditions, reason
+    )
 
   slope = lambda what, case: claims.above(what, case.slope, case.law - SLACK)
   constant = lambda what, case: claims.above(what, case.constant, 1 / BAND)

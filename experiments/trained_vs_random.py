@@ -349,8 +349,8 @@ def judge(config, results, cases, name):
   above, norms, main = claims.above, config.norms, main_norm(config)
   reason = why_not_tested(results, name)
 
-  def claim(said, statement, conditions):
-    where = f'{SHORT[name]}: {said}'
+  def claim(what, statement, conditions):
+    where = f'{SHORT[name]}: {what}'
     return claims.Claim(
       PAPER, where, f'{statement} ({where}).', tuple(conditions), reason
     )

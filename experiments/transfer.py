@@ -548,8 +548,8 @@ def judge(config, of, within, early):
   trouble['before accuracy'] = sudden
   papers = 5 * ['2206.04463'] + 2 * ['2206.04472']
   return [
-    claims.Claim(paper, name, said, tuple(found[name]), trouble.get(name, why))
-    for paper, (name, said) in zip(papers, STATEMENTS.items(), strict=True)
+    claims.Claim(paper, name, text, tuple(found[name]), trouble.get(name, why))
+    for paper, (name, text) in zip(papers, STATEMENTS.items(), strict=True)
   ]
 
 

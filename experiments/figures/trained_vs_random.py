@@ -92,8 +92,8 @@ def sorted_distances(results, ratios):
         if (row['network'], row['p'], row['at'])
         == (SHORT.get(name, name), norm, kind)
       ]
-      said = f'{SHORT.get(name, name)}, {TYPES[kind]}\nstart after / before: '
-      ax.set_title(f'{said}{tables_lib.cell(row["start"], ".2f")}', fontsize=8)
+      title = f'{SHORT.get(name, name)}, {TYPES[kind]}\nstart after / before: '
+      ax.set_title(f'{title}{tables_lib.cell(row["start"], ".2f")}', fontsize=8)
       ax.set(xlim=(0, 1), ylim=(0, top or 1), xlabel='share of images nearer')
     line[0].set_ylabel(f'{canvas.norm(norm)} distance (pixel values)')
   canvas.legend(figure, axes[0][0], ncols=2)

@@ -191,9 +191,9 @@ def tally(judged: Sequence[Claim], *, untested: bool = False) -> str:
     untested: whether to say also how many were not tested.
   """
   verdicts = [claim.verdict for claim in judged]
-  said = f'{verdicts.count(SUPPORTED)} of {len(judged)} claims are supported'
+  text = f'{verdicts.count(SUPPORTED)} of {len(judged)} claims are supported'
   rest = f', {verdicts.count(NOT_TESTED)} not tested'
-  return said + rest * untested
+  return text + rest * untested
 
 
 def _condition(text, holds, p):
