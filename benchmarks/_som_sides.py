@@ -115,8 +115,11 @@ SIDES = {
 ONLINE = ('minisom', 'minisom_batch', 'torchsom')
 
 
-def serve(pipe, name, threads):
-  """Answers requests in a process of its own until one is None."""
+def serve(pipe, name, threads, clock='wall'):
+  """Answers requests in a process of its own until one is None.
+
+  By `clock`, seconds are of the wall, or of processors at work.
+  """
   import os
   import time
 
@@ -131,7 +134,8 @@ def serve(pipe, name, threads):
     pipe.send(str(error))
     return
   pipe.send(None)
+  now = time.process_time if clock == 'processors' else time.perf_counter
   while (job := pipe.recv()) is not None:
-    start = time.perf_counter()
+    start = now()
     codebook = SIDES[name](*job)
-    pipe.send((time.perf_counter() - start, codebook))
+    pipe.send((now() - start, codebook))
