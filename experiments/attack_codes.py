@@ -40,6 +40,7 @@ import functools
 import numpy as np
 
 from dmm_jax import codes
+from dmm_jax import data
 from dmm_jax import records
 from dmm_jax import statistics
 from dmm_jax import train
@@ -276,7 +277,7 @@ def measure_network(config, inputs, of, flat):
     same = of | {
       'kind': kind,
       'accuracy': right.mean(),
-      'chance': np.bincount(labels).max() / len(labels),
+      'chance': data.commonest_share(labels),
       'distance': np.median(found.distance[right]),
       'fooled': np.mean(wrong != labels[right]),
     }

@@ -156,7 +156,7 @@ def measure_network(config, sets, number):
       trained=bool(trained),
       n=np.int32(xs.shape[1]),
       accuracy=np.mean(odd == labels),
-      guess=np.bincount(labels).max() / len(labels),
+      guess=data.commonest_share(labels),
     )
     parts.append(
       {name: np.full(num, value) for name, value in same.items()}

@@ -42,6 +42,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dmm_jax import data
 from dmm_jax import halfway
 from dmm_jax import models
 from dmm_jax import parallel
@@ -279,7 +280,7 @@ def measure_network(inputs, segments, found, network, step):
     'network': network,
     'step': step,
     'fitted': accuracy(xs[seen], given[seen]),
-    'guess': np.bincount(truth).max() / len(truth),
+    'guess': data.commonest_share(truth),
     'accuracy': accuracy(images, truth),
     'crossed': np.mean(np.isfinite(fraction[of_train])),
     'deviation': np.median(far[of_train]),

@@ -48,6 +48,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmm_jax import boundary
+from dmm_jax import data
 from dmm_jax import halfway
 from dmm_jax import manifold
 from dmm_jax import margins
@@ -622,7 +623,7 @@ def why_not_tested(kind, row, made, labels):
   """Why networks of a kind say nothing of the claims, or ''."""
   if len(row['free']) < 2:
     return 'there is one pair of networks, which says nothing of others'
-  guess = np.bincount(labels).max() / len(labels)
+  guess = data.commonest_share(labels)
   for name in (pairs.PLAIN, kind):
     right = made[name]['accuracy'].mean()
     why = claims.why_untrained(right, guess, whose=f'{name} networks')

@@ -42,6 +42,7 @@ import functools
 import jax
 import numpy as np
 
+from dmm_jax import data
 from dmm_jax import halfway
 from dmm_jax import models
 from dmm_jax import parallel
@@ -219,7 +220,7 @@ def measure_network(config, inputs, name, found, number, step):
   state = train.State(*network, None)
   return {
     'fitted': train.accuracy(found.forward, state, xs, given),
-    'guess': np.bincount(truth).max() / len(truth),
+    'guess': data.commonest_share(truth),
     'accuracy': train.accuracy(found.forward, state, images, truth),
     'unusable': np.mean(~np.isfinite(ratios)),
     'inputs_gap': inputs_alone['gap'],

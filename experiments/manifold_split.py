@@ -46,6 +46,7 @@ import jax
 import numpy as np
 from scipy import special
 
+from dmm_jax import data
 from dmm_jax import manifold
 from dmm_jax import models
 from dmm_jax import parallel
@@ -297,7 +298,7 @@ def make_network(config, inputs, name, number):
     xs, labels = inputs.test_set
     right = networks.predictions(of.module, made, xs) == labels
     row['accuracy'] = np.mean(right)
-    row['chance'] = np.bincount(labels).max() / len(labels)
+    row['chance'] = data.commonest_share(labels)
   return {column: np.array([value]) for column, value in row.items()}
 
 

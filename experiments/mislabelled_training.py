@@ -40,6 +40,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from dmm_jax import data
 from dmm_jax import manifold
 from dmm_jax import parallel
 from dmm_jax import programs
@@ -222,7 +223,7 @@ def train_source(config, inputs, source):
     each_epoch=False,
   )
   labels = inputs.test_set[1]
-  guess = np.bincount(labels).max() / len(labels)
+  guess = data.commonest_share(labels)
   return records.stack(
     [
       {

@@ -44,6 +44,7 @@ import jax
 import numpy as np
 
 from dmm_jax import codes
+from dmm_jax import data
 from dmm_jax import records
 from dmm_jax import som
 from dmm_jax import statistics
@@ -268,7 +269,7 @@ def measure_input(inputs):
 
 def chance(inputs):
   """Returns the share of test images of the commonest class."""
-  return np.bincount(inputs.test[1]).max() / len(inputs.test[1])
+  return data.commonest_share(inputs.test[1])
 
 
 def dimensions(raw):

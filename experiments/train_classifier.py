@@ -186,7 +186,7 @@ def fit(config, inputs):
   rows = training.fit(
     config, describe(config, inputs), plan, *inputs['train'], evaluate
   )
-  guess = np.bincount(labels).max() / num
+  guess = data.commonest_share(labels)
   same = lambda value: np.full(len(rows['step']), value)
   return rows | {'guess': same(guess), 'num_test': same(num)}
 

@@ -247,7 +247,7 @@ def measure_networks(config, sets, name, content, size):
       input_norm=found.input_norm,
       status=found.status,
       accuracy=right[:, None, None],
-      guess=np.bincount(truth).max() / len(truth),
+      guess=data.commonest_share(truth),
     )
     parts.append(rows)
   return records.concatenate(parts)

@@ -264,7 +264,7 @@ def measure_networks(config, sets, name, module, numbers):
       gradients=found.gradients,
       scale=scale.reshape(shape),
       accuracy=right[:, None, None],
-      guess=np.bincount(labels).max() / len(labels),
+      guess=data.commonest_share(labels),
     )
     parts.append(rows)
   return records.concatenate(parts)

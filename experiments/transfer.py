@@ -48,6 +48,7 @@ import numpy as np
 from scipy import special
 
 from dmm_jax import boundary
+from dmm_jax import data
 from dmm_jax import halfway
 from dmm_jax import models
 from dmm_jax import records
@@ -288,7 +289,7 @@ def describe(config, inputs, kinds, everyone):
         'population': np.full(num, kind.name),
         'network': np.arange(num),
         'accuracy': np.mean(networks.classify(images) == truth, axis=1),
-        'chance': np.full(num, np.bincount(truth).max() / len(truth)),
+        'chance': np.full(num, data.commonest_share(truth)),
         'radius': np.array(radius),
         'fraction': networks.of_each(halfway.crossings, *segments).fraction,
       }

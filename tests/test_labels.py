@@ -140,3 +140,9 @@ def test_labels_on_devices_stay_there(monkeypatch):
   labels = jax.numpy.arange(3)
   monkeypatch.setattr(np, 'asarray', None)
   data.check_labels(labels, (3,), 3)
+
+
+def test_a_guess_gets_the_commonest_class():
+  assert data.commonest_share(np.array([2, 0, 2, 1, 2])) == 3 / 5
+  assert data.commonest_share(np.array([0, 1, 1, 0])) == 1 / 2
+  assert type(data.commonest_share(np.zeros(3, np.int32))) is float

@@ -7,6 +7,7 @@ from dmm_jax.data.columns import Column
 from dmm_jax.data.images import resize
 from dmm_jax.data.labels import balanced
 from dmm_jax.data.labels import check_labels
+from dmm_jax.data.labels import commonest_share
 from dmm_jax.data.labels import noisy_labels
 from dmm_jax.data.labels import of_classes
 from dmm_jax.data.labels import parity
@@ -21,6 +22,7 @@ __all__ = (
   'DataError',
   'balanced',
   'check_labels',
+  'commonest_share',
   'load',
   'noisy_labels',
   'num_classes',

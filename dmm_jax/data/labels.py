@@ -45,6 +45,15 @@ def check_labels(
     )
 
 
+def commonest_share(labels: np.ndarray) -> float:
+  """Returns the share of the commonest class: what a guess without inputs gets.
+
+  Args:
+    labels: `[n]` integers from 0, at least one.
+  """
+  return float(np.bincount(labels).max() / len(labels))
+
+
 def of_classes(
   xs: np.ndarray, labels: np.ndarray, classes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
