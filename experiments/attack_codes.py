@@ -10,7 +10,7 @@ thresholds are ours. What layers are is in `experiments.som_codes`.
   python -m experiments.attack_codes --preset=mnist --data_dir=DIR
   python -m experiments.attack_codes --preset=cifar --data_dir=DIR
 
-The first takes 4 minutes of one core, --preset=quick 1, mnist and cifar 3.
+The first takes 4 minutes of one core, --preset=quick 1, mnist 3, cifar 7.
 A run that was killed goes on where it was.
 
 Test images are moved by projected gradient ascent, and to the nearest point of
