@@ -44,6 +44,8 @@ TOLERANCE = {'float64': 1e-9, 'float32': 1e-4}
 LOW_PRECISION = 0.05  # The same of half precision.
 CHECKED = 3  # Random inputs on which they are compared.
 _CALLING = threading.Lock()
+# Torchax puts tracers into the module, and has one mode for all threads.
+_TRACING = threading.RLock()
 OTHER_WAY = "interop.from_torch(module, via='callback') calls PyTorch instead"
 INSTALL = {
   'foolbox.attacks.base': 'foolbox',
@@ -221,7 +223,8 @@ def from_torch(module: Any, via: str = 'torchax') -> tuple[LogitsFn, Any]:
   module = copy.deepcopy(module).eval().requires_grad_(False).cpu()
   dtype = _torch_dtype(torch, module)
   # Of the module's own arrays: what is extracted becomes arrays of JAX.
-  params, translated = torchax.extract_jax(copy.deepcopy(module))
+  with _TRACING:
+    params, translated = torchax.extract_jax(copy.deepcopy(module))
   known = set()
 
   call = lambda params, x: translated(params, (x.astype(dtype),))
@@ -234,12 +237,13 @@ def from_torch(module: Any, via: str = 'torchax') -> tuple[LogitsFn, Any]:
       raise ValueError(f'{error}; torchax: {OTHER_WAY}') from error
 
   def logits_fn(current, x):
-    if x.shape not in known:
-      with jax.ensure_compile_time_eval():
-        own = functools.partial(translate, params)
-        _compare(torch, module, own, x.shape, dtype)
-      known.add(x.shape)
-    return translate(current, x)
+    with _TRACING:  # What is compiled runs without it.
+      if x.shape not in known:
+        with jax.ensure_compile_time_eval():
+          own = functools.partial(translate, params)
+          _compare(torch, module, own, x.shape, dtype)
+        known.add(x.shape)
+      return translate(current, x)
 
   return logits_fn, params
 

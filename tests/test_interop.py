@@ -5,6 +5,8 @@ import copy
 import itertools
 import os
 import re
+import threading
+import time
 
 os.environ.setdefault('KERAS_BACKEND', 'jax')
 
@@ -242,6 +244,70 @@ def test_threads_do_not_put_each_other_into_training():
     found = list(pool.map(run, XS[:8]))
   for x, rows in zip(XS[:8], found, strict=True):
     np.testing.assert_allclose(rows, np.tile(wanted(x), (100, 1)), atol=1e-5)
+
+
+def slow_module(pause):
+  """A module that lets other threads go on while it is called."""
+  torch = pytest.importorskip('torch')
+
+  class Pause(torch.nn.Module):
+    inside = most = 0  # Calls at once, now and at most.
+
+    def forward(self, x):
+      Pause.inside += 1
+      Pause.most = max(Pause.most, Pause.inside)
+      time.sleep(pause)
+      Pause.inside -= 1
+      return x
+
+  layers = [layer for one in torch_module() for layer in (one, Pause())]
+  return torch.nn.Sequential(*layers), Pause
+
+
+def in_two_threads(fn):
+  """Results `[2]` of `fn()`, called in two threads at the same time."""
+  start = threading.Barrier(2)
+
+  def run():
+    start.wait()
+    return fn()
+
+  with futures.ThreadPoolExecutor(2) as pool:
+    return [one.result() for one in [pool.submit(run) for _ in range(2)]]
+
+
+@pytest.mark.parametrize('shared', [True, False])
+def test_threads_trace_torch_modules_one_after_the_other(shared):
+  pytest.importorskip('torchax')
+  module, pause = slow_module(1e-3)
+  made = interop.from_torch(module)
+  if shared:  # Checked already: the translation alone is called.
+    jax.eval_shape(*made, XS[0])
+
+  def trace():
+    logits_fn, params = made if shared else interop.from_torch(module)
+    # Other functions each time: JAX keeps what it has traced.
+    for _ in range(8):
+      out = jax.jit(lambda x: logits_fn(params, x))(XS[0])
+    return out
+
+  for logits in in_two_threads(trace):
+    np.testing.assert_allclose(logits, wanted(XS[0]), rtol=1e-5, atol=1e-5)
+  assert pause.most == 1
+
+
+def test_a_torch_module_is_checked_once_by_several_threads():
+  pytest.importorskip('torchax')
+  module, pause = slow_module(1e-2)
+  rows = []
+  handle = lambda self, xs, out: rows.append(len(xs[0]))
+  module.register_forward_hook(handle)
+  logits_fn, params = interop.from_torch(module)
+  trace = lambda: jax.jit(lambda x: logits_fn(params, x))(XS[0])
+  for logits in in_two_threads(trace):
+    np.testing.assert_allclose(logits, wanted(XS[0]), rtol=1e-5, atol=1e-5)
+  assert pause.most == 1
+  assert rows.count(interop.CHECKED) == 1
 
 
 class Averages(linen.Module):
