@@ -63,6 +63,33 @@ def test_commands_name_what_experiments_have():
       assert flag != 'preset' or value in presets, f'{name}: {value}'
 
 
+def test_the_page_of_own_networks_says_what_takes_them_and_what_does_not():
+  text = (ROOT / 'docs/own_networks.md').read_text()
+  section = text.split('\n## In experiments\n')[1].split('\n## ')[0]
+  table = [line for line in section.splitlines() if line.startswith('| `')]
+  taking = set(re.findall(r'`([a-z_]+)`', ' '.join(row[:30] for row in table)))
+  without = section.split('have no `--network`.')[1]
+  for path in sorted((ROOT / 'experiments').glob('*.py')):
+    if 'PRESETS = {' in path.read_text():
+      module = importlib.import_module(f'experiments.{path.stem}')
+      names = {field.name for field in dataclasses.fields(module.Config)}
+      takes = 'network' in names
+      assert (path.stem in taking) == takes, path.stem
+      assert (f'`{path.stem}`' in without) == (not takes), path.stem
+  # A list that breaks off.
+  assert not re.findall(r',\n+(?:For|The|In|These|Those)\b', text)
+
+
+def test_what_a_newcomer_stumbles_over_is_on_the_page_of_own_networks():
+  text = words(ROOT / 'docs/own_networks.md')
+  tables = text.split('## Tables out')[1]
+  assert "'.[tables]'" in tables
+  quick = importlib.import_module('experiments.boundary_distances').PRESETS
+  assert quick['quick']['norms'] == (2.0,)
+  for said in ('--norms=2,inf', '--nocertify', 'several times as slow'):
+    assert said in text, said
+
+
 def test_the_example_is_the_readmes():
   first = lambda path: path.read_text().split('```python')[1].split('```')[0]
   assert first(ROOT / 'docs/index.md') == first(README)
