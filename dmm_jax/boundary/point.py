@@ -47,6 +47,13 @@ class BoundaryPoint(NamedTuple):
   gradients: jax.Array
   forwards: jax.Array
 
+  def __repr__(self) -> str:
+    """Of arrays of examples how their searches ended; else all fields."""
+    found = _summary(self) or ', '.join(
+      f'{name}={value!r}' for name, value in self._asdict().items()
+    )
+    return f'{type(self).__name__}({found})'
+
   def to_frame(self, most: float = 0) -> Any:
     """Returns a `pandas.DataFrame`, one row an example.
 
@@ -72,6 +79,41 @@ class BoundaryPoint(NamedTuple):
       for name, text in _MEANINGS.items()
     }
     return frames.make(columns, about, max(most, 1))
+
+
+def _summary(point):
+  """Two lines about arrays of examples; '' of one example and of tracers."""
+  if not (_has_values(point.distance) and _has_values(point.status)):
+    return ''
+  distances, statuses = np.asarray(point.distance), np.asarray(point.status)
+  values, counts = np.unique(statuses, return_counts=True)
+  if (
+    not (distances.ndim and distances.size)
+    or distances.shape != statuses.shape
+    or not np.isin(values, list(Status)).all()
+  ):
+    return ''
+  several = '' if distances.ndim == 1 else f'{distances.shape} = '
+  number = f'{distances.size} example{"s"[: distances.size > 1]}'
+  shape = np.shape(point.point)[distances.ndim :]
+  median = np.median(distances.astype(float))
+  ended = [
+    f'{count} {Status(value).name}'
+    for value, count in zip(values, counts, strict=True)
+  ]
+  return (
+    f'{several}{number} of shape {shape}, median distance {median:.4g}:\n'
+    f'  {", ".join(ended)}'
+  )
+
+
+def _has_values(array):
+  """Whether an array is neither traced nor on other processes' devices."""
+  return isinstance(array, np.ndarray) or (
+    isinstance(array, jax.Array)
+    and not isinstance(array, jax.core.Tracer)
+    and array.is_fully_addressable
+  )
 
 
 _MEANINGS = {
