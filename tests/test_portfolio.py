@@ -52,9 +52,9 @@ PLANS = {
     [
       Stage(2, 10, total=20, starts=(0,)),
       Stage(2, 23, 5, starts=(0, 3)),
-      Stage(1, 63, 6, starts=(2, 3, 4), again=True),
-      Stage(3, 5, 7, step_size=0.5, again=True),
-      Stage(1, 14, 9, step_size=0.5, again=True),
+      Stage(1, 63, 6, starts=(2, 3, 4)),
+      Stage(3, 5, 7, step_size=0.5),
+      Stage(1, 14, 9, step_size=0.5),
     ],
   ),
   (2000, 1000): (
@@ -62,9 +62,9 @@ PLANS = {
     [
       Stage(9, 10, total=20, starts=(0,)),
       Stage(3, 76, 18, starts=(0, 3)),
-      Stage(1, 312, 34, starts=(2, 3, 4), again=True),
-      Stage(3, 26, 37, step_size=0.5, again=True),
-      Stage(1, 61, 40, step_size=0.5, again=True),
+      Stage(1, 312, 34, starts=(2, 3, 4)),
+      Stage(3, 26, 37, step_size=0.5),
+      Stage(1, 61, 40, step_size=0.5),
     ],
   ),
   (1000, 2): (
@@ -79,13 +79,12 @@ PLANS = {
 }
 
 
-@pytest.mark.parametrize('p', [1, 2])
 @pytest.mark.parametrize('budget, classes', PLANS)
-def test_a_budget_is_split_into_stages_that_take_all_of_it(budget, classes, p):
+def test_a_budget_is_split_into_stages_that_take_all_of_it(budget, classes):
   expanded, stages = portfolio.plan(budget, classes)
   assert (expanded, stages) == PLANS[budget, classes]
   assert expanded + sum(stage.cost for stage in stages) == budget
-  tasks = portfolio._tasks(stages, p, jnp.float32)
+  tasks = portfolio._tasks(stages, jnp.float32)
   rounds = int(np.sum(tasks.rounds + tasks.polish))
   assert rounds == budget - expanded
   rows = [
@@ -95,8 +94,7 @@ def test_a_budget_is_split_into_stages_that_take_all_of_it(budget, classes, p):
       stage.polish,
       stage.step_size,
       stage.total or stage.rounds,
-      -1 if stage.again and p == 2 else start,
-      stage.again and p == 2,
+      start,
       number == 0,
       candidate == 0 and start in (-1, *stage.starts[:1]),
     )
@@ -112,11 +110,9 @@ def test_a_budget_is_split_into_stages_that_take_all_of_it(budget, classes, p):
   np.testing.assert_allclose(got, rows)
   # Each new start is kept in a row of its own.
   new = np.asarray(tasks.start) >= 0
-  assert len(set(tasks.row[new].tolist())) == new.sum()
-  num_rows = sum(stage.candidates * len(stage.starts) for stage in stages)
-  assert new.sum() <= num_rows and max(tasks.row[new]) < num_rows
+  np.testing.assert_array_equal(tasks.row[new], np.arange(new.sum()))
   kinds = [np.asarray(v).dtype for v in tasks]
-  assert kinds == [np.int32] * 3 + [np.float32] + [np.int32] * 3 + [bool] * 3
+  assert kinds == [np.int32] * 3 + [np.float32] + [np.int32] * 3 + [bool] * 2
 
 
 def many_classes(num=12, size=3, seed=0, low=None):
@@ -171,11 +167,10 @@ def fake_begin(pair, first, target):
   )
 
 
-def fake_run(pair, state, first, task, start, key):
+def fake_run(pair, state, first, task, key):
   """A distance that depends on all that a search is given."""
   much = 0.3 * task.rounds + 0.7 * task.polish + 0.1 * task.total
-  much = much + 3 * task.step_size + start + jax.random.uniform(key)
-  much = much + 2 * jnp.asarray(task.again, jnp.float32)
+  much = much + 3 * task.step_size + task.start + jax.random.uniform(key)
   much = much + jnp.where(task.start >= 0, first.gaps[0], 0.0)
   mark = jnp.sin(50 * (state.damping + much)) + 1.1
   # Classes of the pair count: the search is for these two alone.
@@ -203,15 +198,7 @@ def orchestrated(problem, budget, key):
       order = [0, *(i for i in order if i != 0)]
     for place in range(stage.candidates):
       for start in stage.starts or (-1,):
-        chosen = order[place] if number else place
-        if stage.again and problem.norm > 1:
-          start = -1
-        if number and start >= 0 and problem.norm > 1:
-          # Far classes leave their starts, under other numbers, to the nearest.
-          nearest, this = (rows[order[j]][0].distance for j in (0, place))
-          if this > 1.1 * nearest:
-            chosen, start = order[0], start + place
-        rank = rows[chosen][1] if number else place
+        rank = place if number == 0 else rows[order[place]][1]
         pair = problem_lib.restrict_to_pair(problem, targets[rank])
         first = fake_first(pair, linear, rank, start, starts_key)
         if start >= 0:
@@ -219,7 +206,7 @@ def orchestrated(problem, budget, key):
           rows.append([state, rank])
           row, num_starts = len(rows) - 1, num_starts + 1
         else:
-          row = chosen
+          row = order[place]
         task = portfolio.Task(
           place,
           stage.rounds,
@@ -228,12 +215,11 @@ def orchestrated(problem, budget, key):
           stage.total or stage.rounds,
           start,
           0,
-          stage.again and problem.norm > 1,
           number == 0,
           False,
         )
         one = jax.random.fold_in(rounds_key, done)
-        rows[row][0] = fake_run(pair, rows[row][0], first, task, start, one)
+        rows[row][0] = fake_run(pair, rows[row][0], first, task, one)
         done += 1
   best = min((row[0] for row in rows), key=lambda s: s.distance)
   rounds = sum(stage.cost for stage in stages)
@@ -277,28 +263,24 @@ def test_each_search_is_given_what_its_task_says(monkeypatch):
   for p in usual:
     problem = problems.create(fn, x, label, norm=p)
     pair = problem_lib.restrict_to_pair(problem, problem.targets[1])
-    for total, start, screening, again in (
-      (20, 0, True, False),
-      (20, -1, False, False),
-      (29, -1, False, True),
-      (30, -1, False, False),
-      (30, -1, False, True),
-      *((50, i, False, False) for i in range(6)),
+    for total, start, screening in (
+      (20, 0, True),
+      (20, -1, False),
+      (29, -1, False),
+      (30, -1, False),
+      *((50, i, False) for i in range(6)),
     ):
       task = portfolio.Task(
-        *map(jnp.asarray, (0, 7, 3, 0.5, total, start, 2)),
-        *map(jnp.asarray, (again, screening, False)),
+        *map(jnp.asarray, (0, 7, 3, 0.5, total, start, 2, screening, False))
       )
       key = jax.random.key(total)
       first = object()
-      blank, number = state_lib.blank(pair), jnp.asarray(start)
-      end = portfolio._run_stage(pair, blank, first, task, number, key)
+      end = portfolio._run_stage(pair, state_lib.blank(pair), first, task, key)
       assert end.gradients == 1
       problem_seen, key_seen, options = seen['run']
       assert problem_seen is pair and key_seen is key
       new = start >= 0 and not screening
       default = usual[p] if total >= 30 else 0.0
-      default = min(default, 0.5) if again else default
       want = dict(
         rounds=7,
         polish=3,

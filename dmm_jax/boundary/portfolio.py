@@ -21,10 +21,6 @@ LEAST_ROUNDS = 3  # Of a screening search.
 NOISE = 1.5
 SMOOTHINGS = (0.0, 0.3, 1.0, 2.0, 1.0, 2.0)
 DEPTHS = (0.5, 0.0, 0.0, 0.0, 0.0, 0.0)
-# The largest smoothing of a search that leaves a local optimum for others close
-# by; with more of it, it would begin from nothing.
-AGAIN = 0.5
-NEAR = 1.1  # Farther classes, in units of the nearest, get no new starts.
 
 
 class Stage(NamedTuple):
@@ -37,8 +33,6 @@ class Stage(NamedTuple):
     step_size: the first; 1 forgets where it started, shorter ones do not.
     total: rounds after which steps would be shortest, if not `rounds`.
     starts: numbers of the new starts toward each candidate; () to continue.
-    again: whether to leave the nearest point for others close by, instead of
-      new starts; not in sparse norms, whose local optima are far apart.
   """
 
   candidates: int
@@ -47,7 +41,6 @@ class Stage(NamedTuple):
   step_size: float = 1.0
   total: int = 0
   starts: tuple[int, ...] = ()
-  again: bool = False
 
   @property
   def cost(self) -> int:
@@ -64,7 +57,6 @@ class Task(NamedTuple):
     rounds, polish, step_size, total: as for `Stage`.
     start: number of the new start, or -1 to continue.
     row: of the table, where a new start is kept.
-    again: as for `Stage`, and the norm is not sparse.
     screening: whether candidates are classes, not yet in order of distance.
     starts_stage: whether candidates are to be put in order first.
   """
@@ -76,7 +68,6 @@ class Task(NamedTuple):
   total: jax.Array
   start: jax.Array
   row: jax.Array
-  again: jax.Array
   screening: jax.Array
   starts_stage: jax.Array
 
@@ -103,20 +94,19 @@ def plan(max_gradients: int, num_classes: int) -> tuple[int, list[Stage]]:
     rest -= stages[0].cost
     if large:
       add(0.3, min(3, targets), 0.2, starts=(0, 3))
-      add(0.55, 1, 0.1, starts=(2, 3, 4), again=True)
-      add(0.1, 3, 0.6, step_size=0.5, again=True)
+      add(0.55, 1, 0.1, starts=(2, 3, 4))
+      add(0.1, 3, 0.6, step_size=0.5)
     else:
       add(0.3 if small else 0.2, 2)
   elif large:
     add(0.5, 1, 0.3, starts=tuple(range(len(SMOOTHINGS))))
     add(0.3, 3, 0.4, step_size=0.5)
   rest -= sum(stage.cost for stage in stages[1:])
-  again = large and targets > 1
-  add(1, 1, 0.4, step_size=0.5 if large else 1.0, again=again)
+  add(1, 1, 0.4, step_size=0.5 if large else 1.0)
   return expanded, stages
 
 
-def _tasks(stages, norm, dtype):
+def _tasks(stages, dtype):
   """The searches of all stages, in order."""
   tasks, row = [], 0
   for number, stage in enumerate(stages):
@@ -124,15 +114,12 @@ def _tasks(stages, norm, dtype):
       for turn, start in enumerate(stage.starts or (-1,)):
         total = stage.total or stage.rounds
         shape = stage.rounds, stage.polish, stage.step_size, total
-        place = row, stage.again, number == 0, candidate == turn == 0
-        tasks.append(Task(candidate, *shape, start, *place))
+        first = candidate == turn == 0
+        tasks.append(Task(candidate, *shape, start, row, number == 0, first))
         row += start >= 0
   columns = Task(*map(np.array, zip(*tasks, strict=True)))
   kinds = {'i': jnp.int32, 'f': dtype, 'b': bool}
-  columns = jax.tree.map(lambda v: jnp.asarray(v, kinds[v.dtype.kind]), columns)
-  again = columns.again & (norm >= projection.SPARSE)
-  start = jnp.where(again, -1, columns.start)
-  return columns._replace(start=start, again=again)
+  return jax.tree.map(lambda v: jnp.asarray(v, kinds[v.dtype.kind]), columns)
 
 
 def nearest_targets(
@@ -165,11 +152,7 @@ def search(
 
   Single searches are 10 to 40 % off where they end in the wrong class, so each
   of the likely targets gets a short search; the nearest get longer ones, with
-  large budgets from several starts, as many of them as are not much farther.
-  Then searches go on from the nearest point, each with long steps at first and
-  gradients at random points around it: nearest points of other linear pieces
-  close by are often nearer, and new starts seldom. The nearest points of all
-  are polished.
+  large budgets from several starts, and the nearest points of all are polished.
 
   Args:
     problem: what is searched.
@@ -180,7 +163,7 @@ def search(
     A `Segment` whose inner end is the input, with the cost of all searches.
   """
   expanded, stages = plan(budget, problem.network.num_classes)
-  tasks = _tasks(stages, problem.norm, problem.x.dtype)
+  tasks = _tasks(stages, problem.x.dtype)
   linear, targets = nearest_targets(problem, expanded)
   num_rows = sum(stage.candidates * len(stage.starts) for stage in stages)
   second = stages[0].candidates  # The first task of the second stage.
@@ -201,17 +184,17 @@ def search(
       lambda: jnp.argsort(jnp.where(seeded, -jnp.inf, table.distance)),
       lambda: order,
     )
-    row, start = _choose_row(task, table.distance, order, problem.norm)
+    row = order[task.candidate]
     number = jnp.where(task.screening, task.candidate, classes[row])
     pair = problem_lib.restrict_to_pair(problem, targets[number])
-    first = _first(pair, linear, number, start, starts_key)
+    first = _first(pair, linear, number, task.start, starts_key)
     state = jax.lax.cond(
       task.start >= 0,
       lambda: projection.begin(pair, first, targets[number]),
       lambda: jax.tree.map(lambda column: column[row], table),
     )
     each_key = jax.random.fold_in(rounds_key, i)
-    state = _run_stage(pair, state, first, task, start, each_key)
+    state = _run_stage(pair, state, first, task, each_key)
     row = jnp.where(task.start >= 0, task.row, row)
     put = lambda rows, new: rows.at[row].set(new.astype(rows.dtype))
     return jax.tree.map(put, table, state), put(classes, number), order
@@ -224,26 +207,11 @@ def search(
   nearest = jnp.argmin(table.distance)
   best = jax.tree.map(lambda column: column[nearest], table)
   rounds = sum(stage.cost for stage in stages)
-  num_starts = jnp.sum(tasks.start >= 0, dtype=jnp.int32)
   best = best._replace(
     gradients=jnp.int32(expanded + rounds),
-    forwards=1 + rays.FORWARDS * (num_starts + rounds),
+    forwards=jnp.int32(1 + rays.FORWARDS * (num_rows + rounds)),
   )
   return projection.finish(problem, best)
-
-
-def _choose_row(task, distances, order, norm):
-  """Returns the candidate's row, and the number of the start.
-
-  A new start toward a class that is far becomes one toward the nearest class,
-  with another number than those of its own. Short searches in sparse norms do
-  not tell what is far.
-  """
-  row = order[task.candidate]
-  far = distances[row] > NEAR * distances[order[0]]
-  far &= (task.start >= 0) & ~task.screening & (norm >= projection.SPARSE)
-  start = task.start + jnp.where(far, task.candidate, 0)
-  return jnp.where(far, order[0], row), start
 
 
 def _first(pair, linear, number, start, key):
@@ -259,14 +227,9 @@ def _first(pair, linear, number, start, key):
   )
 
 
-def _run_stage(pair, state, first, task, start, key):
-  """Runs one task: rounds of projection, then of the bundle method.
-
-  The number of the start differs between examples, whether there is one does
-  not: under `vmap`, all of them take the same branches.
-  """
+def _run_stage(pair, state, first, task, key):
+  """Runs one task: rounds of projection, then of the bundle method."""
   usual = projection.usual_smoothing(pair.norm, task.total)
-  usual = jnp.where(task.again, jnp.minimum(usual, AGAIN), usual)
   several = (task.start >= 0) & ~task.screening
   return projection.run(
     pair,
@@ -277,8 +240,8 @@ def _run_stage(pair, state, first, task, start, key):
     first=first,
     starts=task.start >= 0,
     total=task.total,
-    smoothing=jnp.where(several, jnp.array(SMOOTHINGS)[start], usual),
-    depth=jnp.where(several, jnp.array(DEPTHS)[start], 0.0),
+    smoothing=jnp.where(several, jnp.array(SMOOTHINGS)[task.start], usual),
+    depth=jnp.where(several, jnp.array(DEPTHS)[task.start], 0.0),
     step_size=task.step_size,
     from_l2=(task.start >= 0) | (task.total >= projection.LEAST_ROUNDS),
   )
