@@ -245,6 +245,7 @@ def load_own(config):
     )
   examples = xs.take(rows, axis=0), labels[rows], rows
   one, bounds = [v[:1] for v in examples[:2]], bounds_of(config)
+  own.check_examples(config, network, examples[0], bounds)
   certified = config.certify and own.can_be_certified(network, *one, bounds)
   trained = networks.Group(network, [network.params], 1)
   return Inputs(trained, classes, examples[:2], *examples, certified)
@@ -428,6 +429,13 @@ def median_of(distances):
   return statistics.geometric_mean(medians, unit='networks')
 
 
+def within_one(distances):
+  """As `median_of`; of one network over its images, which say more of it."""
+  if len(distances) > 1:
+    return median_of(distances)
+  return statistics.median(distances[0], unit='images')
+
+
 def ratio_of(groups, column='distance'):
   """Estimates trained over untrained medians; NaN where one kind is missing.
 
@@ -505,10 +513,14 @@ def check_bounds(results):
 
 def answer(config, norm, groups, claim):
   """One sentence."""
-  medians = {kind: median_of(rows['distance']) for kind, rows in groups.items()}
-  counts = ' and '.join(f'{v.n} {kind}' for kind, v in medians.items())
+  if config.network:
+    return answer_own(config, norm, groups['trained'])
+  counts = ' and '.join(
+    f'{len(rows["distance"])} {kind}' for kind, rows in groups.items()
+  )
   num = next(iter(groups.values()))['distance'].shape[1]
-  where = f'{counts} networks, {num} {config.split} images of {config.dataset}'
+  source = own.source(config)
+  where = f'{counts} networks, {num} {config.split} images of {source}'
   ratio = ratio_of(groups)
   undefined = UNDEFINED if np.isnan(ratio.value) else ''
   if not (why := claim.not_tested or undefined):
@@ -516,10 +528,29 @@ def answer(config, norm, groups, claim):
       f'Images lie {tables.cell(ratio, ".2f")} times as far from the boundary '
       f'of trained networks as of untrained ones in l{norm:g} ({where}).'
     )
-  parts = [f'{tables.cell(v)} ({kind})' for kind, v in medians.items()]
+  parts = [
+    f'{tables.cell(within_one(rows["distance"]))} ({kind})'
+    for kind, rows in groups.items()
+  ]
   return (
     f'The median distance from the boundary in l{norm:g} is '
     f'{" and ".join(parts)}, without a ratio: {why} ({where}).'
+  )
+
+
+def answer_own(config, norm, rows):
+  """One sentence about the user's network."""
+  far, right = rows['distance'][0], rows['label'] == rows['predicted']
+  low, high = (statistics.sample_quantile(p)(far[None]) for p in (5, 95))
+  _, counts = np.unique(rows['label'], return_counts=True)
+  poor = right.mean() <= counts.max() / far.size
+  hint = ', no more than by a guess: see to labels and scaling' if poor else ''
+  return (
+    f'The median distance of {config.network} from its boundary in l{norm:g} '
+    f'is {tables.cell(statistics.median(far, unit="images"))} at {far.size} '
+    f'images of {own.source(config)} (5 to 95 %: {low:.3g} to {high:.3g}); '
+    f'{right.mean():.0%} are classified correctly{hint}, and the '
+    f'search failed at {np.isinf(far).mean():.0%}.'
   )
 
 
@@ -531,12 +562,16 @@ def distance_table(cases):
   for norm, groups in cases.items():
     both = ratio_of(groups), ratio_of(groups, 'lower')
     for kind, of in groups.items():
-      right = np.mean(of['label'] == of['predicted'], axis=1)
-      right = statistics.proportion(right, unit='networks')
+      right = of['label'] == of['predicted']
+      right = (
+        statistics.proportion(right[0], unit='images')
+        if len(right) == 1
+        else statistics.proportion(right.mean(1), unit='networks')
+      )
       low, lower, higher, high = (
         statistics.sample_quantile(p)(of['distance']) for p in (5, 25, 75, 95)
       )
-      quantiles = low, lower, median_of(of['distance']), higher, high
+      quantiles = low, lower, within_one(of['distance']), higher, high
       ratios = both if kind == 'trained' else (None, None)
       rows.append([f'l{norm:g}', kind, right, *quantiles, *ratios])
   columns = [
@@ -545,7 +580,7 @@ def distance_table(cases):
     ('correct', 'share of examples classified correctly', '', '.1%'),
     ('5 %', 'quantile of all distances, as 25, 75, 95 %', 'input units'),
     ('25 %', '', 'input units'),
-    ('median', 'geometric mean over networks', 'input units'),
+    ('median', 'of several networks the geometric mean', 'input units'),
     ('75 %', '', 'input units'),
     ('95 %', '', 'input units'),
     ('ratio', 'of medians, trained over untrained', '', '.2f'),

@@ -672,7 +672,7 @@ def answer(config, found, own, reason):
     f'The {k} of {d} dimensions of {SPACES[config.manifold]} hold '
     f'{tables.cell(own, ".1%")} of the squared length of the nearest '
     f'perturbations, those of a random subspace {k / d:.1%}: {times} times as '
-    f'much for each dimension as outside ({counts}, {config.dataset}).'
+    f'much for each dimension as outside ({counts}, {own_lib.source(config)}).'
   )
 
 

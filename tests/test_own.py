@@ -24,6 +24,7 @@ from experiments import dimple_depth
 from experiments import transfer
 from experiments.lib import flags
 from experiments.lib import own
+from experiments.lib import tables
 
 rng = np.random.default_rng(0)
 WEIGHTS = rng.normal(size=(4, 3)).astype(np.float32)
@@ -223,6 +224,15 @@ def test_distances_of_an_own_network_are_those_that_measure_finds(
   assert np.any(rows['distance'] > 0)
   *compared, bounds = result.report.claims
   assert {claim.verdict for claim in compared} == {'not tested'}
+  said = result.report.answer
+  median = np.quantile(want.distance, 0.5, method='inverted_cdf')
+  assert (
+    f'distance of mine:with_params from its boundary in l2 is {median:.3g}'
+    in said
+  )
+  assert f'at 7 images of {os.path.basename(path)}' in said
+  row = tables.to_dicts(result.report.tables[0])[0]
+  assert row['correct'][3:] == row['median'][3:] == (7, 'images')
   # A linear network's distances are certified but for rounding.
   assert bounds.name == 'certified bounds' and bounds.verdict == 'supported'
   np.testing.assert_allclose(rows['lower'], want.distance, rtol=1e-3)
@@ -236,6 +246,39 @@ def test_distances_of_an_own_network_are_those_that_measure_finds(
   np.testing.assert_array_equal(
     rows['results']['index'], np.flatnonzero(chosen)
   )
+
+
+def test_examples_that_cannot_be_measured_are_named(mine, tmp_path):
+  path = saved(tmp_path, xs=XS, labels=LABELS)
+  given = dict(network='mine:with_params', data=path)
+  outside = np.sum((XS < -1).any((1, 2)) | (XS > 3).any((1, 2)))
+  words = f'{outside} of 7 inputs lie outside of -1 to 3: they go from'
+  with pytest.raises(flags.FlagError, match=f'{words}.*--bounds=LOW,HIGH'):
+    boundary_distances.run(
+      config(tmp_path / 'run', bounds=(-1.0, 3.0), **given)
+    )
+  # NaN at one example; the second class is masked at all.
+  at = 1.0 - (np.arange(7) == 3)
+  network = own.Network(
+    lambda params, x: jnp.array([1.0, -jnp.inf]) + jnp.log(x - 0.5), {}, 2
+  )
+  about = boundary_distances.Config(network='mine:logarithms')
+  with pytest.raises(
+    flags.FlagError,
+    match='mine:logarithms gives NaN or infinity for 1 of 7 '
+    'examples, the first of them number 3',
+  ):
+    own.check_examples(about, network, at[:, None].astype(np.float32), None)
+  own.check_examples(about, network, np.ones((7, 1), np.float32), (0.0, 1.0))
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_network_that_guesses_is_said_to(mine, tmp_path):
+  labels = np.argmin(XS.reshape(7, -1) @ WEIGHTS, axis=1)
+  path = saved(tmp_path, xs=XS, labels=labels)
+  given = dict(network='mine:with_params', data=path, bounds=(-2.0, 3.0))
+  said = boundary_distances.run(config(tmp_path / 'run', **given)).report.answer
+  assert '0% are classified correctly, no more than by a guess' in said
 
 
 @pytest.mark.parametrize(

@@ -299,7 +299,17 @@ def main(run: Callable, config_cls: Any, presets: dict | None = None) -> None:
       processes.explain(error)
       processes.leave(1)
 
-  app.run(start)
+  app.run(start, flags_parser=_parse)
+
+
+def _parse(argv):
+  """Parses flags; a wrong one is told as any error of the user's is."""
+  try:
+    return flags.FLAGS(argv)
+  except flags.Error as error:
+    said = ' '.join(str(error).split())
+    print(f'error: {said}; --helpshort lists all flags', file=sys.stderr)
+    sys.exit(2)
 
 
 def set_up() -> None:

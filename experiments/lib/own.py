@@ -22,6 +22,7 @@ import numpy as np
 
 from dmm_jax import certify
 from dmm_jax import data
+from dmm_jax import parallel
 from dmm_jax import train
 from dmm_jax.train import populations
 from experiments.lib import flags
@@ -114,6 +115,40 @@ class Several:
     return jax.lax.switch(variables['params'], calls, x), {}
 
 
+def check_examples(
+  config: Any, network: Network, xs: np.ndarray, bounds: tuple | None
+) -> None:
+  """Raises FlagError where a network's examples cannot be measured.
+
+  Args:
+    config: flags `network` and `data`.
+    network: the user's.
+    xs: inputs `[n, ...]`.
+    bounds: of inputs, or None.
+
+  Raises:
+    FlagError: for inputs outside of the bounds, and for logits that are NaN or
+      have no largest one.
+  """
+  flat = np.asarray(xs).reshape(len(xs), -1)
+  low, high = bounds or (-np.inf, np.inf)
+  outside = (flat.min(1) < low) | (flat.max(1) > high)
+  if outside.any():
+    raise flags.FlagError(
+      f'{source(config)}: {outside.sum()} of {len(flat)} inputs lie outside '
+      f'of {low:g} to {high:g}: they go from {flat.min():.4g} to '
+      f'{flat.max():.4g}; give their range as --bounds=LOW,HIGH'
+    )
+  logits = lambda x, params: network.logits_fn(params, x)
+  found = parallel.map_examples(logits, (xs,), shared=(network.params,))
+  bad = ~np.isfinite(np.max(np.asarray(found, np.float32), axis=1))
+  if bad.any():
+    raise flags.FlagError(
+      f'--network={config.network} gives NaN or infinity for {bad.sum()} of '
+      f'{len(bad)} examples, the first of them number {bad.argmax()}'
+    )
+
+
 def can_be_certified(
   network: Network, xs: np.ndarray, labels: np.ndarray, bounds: tuple | None
 ) -> bool:
@@ -130,6 +165,10 @@ def can_be_certified(
   except (TypeError, ValueError) as error:
     print(f'No certified bounds: {error}')
     return False
+  print(
+    'Lower bounds are certified too; with convolutions that can take minutes, '
+    'and --nocertify leaves it out'
+  )
   return True
 
 
