@@ -247,6 +247,11 @@ def load_own(config):
   one, bounds = [v[:1] for v in examples[:2]], bounds_of(config)
   own.check_examples(config, network, examples[0], bounds)
   certified = config.certify and own.can_be_certified(network, *one, bounds)
+  if certified:
+    print(
+      'Lower bounds are certified too; with convolutions that can take minutes, '
+      'and --nocertify leaves it out'
+    )
   trained = networks.Group(network, [network.params], 1)
   return Inputs(trained, classes, examples[:2], *examples, certified)
 

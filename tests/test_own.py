@@ -273,12 +273,13 @@ def test_examples_that_cannot_be_measured_are_named(mine, tmp_path):
   assert not (tmp_path / 'run').exists()
 
 
-def test_a_network_that_guesses_is_said_to(mine, tmp_path):
+def test_a_network_that_guesses_is_said_to(mine, tmp_path, capsys):
   labels = np.argmin(XS.reshape(7, -1) @ WEIGHTS, axis=1)
   path = saved(tmp_path, xs=XS, labels=labels)
   given = dict(network='mine:with_params', data=path, bounds=(-2.0, 3.0))
   said = boundary_distances.run(config(tmp_path / 'run', **given)).report.answer
   assert '0% are classified correctly, no more than by a guess' in said
+  assert '--nocertify leaves it out' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -165,10 +165,6 @@ def can_be_certified(
   except (TypeError, ValueError) as error:
     print(f'No certified bounds: {error}')
     return False
-  print(
-    'Lower bounds are certified too; with convolutions that can take minutes, '
-    'and --nocertify leaves it out'
-  )
   return True
 
 
