@@ -249,8 +249,8 @@ def load_own(config):
   certified = config.certify and own.can_be_certified(network, *one, bounds)
   if certified:
     print(
-      'Lower bounds are certified too; with convolutions that can take minutes, '
-      'and --nocertify leaves it out'
+      'Lower bounds are certified too; with convolutions that can take '
+      'minutes, and --nocertify leaves it out'
     )
   trained = networks.Group(network, [network.params], 1)
   return Inputs(trained, classes, examples[:2], *examples, certified)
