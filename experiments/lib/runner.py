@@ -312,7 +312,7 @@ def verdicts(report: Report) -> tables_lib.Table:
     [
       column('claim', '', ''),
       column('verdict', '', ''),
-      column('why', '', 'the conditions that decide'),
+      column('why', '', 'conditions that decide: estimates [95 % intervals]'),
     ],
     [[claim.name, claim.verdict, claim.reason] for claim in report.claims],
   )
@@ -322,7 +322,7 @@ def to_text(report: Report) -> str:
   """Returns a report for a terminal: answer, verdicts, tables."""
   parts = [report.answer + '\n']
   if report.claims:
-    parts.append(tables_lib.to_text(verdicts(report), legend=False))
+    parts.append(tables_lib.to_text(verdicts(report)))
   parts += map(tables_lib.to_text, report.tables)
   return '\n' + '\n'.join(parts)
 
