@@ -521,9 +521,9 @@ def shift_table(results):
     ('layer', ''),
     ('shift', 'on the map, over that of noise'),
     ('wrong unit', 'share of fooled images on units of that class'),
-    ('noise', 'the same images under noise'),
+    ('unit, noise', 'the same images under noise'),
     ('AUROC', 'of telling them by how units doubt the class'),
-    ('noise ', 'the same images under noise'),
+    ('AUROC, noise', 'the same images under noise'),
   ]
   return tables.table('Attacks on the maps', columns, rows, spec='.2f')
 

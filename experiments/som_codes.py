@@ -612,9 +612,9 @@ def map_table(results, model):
   columns = [
     ('layer', ''),
     ('cosine', 'mean cosine distance of units'),
-    ('untrained', 'the same before training'),
+    ('cosine, start', 'the same before training'),
     ('dispersion', 'of classes of test images; 1: none gather'),
-    ('untrained ', 'the same before training'),
+    ('dispersion, start', 'the same before training'),
     ('folds', 'topographic error'),
   ]
   title = f'Maps of {model}, {POOLINGS[0]} over pixels'
