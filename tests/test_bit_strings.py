@@ -474,6 +474,7 @@ def test_searches_that_do_not_do_test_nothing(cheap_laws):
   )
 
 
+@pytest.mark.slow
 def test_worlds_on_the_border_are_rarely_supported(cheap_laws):
   """At the border of each rule: supported in at most 5 % of the worlds."""
   borders = {

@@ -66,7 +66,9 @@ def test_linear_network_has_closed_form(p, boxed):
   assert finite >= 3
 
 
-@pytest.mark.parametrize('p', (1.1, 1.5, 3.0, 8.0))
+@pytest.mark.parametrize(
+  'p', (pytest.param(1.1, marks=pytest.mark.slow), 1.5, 3.0, 8.0)
+)
 def test_lower_bounds_of_any_norm(p):
   """Exact for a linear network; below any boundary point of a deep one."""
   layers, rng = network((6, 4), seed=0), np.random.default_rng(3)

@@ -89,7 +89,9 @@ def test_layers_are_the_function(name):
       np.testing.assert_allclose(logits, fn(jnp.asarray(x)), rtol=1e-5)
 
 
-@pytest.mark.parametrize('name', ['tanh', 'softplus', 'both'])
+@pytest.mark.parametrize(
+  'name', ['tanh', 'softplus', pytest.param('both', marks=pytest.mark.slow)]
+)
 def test_no_bound_is_above_a_crossing(name):
   """On the lines from each example to those of other classes."""
   fn = jax.jit(jax.vmap(network(name)))

@@ -187,7 +187,7 @@ def test_bounds_of_a_function_are_those_of_its_layers(norm):
 
 @pytest.mark.parametrize('module', [Plain, Residual])
 @pytest.mark.parametrize(
-  'norm', [pytest.param(1, marks=pytest.mark.slow), 2, np.inf]
+  'norm', [*(pytest.param(p, marks=pytest.mark.slow) for p in (1, 2)), np.inf]
 )
 def test_no_bound_is_above_a_point_that_was_found(module, norm):
   for seed in range(2):
@@ -208,7 +208,7 @@ def test_no_bound_is_above_a_point_that_was_found(module, norm):
 
 @pytest.mark.parametrize('kind', ['plain', 'leaky'])
 @pytest.mark.parametrize(
-  'norm', [pytest.param(1, marks=pytest.mark.slow), 2, np.inf]
+  'norm', [*(pytest.param(p, marks=pytest.mark.slow) for p in (1, 2)), np.inf]
 )
 def test_both_ends_meet(kind, norm):
   fn = given(kind)

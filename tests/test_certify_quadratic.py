@@ -31,7 +31,7 @@ def example(seed, p, widths=WIDTHS):
 
 
 @pytest.mark.parametrize(
-  'p', (pytest.param(1, marks=pytest.mark.slow), 2, np.inf)
+  'p', (*(pytest.param(p, marks=pytest.mark.slow) for p in (1, 2)), np.inf)
 )
 def test_radii_are_below_the_distance_and_above_the_linear_ones(p):
   gained = 0
@@ -152,7 +152,9 @@ def test_intervals_are_narrower_and_hold():
   assert np.all(high - low <= width) and np.mean((high - low) / width) < 0.99
 
 
-@pytest.mark.parametrize('p', (1, 2, np.inf))
+@pytest.mark.parametrize(
+  'p', (pytest.param(1, marks=pytest.mark.slow), 2, np.inf)
+)
 def test_branch_and_bound_is_below_the_distance_and_closes(p):
   gained = 0
   for seed in range(3):

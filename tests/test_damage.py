@@ -150,6 +150,7 @@ def test_200_random_damages_of_checkpoints_and_logs(tmp_path):
   assert refused > 60
 
 
+@pytest.mark.slow
 def test_damaged_training_goes_on_to_the_same_network(tmp_path, monkeypatch):
   resume.draw_quickly(monkeypatch)
   toy = dict(widths='16', epochs=3, num_train=300, num_test=100, batch_size=100)

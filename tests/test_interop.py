@@ -139,7 +139,9 @@ def test_logits_of_one_input_and_of_many_are_those_of_numpy(library):
 
 
 @pytest.mark.parametrize('library', LIBRARIES)
-@pytest.mark.parametrize('method', ['fast', 'portfolio'])
+@pytest.mark.parametrize(
+  'method', ['fast', pytest.param('portfolio', marks=pytest.mark.slow)]
+)
 def test_distances_are_those_of_the_plain_network(library, method):
   for norm in (2, np.inf):
     found = []

@@ -228,6 +228,7 @@ def test_manifolds_without_auto_encoders(tmp_path, capsys, name, kinds):
   assert 'beside each null' in result.report.tables[1].title
 
 
+@pytest.mark.slow
 def test_networks_of_other_runs_are_measured(tmp_path):
   net, coders = str(tmp_path / 'net'), [str(tmp_path / v) for v in 'ab']
   train_classifier.run(

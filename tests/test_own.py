@@ -357,6 +357,7 @@ def test_crossings_of_own_networks_stand_beside_those_trained(digits, tmp_path):
     crossings.run(dataclasses.replace(config, num_networks=6))
 
 
+@pytest.mark.slow
 def test_own_networks_are_attacked_and_attack(digits, tmp_path):
   config = transfer.Config(
     workdir=str(tmp_path / 'run'),

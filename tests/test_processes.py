@@ -44,6 +44,7 @@ def test_signals_end_a_computation_at_once_and_in_one_line(number):
   assert 'the same command' in line and b'Traceback' not in said
 
 
+@pytest.mark.slow
 def test_closed_streams_and_stripped_docstrings(tmp_path):
   small = (
     '--architectures=fully_connected',

@@ -215,7 +215,13 @@ def test_every_architecture_has_its_sizes_norms_networks_and_width():
 # --- Estimators ------------------------------------------------------------
 
 
-@pytest.mark.parametrize('name', random_nets.ARCHITECTURES)
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=[pytest.mark.slow] * name.startswith('resnet'))
+    for name in random_nets.ARCHITECTURES
+  ],
+)
 def test_variances_over_the_last_layer_are_those_of_redrawn_layers(name):
   of = random_nets.ARCHITECTURES[name]
   module = models.ResNet(2, 1) if name == 'resnet20' else of.module(3)

@@ -359,6 +359,7 @@ def test_gradients_are_averaged_with_falling_weight():
     )
 
 
+@pytest.mark.slow
 def test_rounds_on_paths_begin_at_zero_and_end_before_one(monkeypatch):
   seen, real = [], sparse._follow_path
 

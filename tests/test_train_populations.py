@@ -155,6 +155,7 @@ def test_networks_differ_and_are_the_same_for_the_same_key():
     first.network(1, 3)
 
 
+@pytest.mark.slow
 def test_batch_norm_is_kept_with_its_averages():
   found = populations.fit(
     KEY,

@@ -73,7 +73,8 @@ class BoundaryPoint(NamedTuple):
       )
       for name, value in self._asdict().items()
     }
-    columns['status'] = np.array([Status(int(v)).name for v in columns['status']])
+    names = [Status(int(v)).name for v in columns['status']]
+    columns['status'] = np.array(names)
     about = {
       name: dict(zip(('unit', 'meaning'), text, strict=True))
       for name, text in _MEANINGS.items()
