@@ -73,8 +73,8 @@ class BoundaryPoint(NamedTuple):
       )
       for name, value in self._asdict().items()
     }
-    names = [Status(int(v)).name for v in columns['status']]
-    columns['status'] = np.array(names)
+    statuses = np.asarray(columns['status']).tolist()
+    columns['status'] = np.array([Status(v).name for v in statuses])
     about = {
       name: dict(zip(('unit', 'meaning'), text, strict=True))
       for name, text in _MEANINGS.items()
