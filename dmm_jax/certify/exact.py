@@ -162,8 +162,9 @@ def _two_sided(network, x, label, norm, bounds, time_limit, num_steps=0):
   )
   bound = float(lower.min())
   if norm in layers_lib.NORMS and layers_lib.is_relu(layers):
-    large = point is not None and num_steps and _is_large(problem, point)
-    if large and time_limit:
+    searched = point is not None and num_steps and time_limit > 0
+    large = searched and _is_large(problem, point)
+    if large:
       lower = np.maximum(lower, _quadratic_bound(problem))
     deadline = time.monotonic() + time_limit
     if large:
