@@ -28,10 +28,11 @@ last hidden layer than in the first; images that ascent fools lie on units of
 the wrong class no more often than under noise, or than in the first layer;
 units' classes are the predicted ones no more often in the last layer than in
 the first, and for wrong images are rather the right ones; crowding in the first
-layer is not positive, or no larger than by the layer before training, to which
-no boundary has been told; units point no farther apart in adversarially trained
-networks; attacked images lie on units that doubt the predicted class no more
-than under noise; synthesized inputs lie on other units in half of the cases.
+layer is not positive, or no larger than by the layer before training, which
+does not depend on the boundary; units point no farther apart in adversarially
+trained networks; attacked images lie on units that doubt the predicted class no
+more than under noise; synthesized inputs lie on other units in half of the
+cases.
 """
 
 import dataclasses

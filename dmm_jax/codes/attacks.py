@@ -20,7 +20,7 @@ class Attacked(NamedTuple):
 
   Attributes:
     moved: the inputs after each attack `[2, n, ...]`.
-    noisy: after noise of the size of each attack, likewise.
+    noisy: after noise of the size of each attack `[2, n, ...]`.
     wrong: the class that each attack leads to `[2, n]`; the label where no
       nearest point was found.
     distance: of the nearest point `[n]`, 0 of inputs that are wrong already.

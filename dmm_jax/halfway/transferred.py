@@ -58,7 +58,7 @@ def count_hits(
 
   Args:
     before: classes that t targets give images `[t, n]`.
-    after: those after steps of m sources, likewise `[t, m, kinds, n]`.
+    after: those after steps of m sources `[t, m, kinds, n]`.
     labels: of the images `[n]`.
 
   Returns:

@@ -21,7 +21,7 @@ class SideTask(NamedTuple):
 
   Attributes:
     xs: inputs `[n, ...]`.
-    bases: of a subspace at each `[n, k, d]`; 'free' looks at the shape alone.
+    bases: of a subspace at each `[n, k, d]`; of 'free' the shape alone counts.
     side: a key of `SIDES`.
   """
 

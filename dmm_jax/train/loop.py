@@ -98,8 +98,8 @@ def _flax_forward(params, stats, x, key, train, *, module):
   variables = {'params': params, **stats}
   rngs = {'latent': key} if train else None
   if not train or not stats:
-    told = {'train': train} if _asks(module) else {}
-    return module.apply(variables, x, rngs=rngs, **told), stats
+    options = {'train': train} if _asks(module) else {}
+    return module.apply(variables, x, rngs=rngs, **options), stats
   mutable = list(stats)
   return module.apply(variables, x, train=True, rngs=rngs, mutable=mutable)
 

@@ -303,7 +303,7 @@ def main(run: Callable, config_cls: Any, presets: dict | None = None) -> None:
 
 
 def _parse(argv):
-  """Parses flags; a wrong one is told as any error of the user's is."""
+  """Parses flags; a wrong one is reported as other user errors are."""
   try:
     return flags.FLAGS(argv)
   except flags.Error as error:
