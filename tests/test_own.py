@@ -44,6 +44,10 @@ def captured():
   return lambda x: linear({'w': WEIGHTS}, x)
 
 
+def undefined():
+  return lambda x: linear({'w': WEIGHTS}, x) * jnp.nan
+
+
 def nothing():
   return None
 
@@ -270,6 +274,9 @@ def test_examples_that_cannot_be_measured_are_named(mine, tmp_path):
   ):
     own.check_examples(about, network, at[:, None].astype(np.float32), None)
   own.check_examples(about, network, np.ones((7, 1), np.float32), (0.0, 1.0))
+  # Every experiment that takes networks asks at its first inputs.
+  with pytest.raises(flags.FlagError, match='for 7 of 7 examples'):
+    own.several('mine:undefined', XS, LABELS)
   assert not (tmp_path / 'run').exists()
 
 

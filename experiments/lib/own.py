@@ -27,6 +27,7 @@ from dmm_jax import train
 from dmm_jax.train import populations
 from experiments.lib import flags
 
+FIRST = 256  # Inputs at which a network has to have finite logits.
 HELP = (
   'Your own network, as package.module:function; the function returns '
   '(logits_fn, params) or logits_fn. Empty trains networks here.'
@@ -139,13 +140,18 @@ def check_examples(
       f'of {low:g} to {high:g}: they go from {flat.min():.4g} to '
       f'{flat.max():.4g}; give their range as --bounds=LOW,HIGH'
     )
+  _check_finite(config.network, network, xs)
+
+
+def _check_finite(name, network, xs):
+  """Raises FlagError where logits are NaN, or have no largest one."""
   logits = lambda x, params: network.logits_fn(params, x)
   found = parallel.map_examples(logits, (xs,), shared=(network.params,))
   bad = ~np.isfinite(np.max(np.asarray(found, np.float32), axis=1))
   if bad.any():
     raise flags.FlagError(
-      f'--network={config.network} gives NaN or infinity for {bad.sum()} of '
-      f'{len(bad)} examples, the first of them number {bad.argmax()}'
+      f'--network={name} gives NaN or infinity for {bad.sum()} of {len(bad)} '
+      f'examples, the first of them number {bad.argmax()}'
     )
 
 
@@ -222,7 +228,7 @@ def network(name: str, xs: np.ndarray, labels: np.ndarray) -> Network:
 
   Args:
     name: `package.module:function`.
-    xs: `[n, ...]`, its inputs.
+    xs: `[n, ...]`, its inputs; at the first of them it is evaluated.
     labels: `[n]`, their classes.
 
   Raises:
@@ -258,7 +264,9 @@ def network(name: str, xs: np.ndarray, labels: np.ndarray) -> Network:
       f'--network={name} has {shape[0]} classes, labels are '
       f'{labels.min()} to {labels.max()}'
     )
-  return Network(logits_fn, params, shape[0])
+  found = Network(logits_fn, params, shape[0])
+  _check_finite(name, found, np.asarray(xs[:FIRST]))
+  return found
 
 
 def _call(name):
