@@ -129,6 +129,11 @@ def serve(pipe, name, threads, clock='wall'):
       import torch
 
       torch.set_num_threads(threads)
+    if name == 'ours':
+      import jax
+
+      # A device a core, as experiments have.
+      jax.config.update('jax_num_cpu_devices', threads)
     __import__('dmm_jax.som' if name == 'ours' else name.split('_')[0])
   except ImportError as error:
     pipe.send(str(error))
