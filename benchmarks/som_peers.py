@@ -23,13 +23,14 @@ is scaled to all (marked ~), and no error is given. MiniSom's rate is its
 default, torchsom's its documentation's.
 
 Seen on two quiet cores: ours/fastersom 1.1 [1.07, 1.52], 1.1 [1.01, 1.14] and
-0.38 [0.37, 0.40] from small to large; on one core (--clock=processors --threads=1)
-0.67 [0.58, 0.70], 0.57 [0.54, 0.58] and 0.28 (one round), where it was 0.96 and
-1.16 on middle and large before coarser maps narrowed the search. Compiling takes 3 to 8 seconds of
-a core. Quantization errors are equal, topographic ones 0.014, 0.020 and 0.026
-beside 0.016, 0.020 and 0.027. Torchsom's on the small size is 0.008, with a
-quantization error of 3.743 beside 3.732; ours are 0.007 and 3.706 after 40
-epochs from a width of 5 to 1, one draw of the codes.
+0.38 [0.37, 0.40] from small to large; on one core (--clock=processors
+--threads=1) 0.67 [0.58, 0.70], 0.57 [0.54, 0.58] and 0.28 (one round), where it
+was 0.96 and 1.16 on middle and large before coarser maps narrowed the search.
+Compiling takes 3 to 8 seconds of a core. Quantization errors are equal,
+topographic ones 0.014, 0.020 and 0.026 beside 0.016, 0.020 and 0.027.
+Torchsom's on the small size is 0.008, with a quantization error of 3.743 beside
+3.732; ours are 0.007 and 3.706 after 40 epochs from a width of 5 to 1, one draw
+of the codes.
 
 Codes are 20 normal blobs in d dimensions, standardized. Writes summary.json.
 """
