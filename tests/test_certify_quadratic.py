@@ -55,7 +55,6 @@ def random_duals(rng, layers):
     [draw(n) - 2 for n in widths[1:]],
     [draw(n) for n in widths[:-1]],
     [draw(n) for n in widths[:-1]],
-    draw(()),
   )
 
 
@@ -88,7 +87,7 @@ def test_any_duals_give_a_lower_bound(p):
 
 
 def bound_of(duals, problem):
-  tops = quadratic.eigenvalues(duals, problem.layers)
+  tops = quadratic.eigenvalues(duals, problem)
   return quadratic.margin(duals, tops, problem)
 
 
@@ -110,16 +109,130 @@ def test_terms_are_least_where_a_grid_says():
   assert np.all(below[both] <= 0) and np.all(above[both] >= 0)
 
 
-def test_eigenvalues_are_upper_bounds_that_are_met():
-  problem = example(0, 2)
+def region_of(x, radius):
+  return regions.Region(x, x + 1, 1 - x, np.float64(radius))
+
+
+def open_problem(layers, row, x, p, radius=0.3):
+  """With intervals of both signs, of one unit each that is 0 and linear."""
+  boxes = []
+  for _, b in layers:
+    low, high = np.full(b.size, -1.5), np.full(b.size, 1.2)
+    high[0], low[-1] = -0.1, 0.2
+    boxes.append((low, high))
+  return quadratic.Problem(layers, row, 0.7, boxes, region_of(x, radius), p)
+
+
+@pytest.mark.parametrize('p', (1.0, 2.0))
+def test_eigenvalues_are_upper_bounds_that_are_met(p):
+  problem = example(0, p)
+  layers = problem.layers[:-1]
+  given = open_problem(layers, np.ones(8), problem.x, p)
   with jax.enable_x64(True):
-    duals = random_duals(np.random.default_rng(1), problem.layers[:-1])
-    tops = quadratic.eigenvalues(duals, problem.layers[:-1])
-  for i, (w, _) in enumerate(problem.layers[:-1]):
-    roots = np.exp(np.asarray(duals.curvatures[i]) / 2)
+    duals = random_duals(np.random.default_rng(1), layers)
+    tops = quadratic.eigenvalues(duals, given)
+  e = np.zeros(8)
+  for i in (1, 0):
+    w, curvature = layers[i][0], np.exp(np.asarray(duals.curvatures[i]))
+    curvature[0], curvature[-1] = 0, e[-1]
     inner = np.exp(-np.asarray(duals.weights[i]) / 2)
-    want = np.linalg.norm(inner[:, None] * w * roots, 2) ** 2
+    want = np.linalg.norm(inner[:, None] * w * np.sqrt(curvature), 2) ** 2
+    if p == 1 and i == 0:  # The vertices of the l1 ball.
+      want = max(v @ (w * curvature) @ w.T @ v for v in np.eye(len(w)))
     assert want <= tops[i] <= want * (1 + 1e-8)
+    e = float(tops[i]) * np.exp(np.asarray(duals.weights[i]))
+
+
+def test_terms_of_relus_of_one_sign_are_constant():
+  problem, rng = example(0, 2.0), np.random.default_rng(2)
+  layers = problem.layers[:-1]
+  given = open_problem(layers, rng.normal(size=8), problem.x, 2.0)
+  with jax.enable_x64(True):
+    duals = random_duals(rng, layers)
+    tops = quadratic.eigenvalues(duals, given)
+    terms, _ = quadratic.unit_terms(duals, tops, given)
+    for term, (low, high) in zip(terms, given.boxes, strict=True):
+      at = [np.asarray(term.value(v)) for v in (low, (low + high) / 2, high)]
+      for unit in (0, -1):
+        np.testing.assert_allclose(at[0][unit], [v[unit] for v in at])
+      assert np.ptp([v[1:-1] for v in at], axis=0).min() > 1e-3
+  assert float(terms[0].e[-1]) > 0 and float(terms[0].curvature[0]) == 0
+
+
+@pytest.mark.parametrize('p', (1.0, 2.0, np.inf))
+@pytest.mark.parametrize('bent', (0.0, 1.0))
+def test_terms_of_the_input_are_below_points_and_those_of_a_solver(p, bent):
+  """The dual of the ball: what it leaves is nothing without squares."""
+  rng, n = np.random.default_rng(4), 7
+  with jax.enable_x64(True):
+    minimum = jax.jit(quadratic._input_minimum)
+    for _ in range(20):
+      x = rng.uniform(-1, 1, n)
+      q, e = rng.normal(size=n), bent * rng.random(n)
+      centre, radius = x + 0.3 * rng.normal(size=n), rng.uniform(0.1, 1.5)
+      problem = open_problem([], q, x, p, radius)
+      found = float(minimum(q, e, centre, problem))
+      steps = rng.normal(size=(4000, n)) * rng.random((4000, n)) ** 3
+      size = np.linalg.norm(steps, p, axis=1, keepdims=True)
+      points = np.clip(x + radius * steps / size, -1, 1)
+      values = points @ q - ((points - centre) ** 2) @ e / 2
+      assert found <= values.min() + 1e-12
+      if not bent:
+        box = problem.region
+        want = regions.minimize(q[None], jnp.zeros(1), box, jnp.asarray(p))[0]
+        np.testing.assert_allclose(found, want, atol=2e-4)
+      elif p == np.inf:  # Coordinates are free of each other.
+        ends = np.clip(x + radius * np.array([[-1], [1]]), -1, 1)
+        want = (ends * q - (ends - centre) ** 2 * e / 2).min(0).sum()
+        np.testing.assert_allclose(found, want, rtol=1e-9)
+
+
+@pytest.mark.parametrize('p', (1.0, 2.0, np.inf))
+def test_derivatives_are_those_of_differences(p):
+  """Of the whole bound, its first curvatures where the ball's dual is not 0."""
+  problem, rng = example(1, p), np.random.default_rng(6)
+  layers = problem.layers[:-1]
+  given = open_problem(layers, rng.normal(size=8), problem.x, p)
+  with jax.enable_x64(True):
+    duals = random_duals(rng, layers)
+    tops = quadratic.eigenvalues(duals, given)
+    bound = jax.jit(lambda d: quadratic.margin(d, tops, given))
+    found = jax.grad(bound)(duals)
+    for part in ('slopes', 'curvatures', 'centres', 'weights'):
+      for i in range(2):
+        value, way = getattr(duals, part)[i], rng.normal(size=8)
+        way = way[: value.size]
+
+        def moved(step, part=part, i=i, value=value, way=way):
+          new = list(getattr(duals, part))
+          new[i] = value + step * way
+          return float(bound(duals._replace(**{part: new})))
+
+        want = (moved(1e-6) - moved(-1e-6)) / 2e-6
+        got = float(getattr(found, part)[i] @ way)
+        np.testing.assert_allclose(got, want, rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize('p', (1.0, 2.0, np.inf))
+def test_ascent_goes_beyond_the_linear_bound(p):
+  problem = example(2, p, (20, 40, 30, 3))
+  setting = branch._Setting(
+    problem.layers,
+    np.int32(problem.label),
+    region_of(problem.x, 0.1 if p == np.inf else 0.3),
+    np.float64(p),
+  )
+  with jax.enable_x64(True):
+    node = branch._root(setting, (problem.label + 1) % 3, np.float64(0.1))
+    given = branch._problem(setting, node.target, node.boxes)
+    flat = [jnp.full_like(v, -jnp.inf) for v in node.duals.curvatures]
+    linear = bound_of(node.duals._replace(curvatures=flat), given)
+    later = [
+      bound_of(ascent.ascend(node.duals, node.rates, given, num), given)
+      for num in (30, 120)
+    ]
+  assert linear < later[0] < later[1] + 0.02 * abs(linear)
+  assert later[1] > linear + 0.1 * abs(linear)
 
 
 def test_intervals_are_narrower_and_hold():
@@ -255,12 +368,17 @@ def test_intervals_of_branches_are_those_of_a_radius_little_larger(monkeypatch):
   assert reached == [0.1 * step]
 
 
-def test_step_sizes_leave_the_centre_of_the_input():
+@pytest.mark.parametrize('p', (1.0, 2.0, np.inf))
+def test_step_sizes_leave_the_centre_of_the_input(p):
   units = quadratic.Units([2.0, 3.0], [5.0, 7.0])
-  rates = ascent.step_sizes(units)
+  rates = ascent.step_sizes(units, jnp.float32(p), 60)
   assert float(rates.centres[0]) == 0
   assert float(rates.centres[1]) == pytest.approx(ascent.RATES['centres'] * 5)
   assert rates.slopes == [ascent.RATES['slopes'] * v for v in (2, 3)]
+  np.testing.assert_allclose(rates.curvatures, ascent.RATES['curvatures'])
+  of_z = ascent.RATES['weights']
+  of_input = of_z if p == np.inf else ascent.INPUT_TRAVEL / 60
+  np.testing.assert_allclose(rates.weights, [of_input, of_z])
 
 
 def test_what_rounding_may_do_is_subtracted(monkeypatch):
@@ -273,7 +391,7 @@ def test_what_rounding_may_do_is_subtracted(monkeypatch):
   given = quadratic.Problem(layers, row, offset, boxes, region, 2.0)
   with jax.enable_x64(True):
     duals = random_duals(rng, layers)
-    tops = quadratic.eigenvalues(duals, layers)
+    tops = quadratic.eigenvalues(duals, given)
     found = quadratic.unit_terms(duals, tops, given)
     terms, (a, e, h) = jax.tree.map(np.asarray, found)
     monkeypatch.setattr(regions, 'ROUNDING', 0.0)

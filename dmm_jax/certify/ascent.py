@@ -11,7 +11,6 @@ from dmm_jax.certify import quadratic
 from dmm_jax.certify import relaxation
 
 BLOCK = 6  # Vectors that follow the largest eigenvalues.
-SPREAD = 0.02  # Of the eigenvalues that count, relative to the largest.
 PHASES = 4
 # Radii of the phases, relative to what is certified: the first, one after a
 # whole ball was, and after a part of it.
@@ -24,20 +23,30 @@ RATES = {
   'curvatures': 0.15,
   'centres': 0.03,
   'weights': 0.12,
-  'ball': 0.1,
 }
+# Beside the ball's multiplier the weights of the input are stiff: the sum of
+# their steps is limited.
+INPUT_TRAVEL = 1.2
 
 
-def step_sizes(units: quadratic.Units) -> quadratic.Duals:
-  """Return steps of the duals, from those in `RATES` and the units."""
-  num = len(units.slopes)
+def step_sizes(
+  units: quadratic.Units, norm: jax.Array, num_steps: int
+) -> quadratic.Duals:
+  """Return steps of the duals, from those in `RATES` and the units.
+
+  Args:
+    units: as `quadratic.start` returns them.
+    norm: 1, 2 or inf, traced.
+    num_steps: of the ascent.
+  """
+  later = len(units.slopes) - 1
+  weights, ball = jnp.asarray(RATES['weights']), INPUT_TRAVEL / num_steps
   return quadratic.Duals(
     [RATES['slopes'] * u for u in units.slopes],
-    [jnp.asarray(RATES['curvatures'])] * num,
+    [jnp.asarray(RATES['curvatures'])] * (later + 1),
     # The input's centre stays.
     [jnp.asarray(0.0)] + [RATES['centres'] * u for u in units.widths[:-1]],
-    [jnp.asarray(RATES['weights'])] * num,
-    jnp.asarray(RATES['ball']),
+    [jnp.where(norm < jnp.inf, ball, weights)] + [weights] * later,
   )
 
 
@@ -67,10 +76,14 @@ def ascend(
   layers, optimizer = problem.layers, _adam(num_steps)
 
   def loss(duals, vectors):
-    products = quadratic.products(duals, layers)
-    pairs = [_follow(*v) for v in zip(products, vectors, strict=True)]
-    value = quadratic.margin(duals, [top for top, _ in pairs], problem)
-    return -value, [v for _, v in pairs]
+    followed = list(vectors)
+
+    def top(i, product):
+      estimate, followed[i] = _follow(product, vectors[i])
+      return estimate
+
+    tops = quadratic.tops_by(top, duals, problem)
+    return -quadratic.margin(duals, tops, problem), followed
 
   def step(_, state):
     duals, moments, vectors = state
@@ -98,7 +111,7 @@ def _follow(product, vectors):
   small = basis.T @ image
   fixed = jax.lax.stop_gradient((small + small.T) / 2)
   values, vectors = jnp.linalg.eigh(fixed)
-  share = jax.nn.softmax(values / (SPREAD * values[-1] + 1e-300))
+  share = jax.nn.softmax(values / (quadratic.SPREAD * values[-1] + 1e-300))
   mean = jnp.sum((vectors * share[None]) @ vectors.T * small)
   top = mean + jax.lax.stop_gradient(values[-1] - mean)
   size = jnp.maximum(jnp.abs(values), 1e-300)
@@ -126,9 +139,7 @@ def largest_radius(
   return jnp.where(certified(cap), cap, low)
 
 
-def tighten(
-  duals: quadratic.Duals, tops: list, problem: quadratic.Problem
-) -> list:
+def tighten(duals: quadratic.Duals, problem: quadratic.Problem) -> list:
   """Return narrower intervals of the values before every ReLU but the first's.
 
   Each is bounded as a margin is, with curvatures of one shape for all units,
@@ -138,7 +149,7 @@ def tighten(
   for i, (_, b) in enumerate(problem.layers):
     entries = 2 * b.size * sum(v.size for _, v in problem.layers[:i])
     if i and entries <= relaxation.MAX_SLOPES:
-      least = _unit_bounds(i, duals, tops, problem._replace(boxes=boxes))
+      least = _unit_bounds(i, duals, problem._replace(boxes=boxes))
       low, high = boxes[i]
       # Rounding must not leave an interval empty.
       low = jnp.minimum(jnp.maximum(low, least[: b.size]), high)
@@ -146,7 +157,7 @@ def tighten(
   return boxes
 
 
-def _unit_bounds(i, duals, tops, problem):
+def _unit_bounds(i, duals, problem):
   """Return lower bounds of the values before layer i's ReLUs, and of minus."""
   w, b = problem.layers[i]
   rows, offsets = jnp.concatenate([w.T, -w.T]), jnp.concatenate([b, -b])
@@ -155,18 +166,18 @@ def _unit_bounds(i, duals, tops, problem):
   begin = lambda *given: quadratic.start(of_row(*given))
   first, units = jax.vmap(begin)(rows, offsets)
   size = jnp.sqrt(jnp.mean(duals.slopes[i - 1] ** 2)) + 1e-30
+  duals = quadratic.Duals(*(v[:i] for v in duals))
+  tops = quadratic.eigenvalues(duals, problem)
 
-  def bound(row, offset, slopes, factor, ball):
-    curvatures = [v + factor for v in duals.curvatures[:i]]
-    scaled = quadratic.Duals(
-      slopes, curvatures, duals.centres[:i], duals.weights[:i], ball
-    )
-    grown = [top * jnp.exp(factor) for top in tops[:i]]
+  def bound(row, offset, slopes, factor):
+    curvatures = [v + factor for v in duals.curvatures]
+    scaled = duals._replace(slopes=slopes, curvatures=curvatures)
+    grown = [top * jnp.exp(factor) for top in tops]
     return quadratic.margin(scaled, grown, of_row(row, offset))
 
   bounds = lambda free: jax.vmap(bound)(rows, offsets, *free)
   rates = [RATES['slopes'] * u[:, None] for u in units.slopes]
-  sizes = rates, jnp.asarray(RATES['curvatures']), jnp.asarray(RATES['ball'])
+  sizes = rates, jnp.asarray(RATES['curvatures'])
   optimizer = _adam(TIGHTENING)
 
   def loss(free):
@@ -180,7 +191,7 @@ def _unit_bounds(i, duals, tops, problem):
     free = jax.tree.map(_move, free, update, sizes)
     return free, moments, jnp.maximum(best, found)
 
-  free = first.slopes, jnp.log(units.slopes[-1] / size), first.ball
+  free = first.slopes, jnp.log(units.slopes[-1] / size)
   state = free, optimizer.init(free), jnp.full(len(rows), -jnp.inf)
   free, _, best = jax.lax.fori_loop(0, TIGHTENING, step, state)
   return jnp.maximum(best, bounds(free))
@@ -232,7 +243,7 @@ def class_radii(
   def one_class(target, duals, rates, radius, boxes):
     given = problem(target, radius, boxes)
     duals = ascend(duals, rates, given, num_steps)
-    tops = quadratic.eigenvalues(duals, hidden)
+    tops = quadratic.eigenvalues(duals, given)
     return duals, largest_radius(duals, tops, given)
 
   def phase(_, state):
@@ -240,8 +251,7 @@ def class_radii(
     # The class that is the nearest so far gives the curvatures.
     nearest = jnp.argmin(best)
     one = jax.tree.map(lambda v: v[nearest], duals)
-    tops = quadratic.eigenvalues(one, hidden)
-    boxes = tighten(one, tops, problem(nearest, radius, boxes_fn(radius)))
+    boxes = tighten(one, problem(nearest, radius, boxes_fn(radius)))
     run = lambda *given: one_class(*given, radius, boxes)
     duals, found = jax.vmap(run)(classes, duals, rates)
     best = jnp.where(others, jnp.maximum(best, found), jnp.inf)
@@ -253,6 +263,6 @@ def class_radii(
   boxes = boxes_fn(radius)
   begin = lambda target: quadratic.start(problem(target, radius, boxes))
   duals, units = jax.vmap(begin)(classes)
-  rates = jax.vmap(step_sizes)(units)
+  rates = jax.vmap(lambda u: step_sizes(u, norm, num_steps))(units)
   state = duals, jnp.where(others, first, jnp.inf), radius
   return jax.lax.fori_loop(0, PHASES, phase, state)[1]

@@ -125,15 +125,14 @@ def _root(setting, target, radius):
     setting.layers, setting.region, slopes, setting.norm
   )
   duals, units = quadratic.start(_problem(setting, target, boxes))
-  rates = ascent.step_sizes(units)
+  rates = ascent.step_sizes(units, setting.norm, NUM_STEPS)
   return Node(target, boxes, duals, rates, radius, jnp.int32(-1))
 
 
 @jax.jit
 def _narrow(setting, node):
-  tops = quadratic.eigenvalues(node.duals, setting.layers[:-1])
   problem = _problem(setting, node.target, node.boxes)
-  return ascent.tighten(node.duals, tops, problem)
+  return ascent.tighten(node.duals, problem)
 
 
 def _problem(setting, target, boxes):
@@ -166,7 +165,7 @@ def _improve_one(setting, node):
   duals = ascent.ascend(
     node.duals, node.rates, problem.within(ahead), NUM_STEPS
   )
-  tops = quadratic.eigenvalues(duals, problem.layers)
+  tops = quadratic.eigenvalues(duals, problem)
   radius = ascent.largest_radius(duals, tops, problem)
   # A bound that is not a number says nothing.
   radius = jnp.fmax(radius, _linear_radius(problem, ahead))
