@@ -89,7 +89,7 @@ def lower_bounds(
   and width: expect 0.5 to 0.9 of the distance for three layers trained without
   regularisation, and little for deep networks. `quadratic_steps` bound squares
   of a layer's values together besides, see `certify.quadratic`, which closes
-  about half of what is left, most where layers are wide.
+  about half of what is left, most where layers are wide, less in l1.
 
   Of layers as matrices, memory and time grow with the square of the widths. A
   function with a layer of more than 2^22 weights as a matrix, as convolutions
