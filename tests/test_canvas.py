@@ -77,6 +77,25 @@ def test_images_are_grey_or_coloured_and_within_their_range(ax):
   )
 
 
+def test_channels_go_last_and_other_numbers_of_them_are_grey(ax):
+  for shape, want in (
+    ((5, 3, 8, 9), (5, 8, 9, 3)),
+    ((1, 8, 8), (8, 8, 1)),
+    ((8, 9, 3), (8, 9, 3)),
+    ((3, 8, 3), (3, 8, 3)),
+    ((3, 4, 1), (3, 4, 1)),
+    ((4, 8, 9), (4, 8, 9)),
+  ):
+    images = np.arange(float(np.prod(shape))).reshape(shape)
+    found = canvas.channels_last(images)
+    assert found.shape == want
+    first = np.moveaxis(images, -3, -1) if shape != want else images
+    np.testing.assert_array_equal(found, first)
+  many = np.linspace(0, 1, 60).reshape(3, 4, 5)
+  canvas.image(ax, many)
+  np.testing.assert_allclose(ax.images[0].get_array(), many.mean(-1))
+
+
 def test_a_change_is_the_mean_of_its_colours_between_dark_and_bright(ax):
   pixels = np.arange(12.0).reshape(2, 2, 3) - 4
   canvas.change(ax, pixels, 5.0)

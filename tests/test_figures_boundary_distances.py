@@ -163,6 +163,22 @@ def test_nearest_points_that_were_found(drawn):
     assert f'On average {np.mean(moved):.0f} of 6 pixels' in caption
 
 
+def test_images_whose_channels_are_first_look_alike():
+  results, points = result_columns(), point_columns(channels=3)
+  first = dict(points)
+  for name in ('x', 'point'):
+    first[name] = np.moveaxis(points[name], -1, 1).repeat(2, axis=2)
+    points[name] = points[name].repeat(2, axis=1)
+  wanted, wanted_captions = draw(results, points)
+  found, captions = draw(results, first)
+  assert captions == wanted_captions
+  for name in ('points_l1', 'points_l2'):
+    axes = found[name].axes, wanted[name].axes
+    for ax, wanted_ax in zip(*axes, strict=True):
+      shown = ax.images[0].get_array()
+      np.testing.assert_array_equal(shown, wanted_ax.images[0].get_array())
+
+
 def test_untrained_networks_alone_and_sets_without_images():
   results = result_columns((2.0,), {'untrained': 2}, ('untrained',))
   points = point_columns()

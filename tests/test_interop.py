@@ -455,6 +455,17 @@ def test_what_is_no_network_is_refused(monkeypatch):
     interop._require('nothere.at_all')
 
 
+def test_what_is_no_equinox_module_that_is_called_is_refused():
+  eqx = pytest.importorskip('equinox')
+
+  class Silent(eqx.Module):
+    width: int = 3
+
+  for model, name in ((jnp.tanh, ''), (Silent(), 'Silent')):
+    with pytest.raises(TypeError, match=f'that is called, got {name}'):
+      interop.from_equinox(model)
+
+
 def test_what_is_no_torch_module_is_refused():
   pytest.importorskip('torch')
   with pytest.raises(TypeError, match=r'torch\.nn\.Module, got Dense'):

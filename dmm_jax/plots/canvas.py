@@ -71,12 +71,22 @@ def legend(figure: figure_lib.Figure, ax: axes.Axes, **options: Any) -> None:
   )
 
 
+def channels_last(images: np.ndarray) -> np.ndarray:
+  """Returns images `[..., h, w, c]`, of which PyTorch has channels first.
+
+  They are taken to be first where 1 or 3 are there, and others at the end.
+  """
+  last, first = images.shape[-1], images.shape[-3]
+  moved = last not in (1, 3) and first in (1, 3)
+  return np.moveaxis(images, -3, -1) if moved else images
+
+
 def image(ax: axes.Axes, pixels: np.ndarray) -> None:
-  """Shows an image `[h, w, c]`, grey or coloured, pixels in [0, 1]."""
-  if pixels.shape[-1] == 1:
-    ax.imshow(pixels[..., 0], cmap='gray', vmin=0, vmax=1)
-  else:
+  """Shows an image `[h, w, c]`, pixels in [0, 1]: coloured if 3, else grey."""
+  if pixels.shape[-1] == 3:
     ax.imshow(np.clip(pixels, 0, 1))
+  else:
+    ax.imshow(pixels.mean(-1), cmap='gray', vmin=0, vmax=1)
 
 
 def change(ax: axes.Axes, pixels: np.ndarray, size: float) -> None:

@@ -164,13 +164,14 @@ def networks(results, report):
 
 def pictures(points, norm):
   """Example, change and nearest point, of a few examples; one a column."""
-  xs, change = points['x'], points['point'] - points['x']
+  xs, nearest = (canvas.channels_last(points[k]) for k in ('x', 'point'))
+  change = nearest - xs
   figure, axes = canvas.grid(3, len(xs), width=1.35, height=1.5)
   sizes = np.abs(change).max((1, 2, 3))
   for j, column in enumerate(axes.T):
     canvas.image(column[0], xs[j])
     canvas.change(column[1], change[j], sizes[j])
-    canvas.image(column[2], points['point'][j])
+    canvas.image(column[2], nearest[j])
     column[0].set_title(
       rf'{points["predicted"][j]} $\rightarrow$ {points["target"][j]}'
       f'\nat {points["distance"][j]:.3g}',

@@ -184,14 +184,14 @@ def has_pairs(results):
 
 def pictures(points, paired):
   """Image, and change and result on and off the tangent space."""
-  xs = points['x']
+  xs = canvas.channels_last(points['x'])
   sheets = ('free', 'on', 'off')
   figure, axes = canvas.grid(1 + 2 * len(sheets), len(xs), 1.2, 1.25)
   for j, x in enumerate(xs):
     canvas.image(axes[0, j], x)
     axes[0, j].set_title(f'class {points["label"][j]}', fontsize=8)
     for i, side in enumerate(sheets):
-      point = points[f'{side}_point'][j]
+      point = canvas.channels_last(points[f'{side}_point'][j])
       size = float(np.abs(point - x).max()) or 1.0
       top, bottom = axes[1 + 2 * i, j], axes[2 + 2 * i, j]
       canvas.change(top, point - x, size)
