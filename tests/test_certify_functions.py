@@ -195,7 +195,7 @@ def test_no_bound_is_above_a_point_that_was_found(module, norm):
     xs = np.random.default_rng(seed).uniform(size=(6, *SHAPE))
     xs = xs.astype(np.float32)
     found = boundary.measure(
-      fn, xs, norm=norm, bounds=(0.0, 1.0), max_gradients=200
+      fn, xs, norm=norm, bounds=(0.0, 1.0), method='fast'
     )
     labels = np.asarray(jnp.argmax(jax.vmap(fn)(xs), 1))
     lower = certify.lower_bounds(
@@ -225,10 +225,9 @@ def test_both_ends_meet(kind, norm):
   with jax.enable_x64(True):
     logits = np.asarray(fn(jnp.asarray(point)))
   assert logits[label] - np.delete(logits, label).max() < 1e-5
-  # A long search finds no nearer one, and without programs the ends bracket it.
-  found = boundary.measure(
-    fn, x[None], np.array([label]), norm=norm, bounds=(0.0, 1.0)
-  )
+  # A search finds no nearer one, and without programs the ends bracket it.
+  options = {'norm': norm, 'bounds': (0.0, 1.0), 'method': 'fast'}
+  found = boundary.measure(fn, x[None], np.array([label]), **options)
   assert found.distance[0] >= lower * (1 - 1e-5)
   early = certify.interval(
     fn, x, label, norm=norm, bounds=(0.0, 1.0), time_limit=0
