@@ -187,6 +187,44 @@ def test_terms_of_the_input_are_below_points_and_those_of_a_solver(p, bent):
         np.testing.assert_allclose(found, want, rtol=1e-9)
 
 
+def test_in_l1_the_first_squares_take_what_the_vertices_do():
+  """The parts of the bound, in numpy; the input has no squares of its own."""
+  problem, rng = example(1, 1.0), np.random.default_rng(8)
+  layers, x, radius = problem.layers[:-1], problem.x, 0.4
+  given = open_problem(layers, rng.normal(size=8), x, 1.0, radius)
+  with jax.enable_x64(True):
+    duals = random_duals(rng, layers)
+    first, second = duals.curvatures
+    duals = duals._replace(curvatures=[first + 4, second])
+    tops = quadratic.eigenvalues(duals, given)
+    terms, (q, e, _) = quadratic.unit_terms(duals, tops, given)
+    found = float(quadratic.margin(duals, tops, given))
+    want = 0.7 - 0.5 * radius**2 * float(tops[0])
+    for term, (_, b), box in zip(terms, layers, given.boxes, strict=True):
+      want += float(np.sum(term.least(*box)) + term.g @ b)
+    np.testing.assert_array_equal(e, 0)
+    # Around x, whatever the duals' centre of the input is.
+    np.testing.assert_allclose(terms[0].centre, x @ layers[0][0] + layers[0][1])
+    box = given.region
+    offset, norm = jnp.zeros(1), jnp.asarray(1.0)
+    want += float(regions.minimize(q[None], offset, box, norm)[0])
+  np.testing.assert_allclose(found, want, rtol=1e-4)
+  assert 0.5 * radius**2 * float(tops[0]) > 1e-2 * abs(want)
+
+
+def test_concave_kinks_start_with_the_largest_curvatures():
+  problem = example(0, 2.0)
+  layers = problem.layers[:-1]
+  row = np.linspace(-1, 1, 8)
+  given = open_problem(layers, row, problem.x, 2.0)
+  with jax.enable_x64(True):
+    duals, units = quadratic.start(given)
+  curvatures = np.exp(np.asarray(duals.curvatures[1]))[1:-1]
+  even = quadratic.EVEN * np.sqrt(np.mean(row**2)) / float(units.widths[1])
+  want = (np.maximum(-row[1:-1], 0) / 2.7) + even
+  np.testing.assert_allclose(curvatures / curvatures[0], want / want[0])
+
+
 @pytest.mark.parametrize('p', (1.0, 2.0, np.inf))
 def test_derivatives_are_those_of_differences(p):
   """Of the whole bound, its first curvatures where the ball's dual is not 0."""
