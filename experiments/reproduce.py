@@ -9,8 +9,8 @@ The experiments of the four papers, in their order, each in a process of its
 own; then one page of all (`experiments.gallery`) and a table of answers, with
 the number of claims that were supported, and so on.
 
-  quick     small versions of all, without any data: a quarter of an hour on 2
-            CPU cores
+  quick     small versions of all, without any data: about 10 minutes on 2 CPU
+            cores
   default   as they are described in their own files: an hour and a quarter
   full      real images and the papers' sizes: for a GPU and a day. Of what
             needs --data_dir nothing runs without it, and the table says so.

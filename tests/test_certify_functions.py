@@ -185,7 +185,9 @@ def test_bounds_of_a_function_are_those_of_its_layers(norm):
   assert certify.lower_bounds(fn, xs[:0], labels[:0]).shape == (0,)
 
 
-@pytest.mark.parametrize('module', [Plain, Residual])
+@pytest.mark.parametrize(
+  'module', [Plain, pytest.param(Residual, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(
   'norm', [*(pytest.param(p, marks=pytest.mark.slow) for p in (1, 2)), np.inf]
 )
@@ -206,7 +208,9 @@ def test_no_bound_is_above_a_point_that_was_found(module, norm):
     assert np.all(lower[there] > 0.05 * found.distance[there])
 
 
-@pytest.mark.parametrize('kind', ['plain', 'leaky'])
+@pytest.mark.parametrize(
+  'kind', ['plain', pytest.param('leaky', marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(
   'norm', [*(pytest.param(p, marks=pytest.mark.slow) for p in (1, 2)), np.inf]
 )

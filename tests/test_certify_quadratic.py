@@ -31,7 +31,7 @@ def example(seed, p, widths=WIDTHS):
 
 
 @pytest.mark.parametrize(
-  'p', (*(pytest.param(p, marks=pytest.mark.slow) for p in (1, 2)), np.inf)
+  'p', (*(pytest.param(p, marks=pytest.mark.slow) for p in (2, np.inf)), 1)
 )
 def test_radii_are_below_the_distance_and_above_the_linear_ones(p):
   gained = 0
@@ -130,7 +130,7 @@ def test_eigenvalues_are_upper_bounds_that_are_met(p):
   given = open_problem(layers, np.ones(8), problem.x, p)
   with jax.enable_x64(True):
     duals = random_duals(np.random.default_rng(1), layers)
-    tops = quadratic.eigenvalues(duals, given)
+    tops = [float(v) for v in quadratic.eigenvalues(duals, given)]
   e = np.zeros(8)
   for i in (1, 0):
     w, curvature = layers[i][0], np.exp(np.asarray(duals.curvatures[i]))
@@ -140,7 +140,7 @@ def test_eigenvalues_are_upper_bounds_that_are_met(p):
     if p == 1 and i == 0:  # The vertices of the l1 ball.
       want = max(v @ (w * curvature) @ w.T @ v for v in np.eye(len(w)))
     assert want <= tops[i] <= want * (1 + 1e-8)
-    e = float(tops[i]) * np.exp(np.asarray(duals.weights[i]))
+    e = tops[i] * np.exp(np.asarray(duals.weights[i]))
 
 
 def test_terms_of_relus_of_one_sign_are_constant():
@@ -264,11 +264,11 @@ def test_ascent_goes_beyond_the_linear_bound(p):
     node = branch._root(setting, (problem.label + 1) % 3, np.float64(0.1))
     given = branch._problem(setting, node.target, node.boxes)
     flat = [jnp.full_like(v, -jnp.inf) for v in node.duals.curvatures]
-    linear = bound_of(node.duals._replace(curvatures=flat), given)
-    later = [
-      bound_of(ascent.ascend(node.duals, node.rates, given, num), given)
-      for num in (30, 120)
+    linear = float(bound_of(node.duals._replace(curvatures=flat), given))
+    raised = [
+      ascent.ascend(node.duals, node.rates, given, num) for num in (30, 120)
     ]
+    later = [float(bound_of(duals, given)) for duals in raised]
   assert linear < later[0] < later[1] + 0.02 * abs(linear)
   assert later[1] > linear + 0.1 * abs(linear)
 
@@ -304,7 +304,7 @@ def test_intervals_are_narrower_and_hold():
 
 
 @pytest.mark.parametrize(
-  'p', (pytest.param(1, marks=pytest.mark.slow), 2, np.inf)
+  'p', (*(pytest.param(p, marks=pytest.mark.slow) for p in (1, 2)), np.inf)
 )
 def test_branch_and_bound_is_below_the_distance_and_closes(p):
   gained = 0
