@@ -474,6 +474,23 @@ def test_what_is_no_torch_module_is_refused():
     interop.from_torch(torch_module(), via='onnx')
 
 
+def test_an_attack_of_torch_has_the_bounds_that_are_given():
+  """The boundary is at -2, outside of [0, 1]."""
+  torch = pytest.importorskip('torch')
+  module = torch.nn.Linear(2, 2)
+  module.load_state_dict(
+    {
+      'weight': torch.tensor([[1.0, 0.0], [0.0, 0.0]]),
+      'bias': torch.tensor([2.0, 0.0]),
+    }
+  )
+  xs, labels = torch.tensor([[0.5, 0.25]]), torch.tensor([0])
+  for bounds, want in (((0.0, 1.0), 0.5), ((-3.0, 3.0), -2.0)):
+    attack = interop.torch_attack(bounds=bounds, method='fast')
+    points = attack(module, xs, labels).detach().numpy()
+    np.testing.assert_allclose(points, [[want, 0.25]], atol=1e-4)
+
+
 @pytest.mark.parametrize('norm', [2, np.inf])
 def test_the_search_is_an_attack_of_torch_and_of_foolbox(norm):
   torch = pytest.importorskip('torch')
