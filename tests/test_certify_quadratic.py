@@ -227,7 +227,7 @@ def test_concave_kinks_start_with_the_largest_curvatures():
 
 @pytest.mark.parametrize('p', (1.0, 2.0, np.inf))
 def test_derivatives_are_those_of_differences(p):
-  """Of the whole bound, its first curvatures where the ball's dual is not 0."""
+  """Of the whole bound, whose t are held; the ball's dual is found anew."""
   problem, rng = example(1, p), np.random.default_rng(6)
   layers = problem.layers[:-1]
   given = open_problem(layers, rng.normal(size=8), problem.x, p)

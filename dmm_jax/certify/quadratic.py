@@ -224,7 +224,7 @@ def _input_minimum(q, e, centre, problem):
   slope = q + e * (centre - region.x)
   fixed = jax.lax.stop_gradient((slope, e))
   above, below = _multipliers(*fixed, problem)
-  value = lambda v: _ball_terms(slope, e, above, problem)(v)
+  value = _ball_terms(slope, e, above, problem)
   inner, outer = (
     _minimizer(*fixed, multiplier, problem) for multiplier in (above, below)
   )
@@ -275,7 +275,7 @@ def _minimizer(slope, e, multiplier, problem):
   convex = jnp.where(problem.norm == 2, multiplier, 0.0) - e
   pull = jnp.sign(slope) * jnp.maximum(jnp.abs(slope) - l1, 0.0)
   turn = jnp.where(convex > 0, -pull / jnp.where(convex > 0, convex, 1.0), 0.0)
-  best = turn = jnp.clip(turn, low, high)
+  best = jnp.clip(turn, low, high)
   value = lambda v: slope * v + convex * v**2 / 2 + l1 * jnp.abs(v)
   for end in (low, high):
     best = jnp.where(value(end) < value(best), end, best)
