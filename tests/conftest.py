@@ -1,5 +1,6 @@
 """Strict JAX, on two CPU devices so that sharded code runs sharded."""
 
+import functools
 import gc
 from importlib.metadata import version
 import os
@@ -27,6 +28,9 @@ os.environ.setdefault(
 import jax
 import matplotlib
 import pytest
+from scipy import stats
+
+from dmm_jax import _xla_cpu
 
 jax.config.update('jax_num_cpu_devices', 2)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
@@ -34,6 +38,18 @@ matplotlib.use('Agg')
 # Tracing makes many objects that live: looking through them is a tenth of it.
 gc.freeze()
 gc.set_threshold(100_000, 20, 100)
+
+search_options = _xla_cpu.compiler_options
+
+
+def quick_options():
+  """Returns the options of searches, without the optimisation they ask for."""
+  options = search_options()
+  level = 'xla_backend_optimization_level'
+  return options | {level: 0} if level in options else options
+
+
+_xla_cpu.compiler_options = quick_options
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -44,3 +60,15 @@ def forget_programs():
   # 65,530 are allowed on Linux, where nobody has changed that.
   if not maps.exists() or maps.read_bytes().count(b'\n') > 20_000:
     jax.clear_caches()
+
+
+@pytest.fixture
+def quick_quantiles(monkeypatch):
+  """Computes equal quantiles once: most of the time of many made-up runs."""
+
+  def remember(ppf):
+    kept = functools.cache(ppf)
+    return lambda q, *args: kept(tuple(q) if isinstance(q, list) else q, *args)
+
+  for law in (stats.binom, stats.t):
+    monkeypatch.setattr(law, 'ppf', remember(law.ppf))

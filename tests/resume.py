@@ -23,6 +23,13 @@ def draw_quickly(patch):
   patch.setattr(plots, 'save', save)
 
 
+def leave_out_tables(patch, experiment):
+  """Leaves the claims alone of reports, for many of made-up results."""
+  for name in vars(experiment):
+    if name == 'answer' or name.endswith('_table'):
+      patch.setattr(experiment, name, lambda *_: None)
+
+
 def run_keeping_chunks(run, config, directory):
   """Runs an experiment, `(run directory, its result, copy of its chunks)`.
 

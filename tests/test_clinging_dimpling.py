@@ -398,6 +398,7 @@ def supported(curves, *, runs, **more):
   with pytest.MonkeyPatch.context() as patch:
     # Of Student's quantiles there is one; scipy takes its time for it.
     patch.setattr(statistics, '_t', functools.cache(statistics._t))
+    resume.leave_out_tables(patch, clinging)
     found = [verdicts(world(rng, curves, **more)) for _ in range(runs)]
   return {
     name: np.mean([v[name] == claims.SUPPORTED for v in found])

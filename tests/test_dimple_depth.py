@@ -454,14 +454,17 @@ def test_only_images_that_both_networks_of_a_pair_know_count():
 
 def supported_share(effect, runs, **more):
   counts = dict.fromkeys(dimple_depth.STATEMENTS, 0)
-  for seed in range(runs):
-    for name, said in verdicts(
-      world({KIND: effect}, seed=seed, **more)
-    ).items():
-      counts[name] += said == claims.SUPPORTED
+  config = toy('', adversaries=(KIND,))
+  with pytest.MonkeyPatch.context() as patch:
+    resume.leave_out_tables(patch, dimple_depth)
+    for seed in range(runs):
+      found = world({KIND: effect}, seed=seed, **more)
+      for claim in dimple_depth.analyze(config, found).claims:
+        counts[claim.name] += claim.verdict == claims.SUPPORTED
   return {name: count / runs for name, count in counts.items()}
 
 
+@pytest.mark.usefixtures('quick_quantiles')
 def test_no_rule_supports_more_than_5_percent_of_null_worlds():
   """At the edge of each claim; 2.5 % are meant, and 5 % of 300 is 15."""
   # Alike in all directions, just beyond the tolerance, no deeper, no more bent,
@@ -491,6 +494,7 @@ def test_depth_of_half_the_growth_is_no_main_effect():
   assert 0 < count / runs <= 0.05
 
 
+@pytest.mark.usefixtures('quick_quantiles')
 def test_a_clear_effect_is_called_supported():
   found = supported_share(DEEPER, 30)
   assert min(found.values()) >= 0.9, found

@@ -300,6 +300,7 @@ def made_up(
   slopes = dict.fromkeys(SIDES, 0.0) | {'off': 1.0} | (slopes or {})
   at_one = dict.fromkeys(SIDES, 2.0) | {'on': 14.0} | (at_one or {})
   rng, parts = np.random.default_rng(seed), []
+  shape = np.linspace(0.5, 1.5, 20)
   for factor in factors:
     for network in range(networks):
       part = {
@@ -314,9 +315,7 @@ def made_up(
       }
       for side in SIDES:
         middle = at_one[side] * factor ** slopes[side]
-        far = (
-          middle * np.exp(scatter * rng.normal()) * np.linspace(0.5, 1.5, 20)
-        )
+        far = middle * np.exp(scatter * rng.normal()) * shape
         if side == 'off' and factor == factors[-1] and lost:
           far[-lost:] = np.inf
         part[side] = far
@@ -515,6 +514,7 @@ def share_supported(name, num, make, data='sphere'):
   return count / num
 
 
+@pytest.mark.usefixtures('quick_quantiles')
 @pytest.mark.parametrize('slopes, at_one, name', NULLS)
 def test_null_worlds_are_called_supported_in_at_most_5_percent(
   slopes, at_one, name
@@ -529,6 +529,7 @@ def test_means_at_the_tolerance_agree_in_at_most_5_percent(ratio):
   assert share_supported(AUTHORS[1], 200, make) <= 0.05
 
 
+@pytest.mark.usefixtures('quick_quantiles')
 def test_clear_effects_are_called_supported():
   make = lambda seed: made_up(scatter=0.02, seed=seed)
   for name in (GROWS, PROPORTION, STAYS, FARTHER, BEYOND):

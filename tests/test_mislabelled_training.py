@@ -468,6 +468,7 @@ NULL = {  # Every claim is just not so.
 GUESSES = dict.fromkeys(WORLD, 0.1) | {'clean': 0.95, 'noise': 0.02}
 
 
+@pytest.mark.usefixtures('quick_quantiles')
 @pytest.mark.parametrize(
   'world, names',
   [
