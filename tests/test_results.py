@@ -279,6 +279,15 @@ def block(text):
   return inner
 
 
+def test_the_summary_names_up_to_five_claims_that_are_not_supported(root):
+  refuted = [runs.claim(f'c{i}', False, p=1.0) for i in range(6)]
+  add(root, 'a', runs.claim('kept'), *refuted[:5])
+  add(root, 'b', *refuted)
+  text = block((root / 'RESULTS.md').read_text())
+  assert ' (a: 1 supported, 5 not supported: c0; c1; c2; c3; c4)\n' in text
+  assert ' (b: 6 not supported)\n' in text
+
+
 def test_the_summary_has_every_claim_and_holms_correction(root):
   add(
     root,
@@ -299,7 +308,7 @@ def test_the_summary_has_every_claim_and_holms_correction(root):
   assert answers == [
     '',
     '- It depends. (a: 2 supported)',
-    r'- Yes, \*mostly\*. (b: 2 supported, 1 not supported, 1 not tested)',
+    r'- Yes, \*mostly\*. (b: 2 supported, 1 not tested, 1 not supported: null)',
     '',
   ]
   lines = ['', *('### Random networks, ' + rest[0]).splitlines()]

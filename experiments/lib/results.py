@@ -322,23 +322,29 @@ def _summary(results) -> str:
 
 
 def _short(results):
-  """Every question with the answers of its runs, and the counts of verdicts."""
+  """Every question with the answers of its runs, and what became of claims."""
   answers: dict[str, list] = {}
   for run in by_paper([run for run in results if run.report.claims]):
-    verdicts = [claim.verdict for claim in run.report.claims]
-    counts = ', '.join(
-      f'{verdicts.count(kind)} {kind}'
-      for kind in claims_lib.VERDICTS
-      if kind in verdicts
-    )
-    said = f'- {tables.escape(run.report.answer)} ({run.name}: {counts})\n'
-    answers.setdefault(run.raw['question'], []).append((run, said))
+    said = f'{run.report.answer} ({run.name}: {_outcome(run.report.claims)})'
+    line = f'- {tables.escape(said)}\n'
+    answers.setdefault(run.raw['question'], []).append((run, line))
   parts = []
   for question, found in answers.items():
     found.sort(key=lambda pair: _order(_column(pair[0])))
     said = ''.join(line for _, line in found)
     parts.append(f'**{tables.escape(question)}**\n\n{said}')
   return '\n'.join(parts)
+
+
+def _outcome(claims, most=5):
+  """How many claims have each verdict, and which are not supported, if few."""
+  verdicts = [claim.verdict for claim in claims]
+  refuted = claims_lib.NOT_SUPPORTED
+  kinds = [kind for kind in claims_lib.VERDICTS if kind != refuted] + [refuted]
+  counts = [(verdicts.count(kind), kind) for kind in kinds]
+  said = ', '.join(f'{count} {kind}' for count, kind in counts if count)
+  names = [claim.name for claim in claims if claim.verdict == refuted]
+  return said + (f': {"; ".join(names)}' if 0 < len(names) <= most else '')
 
 
 def _verdicts(pairs):
