@@ -197,7 +197,7 @@ def test_no_bound_is_above_a_point_that_was_found(module, norm):
     xs = np.random.default_rng(seed).uniform(size=(6, *SHAPE))
     xs = xs.astype(np.float32)
     found = boundary.measure(
-      fn, xs, norm=norm, bounds=(0.0, 1.0), method='fast'
+      fn, xs, norm=norm, bounds=(0.0, 1.0), method='deepfool'
     )
     labels = np.asarray(jnp.argmax(jax.vmap(fn)(xs), 1))
     lower = certify.lower_bounds(
@@ -230,7 +230,7 @@ def test_both_ends_meet(kind, norm):
     logits = np.asarray(fn(jnp.asarray(point)))
   assert logits[label] - np.delete(logits, label).max() < 1e-5
   # A search finds no nearer one, and without programs the ends bracket it.
-  options = {'norm': norm, 'bounds': (0.0, 1.0), 'method': 'fast'}
+  options = {'norm': norm, 'bounds': (0.0, 1.0), 'method': 'deepfool'}
   found = boundary.measure(fn, x[None], np.array([label]), **options)
   assert found.distance[0] >= lower * (1 - 1e-5)
   early = certify.interval(

@@ -1,5 +1,7 @@
 """Networks of linear operators: convolutions that are not made matrices."""
 
+import functools
+
 from flax import linen
 import jax
 import jax.numpy as jnp
@@ -46,14 +48,20 @@ noise = linen.initializers.normal(0.2)
 MODULES = {'pooled': Pooled, 'mixed': Mixed}
 
 
-def network(name, seed=0):
+intervals = jax.jit(backward.intervals)
+
+
+@functools.cache
+def network(name):
   module = MODULES[name]()
-  variables = module.init(jax.random.key(seed), jnp.zeros(SHAPE))
-  return lambda x: module.apply(variables, x)
+  variables = module.init(jax.random.key(0), jnp.zeros(SHAPE))
+  return jax.jit(lambda x: module.apply(variables, x))
 
 
-def levels(fn):
-  return operators.build(functions._read(fn, np.zeros(SHAPE), maxima=True)[0])
+@functools.cache
+def levels(name):
+  read, _ = functions._read(network(name), np.zeros(SHAPE), maxima=True)
+  return operators.build(read)
 
 
 def region(rng, norm, radius=0.05):
@@ -67,18 +75,18 @@ def region(rng, norm, radius=0.05):
 
 @pytest.mark.parametrize('name', MODULES)
 def test_levels_are_the_function(name):
-  fn = network(name)
-  found = levels(fn)
+  fn, found = network(name), levels(name)
+  logits_fn = jax.jit(operators.logits)
   xs = np.random.default_rng(0).uniform(size=(20, *SHAPE))
   with jax.enable_x64(True):
     for x in xs:
       want = np.asarray(fn(jnp.asarray(x)))
-      logits = operators.logits(found, x.ravel())
+      logits = logits_fn(found, x.ravel())
       np.testing.assert_allclose(logits, want, rtol=1e-6, atol=1e-6)
 
 
 def test_a_relu_and_the_maximum_after_it_are_one_activation():
-  kinds = [level.blocks for level in levels(network('pooled'))]
+  kinds = [level.blocks for level in levels('pooled')]
   assert kinds == [
     (operators.Block('relu_max', 4, 32),),
     (operators.Block('max', 4, 12),),
@@ -90,7 +98,7 @@ def test_a_relu_and_the_maximum_after_it_are_one_activation():
 
 @pytest.mark.parametrize('name', MODULES)
 def test_values_of_one_row_depend_on_different_inputs(name):
-  found = levels(network(name))
+  found = levels(name)
   assert found[0].num_rows < found[0].bias.size / 2
   for i, level in enumerate(found[:-1]):
     if level.inputs is None:
@@ -123,11 +131,11 @@ def _jacobians(found):
   'norm', [pytest.param(1, marks=pytest.mark.slow), 2, np.inf, 3]
 )
 def test_intervals_hold_at_points(name, norm):
-  found, rng = levels(network(name)), np.random.default_rng(2)
+  found, rng = levels(name), np.random.default_rng(2)
   at, points = region(rng, norm)
   with jax.enable_x64(True):
-    boxes = jax.jit(backward.intervals)(found, at, np.float64(norm))
-    values = jax.vmap(lambda x: every(found, x))(points)
+    boxes = intervals(found, at, np.float64(norm))
+    values = jax.jit(jax.vmap(lambda x: every(found, x)))(points)
     boxes, values = jax.tree.map(np.asarray, (boxes, values))
   for (low, high), z in zip(boxes, values, strict=True):
     assert np.all(z >= low) and np.all(z <= high)
@@ -150,7 +158,7 @@ def every(found, x):
 
 @pytest.mark.parametrize('name', MODULES)
 def test_rows_that_are_shared_give_what_single_rows_give(name):
-  found = levels(network(name))
+  found = levels(name)
   alone = tuple(
     operators.Level(
       level.affine,
@@ -166,10 +174,9 @@ def test_rows_that_are_shared_give_what_single_rows_give(name):
   )
   at, _ = region(np.random.default_rng(3), 2)
   with jax.enable_x64(True):
-    run = jax.jit(backward.intervals)
-    for norm in (1.0, 2.0, np.inf):
-      pairs = zip(run(found, at, norm), run(alone, at, norm), strict=True)
-      for shared, single in pairs:
+    for norm in np.array([1.0, 2.0, np.inf]):
+      both = (intervals(rows, at, norm) for rows in (found, alone))
+      for shared, single in zip(*both, strict=True):
         np.testing.assert_allclose(shared, single, rtol=1e-9, atol=1e-9)
 
 
