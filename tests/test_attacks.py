@@ -48,7 +48,7 @@ BUDGETS = {
   deepfool: (3, 5, 6, 8, 9, 15, 24),
   superdeepfool: (3, 5, 6, 9, 12, 15, 24),
   fab: (3, 5, 6, 9, 12, 18),
-  primal_dual: (1, 2, 3, 5, 9, 16, 30),
+  primal_dual: (1, 3, 9, 30),
 }
 CASES = [(m, None) for m in OTHER if m not in (apgd, ddn, sigma_zero)]
 CASES += [(ddn, 2), *((apgd, p) for p in NORMS), (sigma_zero, 0), (fmn, 0)]
@@ -101,11 +101,14 @@ def test_every_evaluation_is_that_of_the_publication(method, p):
   }
   assert {k: given[k].default for k in usual} == usual
   static = {'num_steps': 6} if method is apgd else {}
+  budgets = BUDGETS.get(method, (1, 2, 3, 4, 6, 9, 14))
+  if p == 1.5:  # Whose projection takes numpy long.
+    budgets = budgets[:-1]
   cases = [
     (*example, norm, budget, options)
     for example in examples(finite=p == 0)
     for norm in (NORMS if p is None else (p,))
-    for budget in BUDGETS.get(method, (1, 2, 3, 4, 6, 9, 14))
+    for budget in budgets
     for options in ({k: usual[k] for k in OTHER[method]}, OTHER[method])
   ]
   columns = jax.tree.map(lambda *v: np.asarray(v), *cases)

@@ -242,13 +242,13 @@ def test_distances_and_accuracies_are_those_of_each_network():
     np.testing.assert_array_equal(found, of.argmax(1))
   x = inputs.xs[3]
   far = clinging.distance(
-    x, own[1], module=module, method='fast', max_gradients=40
+    x, own[1], module=module, method='ray', max_gradients=40
   )
   known = boundary.nearest_point(
     lambda v: module.apply({'params': own[1]}, v)[0],
     x,
     logits[1][3].argmax(),
-    method='fast',
+    method='ray',
     max_gradients=40,
   )
   np.testing.assert_allclose(far, known.distance, rtol=1e-5)

@@ -140,7 +140,11 @@ def test_logits_of_one_input_and_of_many_are_those_of_numpy(library):
 
 @pytest.mark.parametrize('library', LIBRARIES)
 @pytest.mark.parametrize(
-  'method', ['fast', pytest.param('portfolio', marks=pytest.mark.slow)]
+  'method',
+  [
+    'deepfool',
+    *(pytest.param(m, marks=pytest.mark.slow) for m in ('fast', 'portfolio')),
+  ],
 )
 def test_distances_are_those_of_the_plain_network(library, method):
   for norm in (2, np.inf):

@@ -277,7 +277,7 @@ def test_every_input_may_have_bounds_of_its_own(p):
   (
     'linear',
     'deepfool',
-    'projection',
+    slow('projection'),
     slow('fast'),
   ),
 )

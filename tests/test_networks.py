@@ -24,7 +24,7 @@ from dmm_jax.boundary.point import Status
 
 SIZE, CLASSES, NUM = 6, 3, 4
 NORMS = (1, 2, np.inf)
-QUICK = ('linear', 'ray', 'deepfool')
+QUICK = ('linear', 'ray')
 SLOW = tuple(m for m in boundary.METHODS if m not in QUICK)
 slow = lambda *values: pytest.param(*values, marks=pytest.mark.slow)
 each_method = pytest.mark.parametrize('method', (*QUICK, *map(slow, SLOW)))
@@ -338,7 +338,7 @@ def test_half_precision_logits(method, dtype):
     )
 
 
-@pytest.mark.parametrize('method', QUICK)
+@pytest.mark.parametrize('method', (*QUICK, slow('deepfool')))
 def test_half_precision_inputs_are_measured_in_float32(method):
   xs = inputs().astype(jnp.bfloat16)
   dense = nn.Dense(CLASSES, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
@@ -500,7 +500,7 @@ def box_of(n, low=-9.0, high=9.0):
   return np.full((n, SIZE), low, np.float32), np.full((n, SIZE), high)
 
 
-@pytest.mark.parametrize('method', QUICK)
+@pytest.mark.parametrize('method', (*QUICK, slow('deepfool')))
 def test_bounds_of_each_example_and_open_ends(method):
   xs, params = inputs(num=8), draw(3, 2)
   measure = lambda xs, bounds: boundary.measure(

@@ -455,7 +455,7 @@ def test_templates_are_networks_of_digits(name, library):
     lambda params, x: found.apply(params, x)[0],
     xs[:4],
     params=found.params,
-    method='fast',
+    method='ray',
     max_gradients=20,
   )
   assert np.all(np.isfinite(point.distance) & (point.distance > 0))

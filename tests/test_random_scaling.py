@@ -214,11 +214,13 @@ def test_every_architecture_has_its_sizes_norms_networks_and_width():
 
 # --- Estimators ------------------------------------------------------------
 
+QUICK = ('fully_connected', 'lenet')  # Of dense layers, and of all others.
+
 
 @pytest.mark.parametrize(
   'name',
   [
-    pytest.param(name, marks=[pytest.mark.slow] * name.startswith('resnet'))
+    pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK))
     for name in random_nets.ARCHITECTURES
   ],
 )
