@@ -19,18 +19,20 @@ from experiments.lib import flags
 from experiments.lib import runner
 from experiments.lib import tables
 
-PAIRS = 4
+PAIRS = 3
 TOY = dict(
   num_examples=30,
   num_networks=PAIRS,
   width=32,
   epochs=15,
   adversaries=('PGD l2',),
-  radius=0.4,
-  attack_steps=3,
+  radius=0.5,
+  attack_steps=2,
   latent=4,
-  autoencoder_epochs=10,
+  autoencoder_epochs=5,
   ball=0.3,
+  method='deepfool',
+  max_gradients=60,
   batch_size=64,
 )
 OFF, ON = dimple_depth.OFF, dimple_depth.ON
@@ -69,7 +71,7 @@ def test_rows_are_images_of_networks(finished):
   assert len(rows['free']) == 3 * PAIRS * 30
   assert [*dict.fromkeys(rows['kind'])] == ['plain', 'plain again', 'PGD l2']
   right = rows['correct']
-  assert 240 < right.sum() < 360
+  assert 2 / 3 < right.mean() < 1
   np.testing.assert_array_equal(rows['free'] == 0, ~right)
   for side in ('on', 'off', 'random_on', 'random_off'):
     # Searches of 40 gradients: a few are not the nearest.
@@ -95,7 +97,7 @@ def test_networks_of_a_pair_start_alike_and_are_judged_by_their_accuracy(
 ):
   _, result, _ = finished
   made, xs = result.tables['networks'], dimple_depth.load(toy('')).test_set
-  assert made['network'].tolist() == [0, 1, 2, 3] * 3
+  assert made['network'].tolist() == [*range(PAIRS)] * 3
   hidden = lambda row: np.maximum(0, row[0] @ row[2] + row[1])
   for flat, right in zip(made['parameters'], made['accuracy'], strict=True):
     params = networks.unflatten(dimple_depth.build(toy(''), 10), xs[0][0], flat)
@@ -141,7 +143,7 @@ def test_the_report_holds_the_numbers_of_the_rows(finished):
     places[1]['displaced'].value, np.mean(moved), rtol=1e-5
   )
   assert [row['trained'] for row in nets] == ['plain again', 'PGD l2']
-  assert 'PGD l2; 4 pairs of networks, 30 images' in result.report.answer
+  assert 'PGD l2; 3 pairs of networks, 30 images' in result.report.answer
   names = [claim.name for claim in result.report.claims]
   assert names == [OFF, ON, DEPTH, MAIN, BEND, PLACE]
 
