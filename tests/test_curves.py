@@ -11,6 +11,14 @@ from dmm_jax import curves as training_curves
 STEPS = np.array([0, 1, 2, 3, 6, 10, 18, 32, 56, 100, 178, 316, 562, 1000])
 
 
+def test_means_of_the_others():
+  curves = np.arange(12.0).reshape(4, 3) ** 2
+  found = training_curves.others_mean(curves)
+  for i, mean in enumerate(found):
+    np.testing.assert_allclose(mean, np.delete(curves, i, 0).mean(0))
+  assert np.isnan(training_curves.others_mean(curves[:1])).all()
+
+
 def test_three_pieces_are_the_best_of_all():
   rng = np.random.default_rng(0)
   x = np.sort(rng.uniform(0, 3, 8))
