@@ -279,6 +279,32 @@ def block(text):
   return inner
 
 
+def test_the_summary_leads_to_claims_on_the_same_page(root):
+  add(root, 'a')
+  add(root, 'b')
+  found = results.committed(root)
+  blocks = (
+    '<!-- results -->\n<!-- end -->\n<!-- results: a {} -->\n<!-- end -->'
+  )
+  text = results.render(blocks.format('run claims'), found)
+  assert ' ([a](#a): 1 supported' in text and ' (b: 1 supported' in text
+  assert text.count('<a id="a"></a>\n\n| claim |') == 1
+  assert '](#a)' not in results.render(blocks.format('tables'), found)
+  assert '](#a)' in results.render(blocks.format(''), found)
+
+
+def test_equal_statements_are_told_apart_by_their_names(root):
+  equal = [
+    runs.claim(name)._replace(statement='One.') for name in ('first', 'second')
+  ]
+  add(root, 'a', *equal, runs.claim('other'))
+  (found,) = results.committed(root)
+  for words in ('', ': a claims'):
+    text = results.render(f'<!-- results{words} -->\n<!-- end -->', [found])
+    assert text.count('One. (first) |') == text.count('One. (second) |') == 1
+    assert 'Claim other. |' in text
+
+
 def test_the_summary_names_up_to_five_claims_that_are_not_supported(root):
   refuted = [runs.claim(f'c{i}', False, p=1.0) for i in range(6)]
   add(root, 'a', runs.claim('kept'), *refuted[:5])
@@ -351,8 +377,9 @@ def test_parts_of_a_result_stand_where_they_are_wanted(root):
   )
   assert page('a answer') == '\n**It depends.**\n\n'
   claims = page('a claims').splitlines()
-  assert claims[1] == '| claim | verdict | why |' and len(claims) == 7
-  assert claims[4].startswith('| Claim two. | undecided | open: two None')
+  assert claims[1] == '<a id="a"></a>' and len(claims) == 9
+  assert claims[3] == '| claim | verdict | why |'
+  assert claims[6].startswith('| Claim two. | undecided | open: two None')
   tables = page('a tables')
   assert tables.startswith('\n**Sizes**\n\n| network | size | n |\n')
   assert '| plain | 2.50 [2.00, 3.00] | 10 |\n' in tables

@@ -287,17 +287,32 @@ def render(text: str, results: list[Run]) -> str:
   Raises:
     ValueError: for a block without an end, or of what is not there.
   """
-  generate = lambda m: f'{m[1]}\n{_generated(m[2].split(), results)}\n{m[3]}'
+  markers = [m[2].split() for m in _BLOCK.finditer(text)]
+  linked = {words[0] for words in markers if _shows_claims(words)}
+  generate = lambda m: (
+    f'{m[1]}\n{_generated(m[2].split(), results, linked)}\n{m[3]}'
+  )
   new, count = _BLOCK.subn(generate, text)
   if count != text.count('<!-- results'):
     raise ValueError('each <!-- results --> needs an <!-- end --> of its own')
   return new
 
 
-def _generated(words, results) -> str:
-  """What stands in a block, of the words in its marker."""
+def _shows_claims(words):
+  """Whether a block is of one result, and shows its claims."""
+  return bool(words) and (len(words) == 1 or 'claims' in words)
+
+
+def _generated(words, results, linked) -> str:
+  """What stands in a block, of the words in its marker.
+
+  Args:
+    words: of the marker.
+    results: all of them.
+    linked: names of those whose claims have a block on the same page.
+  """
   if not words:
-    return _summary(results)
+    return _summary(results, linked)
   name, *parts = words
   known = {run.name: run for run in results}
   if name not in known or not {*parts} <= {*_PARTS}:
@@ -309,10 +324,10 @@ def _generated(words, results) -> str:
   return '\n'.join(filter(None, found))
 
 
-def _summary(results) -> str:
+def _summary(results, linked) -> str:
   """Answers in short; a row a claim, a column a run; how runs were made."""
   pairs = claims_by_paper(results)
-  found = [f'### In short\n\n{_short(results)}'] if pairs else []
+  found = [f'### In short\n\n{_short(results, linked)}'] if pairs else []
   for paper in dict.fromkeys(claim.paper for claim, _ in pairs):
     of_paper = [pair for pair in pairs if pair[0].paper == paper]
     found.append(f'### {_paper(paper)}\n\n{_verdicts(of_paper)}')
@@ -321,12 +336,14 @@ def _summary(results) -> str:
   return '\n'.join(found) if results else 'No run has been added yet.\n'
 
 
-def _short(results):
+def _short(results, linked):
   """Every question with the answers of its runs, and what became of claims."""
   answers: dict[str, list] = {}
   for run in by_paper([run for run in results if run.report.claims]):
-    said = f'{run.report.answer} ({run.name}: {_outcome(run.report.claims)})'
-    line = f'- {tables.escape(said)}\n'
+    name = f'[{run.name}](#{run.name})' if run.name in linked else run.name
+    said = tables.escape(run.report.answer)
+    outcome = tables.escape(_outcome(run.report.claims))
+    line = f'- {said} ({name}: {outcome})\n'
     answers.setdefault(run.raw['question'], []).append((run, line))
   parts = []
   for question, found in answers.items():
@@ -359,9 +376,12 @@ def _verdicts(pairs):
   runs = sorted({_column(run) for _, run in pairs}, key=_order)
   heads = ['experiment', 'claim', *runs]
   shown, before = [], ''
-  for (experiment, _), row in rows.items():
+  said = _told_apart([(name, row['']) for (_, name), row in rows.items()])
+  for (experiment, _), row, statement in zip(
+    rows, rows.values(), said, strict=True
+  ):
     first = experiment if experiment != before else ''
-    shown.append([first, row[''], *(row.get(name, '') for name in runs)])
+    shown.append([first, statement, *(row.get(name, '') for name in runs)])
     before = experiment
   return _markdown(heads, shown)
 
@@ -391,8 +411,21 @@ def _markdown(heads, rows):
 
 
 def _claims(run):
-  rows = [[c.statement, c.verdict, c.reason] for c in run.report.claims]
-  return _markdown(('claim', 'verdict', 'why'), rows) if rows else ''
+  """The claims and their verdicts, where `_short` leads to."""
+  every = run.report.claims
+  said = _told_apart([(claim.name, claim.statement) for claim in every])
+  rows = [
+    [statement, claim.verdict, claim.reason]
+    for statement, claim in zip(said, every, strict=True)
+  ]
+  table = _markdown(('claim', 'verdict', 'why'), rows)
+  return f'<a id="{run.name}"></a>\n\n{table}' if rows else ''
+
+
+def _told_apart(named):
+  """Statements of `(name, statement)`, with names where several are equal."""
+  said = [statement for _, statement in named]
+  return [f'{s} ({name})' if said.count(s) > 1 else s for name, s in named]
 
 
 def _tables(run):
