@@ -24,6 +24,8 @@ os.environ.setdefault(
   'JAX_COMPILATION_CACHE_DIR',
   str(pathlib.Path(__file__).parent.parent / '.pytest_cache' / 'xla'),
 )
+# Unoptimised ones take less than the second from which JAX keeps them.
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 
 import jax
 import matplotlib

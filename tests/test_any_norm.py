@@ -12,6 +12,7 @@ from scipy import optimize
 from dmm_jax import boundary
 from dmm_jax import certify
 
+SLOW = ('portfolio', 'deepfool')  # Of steps that the others take as well.
 EXPONENTS = (1, 1.1, 1.3, 1.5, 2, 3, 4, 10, np.inf)
 
 
@@ -30,7 +31,13 @@ def planes(weights, x, label):
       yield g @ x, g
 
 
-@pytest.mark.parametrize('method', ['portfolio', 'fast', 'deepfool', 'ray'])
+@pytest.mark.parametrize(
+  'method',
+  [
+    *(pytest.param(m, marks=pytest.mark.slow) for m in SLOW),
+    *('fast', 'ray'),
+  ],
+)
 def test_linear_networks_have_the_closed_form(method):
   find = lambda weights, x, label, p: boundary.nearest_point(
     lambda v: weights @ v, x, label, norm=p, method=method, max_gradients=60
@@ -73,6 +80,19 @@ def least_in_box(gap, g, x, p):
 
 
 def test_linear_networks_in_a_box_agree_with_a_solver():
+  find = jax.jit(
+    jax.vmap(
+      lambda weight, x, p: boundary.nearest_point(
+        lambda v: weight @ v,
+        x,
+        jnp.argmax(weight @ x),
+        norm=p,
+        bounds=(0.0, 1.0),
+        max_gradients=60,
+      ),
+      in_axes=(0, 0, None),
+    )
+  )
   for p in (1.1, 1.5, 3, 10):
     weights, xs, want = [], [], []
     for seed in range(5):
@@ -80,19 +100,6 @@ def test_linear_networks_in_a_box_agree_with_a_solver():
       every = [least_in_box(*plane, x.astype(float), p)
                for plane in planes(weight, x, label)]  # fmt: skip
       weights.append(weight), xs.append(x), want.append(min(every))
-    find = jax.jit(
-      jax.vmap(
-        lambda weight, x, p: boundary.nearest_point(
-          lambda v: weight @ v,
-          x,
-          jnp.argmax(weight @ x),
-          norm=p,
-          bounds=(0.0, 1.0),
-          max_gradients=60,
-        ),
-        in_axes=(0, 0, None),
-      )
-    )
     found = find(np.array(weights), np.array(xs), jnp.float32(p))
     assert np.isfinite(want).sum() > 3
     np.testing.assert_allclose(found.distance, want, rtol=5e-3)

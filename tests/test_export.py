@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 import runs
@@ -176,7 +177,8 @@ def test_boundary_points_are_a_frame():
   weights = np.array([[1.0, -1.0], [2.0, 0.0]], np.float32)
   xs = np.array([[1.0, 1.0], [3.0, 0.5], [-1.0, 0.0]], np.float32)
   labels = np.array([0, 0, 0])
-  found = boundary.measure(lambda x: x @ weights, xs, labels)
+  logits_fn = lambda x: x @ weights
+  found = boundary.measure(logits_fn, xs, labels, method='ray')
   frame = found.to_frame()
   assert list(frame.columns) == [
     *('distance', 'target', 'margin', 'status', 'gradients', 'forwards')
@@ -192,7 +194,8 @@ def test_boundary_points_are_a_frame():
     more[['point[0]', 'point[1]']].to_numpy(), found.point
   )
   assert 'normal[1]' in more.columns and not more.attrs['left_out']
-  one = boundary.nearest_point(lambda x: x @ weights, xs[0], 0)
+  find = lambda x: boundary.nearest_point(logits_fn, x, 0, method='ray')
+  one = jax.jit(find)(xs[0])
   assert one.to_frame(most=2).shape == (1, 10)
   assert len(one._fields) == 8
 

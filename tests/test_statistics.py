@@ -204,6 +204,9 @@ COVERAGE = {
 }
 
 
+SLOW = ('estimate, medians', 'estimate, slopes')  # As 'estimate, means'.
+
+
 def coverage(name, n, draws, seed):
   """How often the intervals of a simulation hold the truth."""
   draw, truth, _ = SIMULATIONS[name]
@@ -214,7 +217,14 @@ def coverage(name, n, draws, seed):
   return hits / draws
 
 
-@pytest.mark.parametrize('name', SIMULATIONS)
+@pytest.mark.usefixtures('quick_quantiles')
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW))
+    for name in SIMULATIONS
+  ],
+)
 def test_intervals_cover_as_often_as_documented(name):
   for n, percent in zip(SIZES, COVERAGE[name], strict=True):
     draws = SIMULATIONS[name][2][n == SIZES[-1]]
