@@ -261,7 +261,9 @@ def measure_checkpoint(module, **more):
   return inputs, points.measure()
 
 
-@pytest.mark.parametrize('method', ['linear', 'ddn'])
+@pytest.mark.parametrize(
+  'method', ['linear', pytest.param('ddn', marks=pytest.mark.slow)]
+)
 def test_a_checkpoint_is_measured_with_all_its_variables(method):
   module = models.ResNet20(4, (1,), num_classes=3)  # With batch norm.
   inputs, found = measure_checkpoint(module, method=method)

@@ -98,7 +98,11 @@ def test_settings_begin_with_the_same_boundary(finished):
 
 
 @pytest.mark.parametrize(
-  'lost', [['width8-scale1-shuffled-002', 'law'], ['line'], ['*']]
+  'lost',
+  [
+    *(['width8-scale1-shuffled-002', 'law'], ['line']),
+    pytest.param(['*'], marks=pytest.mark.slow),
+  ],
 )
 def test_a_broken_run_ends_with_the_same_bytes(finished, tmp_path, lost):
   measured = resume.assert_same_bytes(

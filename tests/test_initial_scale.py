@@ -216,11 +216,11 @@ def test_before_training_the_factor_changes_no_distance():
   for factor in (1.0, 4.0):
     weights = initial_scale.start(jax.random.key(2), [20, 40, 1], factor)
     labels = np.array(
-      [np.argmax(homogeneous.logits(weights, x)) for x in of.xs[:5]], np.int32
+      [np.argmax(homogeneous.logits(weights, x)) for x in of.xs[:12]], np.int32
     )
     far.append(
       initial_scale.measure_sides(
-        config, weights, of.xs[:5], labels, of.basis, null
+        config, weights, of.xs[:12], labels, of.basis, null
       )
     )
   for side in SIDES:

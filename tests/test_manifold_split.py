@@ -195,7 +195,13 @@ def test_errors_are_those_of_held_out_images(finished):
   np.testing.assert_allclose(rows['principal_error'], wanted, rtol=1e-3)
 
 
-@pytest.mark.parametrize('lost', ['searches-001-000', 'points', '*'])
+@pytest.mark.parametrize(
+  'lost',
+  [
+    *('searches-001-000', 'points'),
+    pytest.param('*', marks=pytest.mark.slow),
+  ],
+)
 def test_a_broken_run_ends_with_the_same_bytes(finished, tmp_path, lost):
   measured = resume.assert_same_bytes(
     manifold_split.run, toy, finished, tmp_path, lost=[lost]
@@ -551,7 +557,13 @@ def test_what_the_instruments_cannot_test_is_not_tested(spoil, why):
   )
 
 
-@pytest.mark.parametrize('coders, scale', [(2, 0.0), (2, 0.2), (3, 0.2)])
+@pytest.mark.parametrize(
+  'coders, scale',
+  [
+    pytest.param(2, 0.0, marks=pytest.mark.slow),
+    *((2, 0.2), (3, 0.2)),
+  ],
+)
 def test_worlds_without_an_effect_are_seldom_called_supported(coders, scale):
   """At most 5 % of worlds in which the tangent space is as the nulls."""
   rng = np.random.default_rng(6)

@@ -210,7 +210,13 @@ def test_first_steps_begin_before_training(finished):
   assert np.all((early['rate'] >= 0) & (early['rate'] <= 1))
 
 
-@pytest.mark.parametrize('lost', ['attack-2', 'networks', 'early', '*'])
+@pytest.mark.parametrize(
+  'lost',
+  [
+    *('attack-2', 'networks', 'early'),
+    pytest.param('*', marks=pytest.mark.slow),
+  ],
+)
 def test_a_broken_run_ends_with_the_same_bytes(finished, tmp_path, lost):
   measured = resume.assert_same_bytes(
     transfer.run, toy, finished, tmp_path, lost=[lost]
