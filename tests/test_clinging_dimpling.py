@@ -245,16 +245,15 @@ def test_distances_and_accuracies_are_those_of_each_network():
     found = networks.predictions(module, {'params': one}, inputs.xs)
     np.testing.assert_array_equal(found, of.argmax(1))
   x = inputs.xs[3]
-  far = clinging.distance(
-    x, own[1], module=module, method='ray', max_gradients=40
-  )
-  known = boundary.nearest_point(
+  options = dict(method='ray', max_gradients=40)
+  measure = functools.partial(clinging.distance, module=module, **options)
+  far = jax.jit(measure)(x, own[1])
+  search = functools.partial(
+    boundary.nearest_point,
     lambda v: module.apply({'params': own[1]}, v)[0],
-    x,
-    logits[1][3].argmax(),
-    method='ray',
-    max_gradients=40,
+    **options,
   )
+  known = jax.jit(search)(x, logits[1][3].argmax())
   np.testing.assert_allclose(far, known.distance, rtol=1e-5)
   margin = clinging.class_margin(
     x,

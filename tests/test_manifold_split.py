@@ -270,7 +270,7 @@ def test_an_own_network_is_measured(tmp_path, monkeypatch):
   module = types.ModuleType('mine')
   module.mine = mine
   monkeypatch.setitem(sys.modules, 'mine', module)
-  given = dict(network='mine:mine', manifold='principal', method='fast')
+  given = dict(network='mine:mine', manifold='principal', method='deepfool')
   config = toy(tmp_path / 'run', **given)
   result = manifold_split.run(config)
   rows = result.table

@@ -56,6 +56,22 @@ def pictures():
   return lambda x: x
 
 
+def numbers():
+  return lambda x: jnp.argsort(x.reshape(-1))
+
+
+def without_params():
+  return linear
+
+
+def of_batches():
+  return lambda xs: xs.reshape(len(xs), 4) @ WEIGHTS
+
+
+def softmax():
+  return lambda params, x: jax.nn.softmax(linear(params, x)), {'w': WEIGHTS}
+
+
 def narrow():
   return lambda x: x.reshape(-1)[:2]
 
@@ -95,7 +111,10 @@ def test_a_network_is_a_function_of_its_parameters_and_one_input(mine, name):
     ('mine:missing', "no attribute 'missing'"),
     ('mine:NUMBER', 'is no function'),
     ('mine:nothing', 'not NoneType'),
-    ('mine:pictures', r'not an array of shape \(2, 2\)'),
+    ('mine:pictures', r'returned shape \(2, 2\)'),
+    ('mine:numbers', 'returned int32 for an input of float32'),
+    ('mine:without_params', r'takes \(params, x\): give a function of x'),
+    ('mine:of_batches', r'give lambda x: logits_fn\(x\[None\]\)\[0\]'),
     ('mine:narrow', 'has 2 classes, labels are 0 to 2'),
   ],
 )
@@ -105,7 +124,9 @@ def test_what_is_no_network_is_said(mine, name, words):
 
 
 def test_inputs_that_a_network_does_not_take_are_said(mine):
-  with pytest.raises(flags.FlagError, match=r'no input of shape \(5,\)'):
+  with pytest.raises(
+    flags.FlagError, match=r'take params and one input, here of shape \(5,\)'
+  ):
     own.network('mine:with_params', np.ones((1, 5), np.float32), LABELS)
 
 
@@ -212,6 +233,7 @@ def test_distances_of_an_own_network_are_those_that_measure_finds(
 ):
   path = saved(tmp_path, xs=XS, labels=LABELS)
   given = dict(network='mine:with_params', data=path, bounds=(-2.0, 3.0))
+  given['method'] = 'projection'
   result = boundary_distances.run(config(tmp_path / 'run', **given))
   rows = result.tables['results']
   want = boundary.measure(
@@ -220,7 +242,7 @@ def test_distances_of_an_own_network_are_those_that_measure_finds(
     LABELS,
     params={'w': WEIGHTS},
     bounds=(-2.0, 3.0),
-    method='fast',
+    method='projection',
   )
   np.testing.assert_allclose(rows['distance'], want.distance, rtol=1e-4)
   np.testing.assert_array_equal(rows['label'], LABELS)
@@ -278,6 +300,28 @@ def test_examples_that_cannot_be_measured_are_named(mine, tmp_path):
   with pytest.raises(flags.FlagError, match='for 7 of 7 examples'):
     own.several('mine:undefined', XS, LABELS)
   assert not (tmp_path / 'run').exists()
+
+
+def test_probabilities_are_refused(mine, tmp_path):
+  """They are searched by other ways than `boundary.measure`, which warns."""
+  words = r'returns numbers in \[0, 1\] .* all of 7 .* the logits before it'
+  with pytest.raises(flags.FlagError, match=f'--network=mine:softmax {words}'):
+    own.network('mine:softmax', XS, LABELS)
+  with pytest.raises(flags.FlagError, match=words):
+    own.several('mine:captured,mine:softmax', XS, LABELS)
+  given = dict(data=saved(tmp_path, xs=XS, labels=LABELS), bounds=(-2.0, 3.0))
+  with pytest.raises(flags.FlagError, match=words):
+    boundary_distances.run(
+      config(tmp_path / 'run', network='mine:softmax', **given)
+    )
+  assert not (tmp_path / 'run').exists()
+  # One example's logits are any numbers; those of several add up otherwise.
+  logits = lambda params, x: jnp.array([0.25, 0.75]) * x[0]
+  about = boundary_distances.Config(network='mine:logits')
+  for xs in (np.ones((1, 1)), np.array([[1], [0.5]])):
+    own.check_examples(
+      about, own.Network(logits, {}, 2), xs.astype(np.float32), None
+    )
 
 
 def test_a_network_that_guesses_is_said_to(mine, tmp_path, capsys):
