@@ -12,12 +12,14 @@ from dmm_jax import som
 
 GRID = 4, 7
 # Every distance, and every kind of grid.
+slow = lambda *values: pytest.param(*values, marks=pytest.mark.slow)
 MAPS = [
   ('euclidean', 'rectangular', False, 'gaussian'),
-  ('l1', 'hexagonal', True, 'bubble'),
-  ('linf', 'rectangular', True, 'triangle'),
-  ('cosine', 'hexagonal', False, 'mexican_hat'),
-  ('correlation', 'rectangular', False, 'triangle'),
+  slow('l1', 'hexagonal', True, 'bubble'),
+  slow('linf', 'rectangular', True, 'triangle'),
+  ('cosine', 'hexagonal', True, 'mexican_hat'),
+  slow('cosine', 'hexagonal', False, 'mexican_hat'),
+  slow('correlation', 'rectangular', False, 'triangle'),
 ]
 
 
