@@ -139,6 +139,8 @@ def test_reports_begin_with_the_answer_and_the_verdicts(tmp_path, capsys):
   assert places == sorted(places)
   assert 'not supported' in out and 'refuted: ' in out
   assert 'second.png' in out and 'first_of_all.png' in out
+  assert f'captions: {tmp_path / "figures" / "captions.json"}\n' in out
+  assert '  verdict: supported if all conditions hold, ' in out
   assert runner.to_text(runs.report()).count('Claims') == 0
 
 

@@ -155,6 +155,7 @@ class Experiment(NamedTuple):
         records.finish_run(run_dir, seconds=clock.seconds)
         print(to_text(report))
         print(f'figures: {", ".join(map(str, paths))}')
+        print(f'their captions: {run_dir / "figures" / "captions.json"}')
         print(clock.text())
       records.sync_min(0)  # None leaves while another one works.
     return Result(tables['results'], report, tables, run_dir)
@@ -311,7 +312,12 @@ def verdicts(report: Report) -> tables_lib.Table:
     'Claims',
     [
       column('claim', '', ''),
-      column('verdict', '', ''),
+      column(
+        'verdict',
+        '',
+        'supported if all conditions hold, not supported if one is refuted,'
+        ' else undecided',
+      ),
       column('why', '', 'conditions that decide: estimates [95 % intervals]'),
     ],
     [[claim.name, claim.verdict, claim.reason] for claim in report.claims],
