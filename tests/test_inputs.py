@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dmm_jax import boundary
 from dmm_jax.boundary import inputs
 
 EPS = np.finfo(np.float32).eps
@@ -302,3 +303,12 @@ def test_what_has_no_length_is_no_pair():
   endless = types.SimpleNamespace()
   with pytest.raises(ValueError, match='None or a pair'):
     inputs.pair(endless)
+
+
+def test_inputs_are_narrowed_where_jax_has_no_64_bits():
+  wide = np.full((2, 3), 1 / 3)
+  assert inputs.check_inputs(wide).dtype == np.float32
+  with jax.enable_x64(True):
+    assert inputs.check_inputs(wide).dtype == np.float64
+    point = boundary.measure(lambda x: 2 * x, wide, method='linear')
+  assert point.point.dtype == np.float64

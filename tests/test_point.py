@@ -66,6 +66,15 @@ def test_distances_of_half_precision_have_a_median():
   assert 'median distance 2:' in repr(halves)
 
 
+@pytest.mark.parametrize('make', [np.asarray, jnp.asarray])
+def test_no_example_is_one_line(make):
+  found = jax.tree.map(lambda leaf: leaf[:0], result([0, 1], make=make))
+  assert repr(found) == 'BoundaryPoint(0 examples of shape (28, 28, 1))'
+  found = jax.tree.map(lambda leaf: leaf[:, :0], result([[0, 1]], make=make))
+  said = '(1, 0) = 0 examples of shape (28, 28, 1)'
+  assert repr(found) == f'BoundaryPoint({said})'
+
+
 def test_one_example_is_printed_whole():
   found = result(0, shape=(2,))
   text = repr(found)
@@ -86,7 +95,6 @@ def test_what_is_no_array_of_examples_is_printed_by_fields():
     repr(boundary.BoundaryPoint(*8 * [None])),
     repr(found._replace(status=jnp.array([77, 0]))),
     repr(found._replace(status=jnp.zeros(3))),
-    repr(jax.tree.map(lambda leaf: leaf[:0], found)),
   ):
     assert text.startswith('BoundaryPoint(distance=')
     assert all(f', {name}=' in text for name in FIELDS[1:])

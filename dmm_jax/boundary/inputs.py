@@ -99,7 +99,10 @@ def check_seed(seed: Any) -> Any:
 
 
 def check_inputs(xs: ArrayLike) -> np.ndarray:
-  """Returns inputs `[n, ...]` in a dtype that JAX has."""
+  """Returns inputs `[n, ...]` in a dtype that JAX has.
+
+  float64 becomes float32, unless JAX has 64 bits (`jax_enable_x64`).
+  """
   xs = np.asarray(xs)
   if not jnp.issubdtype(xs.dtype, jnp.floating):
     raise TypeError(

@@ -65,7 +65,8 @@ def measure(
   Args:
     logits_fn: one input -> logits `[k]`; or, with `params`, `(params, input)`
       -> logits.
-    xs: `[n, ...]`, floating point; every one within `bounds`.
+    xs: `[n, ...]`, floating point; every one within `bounds`. float64 becomes
+      float32, unless JAX has 64 bits (`jax_enable_x64`).
     labels: `[n]` integers, or None for the network's own predictions.
     params: None, or a pytree of arrays, the first argument of `logits_fn`.
     norm, project, groups, method, max_gradients: as for `nearest_point`.
@@ -84,12 +85,14 @@ def measure(
     ValueError: for an unsupported option, labels or rows of the wrong number,
       labels outside `[0, k)`, or inputs outside the bounds.
     TypeError: for integer inputs or labels that are not integers.
+    ValueError, TypeError: for a network that fails at its first call, from its
+      own error: with what it has to take, and a remedy where one is known.
   """
   xs = inputs.check_inputs(xs)
   inputs.check_options(norm, method, nearest.METHODS, max_gradients)
   batch_size = inputs.check_count('batch_size', batch_size)
   example = jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype)
-  network = network_lib.trace(_with_params(logits_fn, params), example)
+  network = network_lib.trace(logits_fn, example, params, batch=xs.shape)
   low, high = inputs.check_bounds(xs, bounds)
   inputs.check_counting(norm, method, project, (low, high), groups)
   groups = paths.check_groups(groups, xs.shape[1:])
@@ -139,16 +142,6 @@ def measure(
     return first.point
 
 
-def _with_params(logits_fn, params):
-  network_lib.check_callable(logits_fn)
-  if params is None:
-    return logits_fn
-  # Numbers too are arguments of the program, not constants.
-  number = lambda v: isinstance(v, float | np.generic)
-  params = jax.tree.map(lambda v: jnp.asarray(v) if number(v) else v, params)
-  return lambda x: logits_fn(params, x)
-
-
 def _trace_project(project, example, rows):
   """The projection, traced with the arrays that it captures; or None."""
   if project is None:
@@ -190,7 +183,7 @@ class Prescreen(NamedTuple):
   Attributes:
     point: the result of examples that need no search.
     needs_search: whether the label is predicted, and all is finite.
-    probabilities: whether logits lie in [0, 1] and add up to 1, within 1e-3.
+    probabilities: whether logits are (`network.are_probabilities`).
   """
 
   point: BoundaryPoint
@@ -200,11 +193,10 @@ class Prescreen(NamedTuple):
 
 def _prescreen(x, label, network):
   point, logits = nearest.unsearched_point(network, x, label)
-  sums_to_one = jnp.abs(jnp.sum(logits) - 1) <= 1e-3
   return Prescreen(
     point,
     point.status == Status.NOT_FOUND,
-    jnp.all((logits >= 0) & (logits <= 1)) & sums_to_one,
+    network_lib.are_probabilities(logits, network.resolution),
   )
 
 

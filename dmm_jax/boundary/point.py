@@ -83,20 +83,22 @@ class BoundaryPoint(NamedTuple):
 
 
 def _summary(point):
-  """Two lines about arrays of examples; '' of one example and of tracers."""
+  """At most two lines about arrays of examples; '' of one, and of tracers."""
   if not (_has_values(point.distance) and _has_values(point.status)):
     return ''
   distances, statuses = np.asarray(point.distance), np.asarray(point.status)
   values, counts = np.unique(statuses, return_counts=True)
   if (
-    not (distances.ndim and distances.size)
+    not distances.ndim
     or distances.shape != statuses.shape
     or not np.isin(values, list(Status)).all()
   ):
     return ''
   several = '' if distances.ndim == 1 else f'{distances.shape} = '
-  number = f'{distances.size} example{"s"[: distances.size > 1]}'
+  number = f'{distances.size} example{"s"[: distances.size != 1]}'
   shape = np.shape(point.point)[distances.ndim :]
+  if not distances.size:
+    return f'{several}{number} of shape {shape}'
   median = np.median(distances.astype(float))
   ended = [
     f'{count} {Status(value).name}'

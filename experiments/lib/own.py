@@ -22,8 +22,10 @@ import numpy as np
 
 from dmm_jax import certify
 from dmm_jax import data
+from dmm_jax import margins
 from dmm_jax import parallel
 from dmm_jax import train
+from dmm_jax.boundary import network as network_lib
 from dmm_jax.train import populations
 from experiments.lib import flags
 
@@ -128,8 +130,8 @@ def check_examples(
     bounds: of inputs, or None.
 
   Raises:
-    FlagError: for inputs outside of the bounds, and for logits that are NaN or
-      have no largest one.
+    FlagError: for inputs outside of the bounds, and for logits that are NaN,
+      have no largest one, or are probabilities.
   """
   flat = np.asarray(xs).reshape(len(xs), -1)
   low, high = bounds or (-np.inf, np.inf)
@@ -140,18 +142,28 @@ def check_examples(
       f'of {low:g} to {high:g}: they go from {flat.min():.4g} to '
       f'{flat.max():.4g}; give their range as --bounds=LOW,HIGH'
     )
-  _check_finite(config.network, network, xs)
+  _check_logits(config.network, network, xs)
 
 
-def _check_finite(name, network, xs):
-  """Raises FlagError where logits are NaN, or have no largest one."""
+def _check_logits(name, network, xs):
+  """Raises FlagError where logits are NaN, have no largest one, or saturate."""
   logits = lambda x, params: network.logits_fn(params, x)
   found = parallel.map_examples(logits, (xs,), shared=(network.params,))
-  bad = ~np.isfinite(np.max(np.asarray(found, np.float32), axis=1))
+  resolution = margins.dtype_resolution(found.dtype)
+  found = np.asarray(found, np.float32)
+  bad = ~np.isfinite(np.max(found, axis=1))
   if bad.any():
     raise flags.FlagError(
       f'--network={name} gives NaN or infinity for {bad.sum()} of {len(bad)} '
       f'examples, the first of them number {bad.argmax()}'
+    )
+  # One example's logits may add up to 1 by chance.
+  if len(found) > 1 and network_lib.are_probabilities(found, resolution).all():
+    raise flags.FlagError(
+      f'--network={name} returns numbers in [0, 1] that add up to 1 for all of '
+      f'{len(bad)} examples: these look like probabilities. A softmax '
+      'saturates and its gradients vanish, so that boundaries are missed; '
+      'return the logits before it instead'
     )
 
 
@@ -245,27 +257,24 @@ def network(name: str, xs: np.ndarray, labels: np.ndarray) -> Network:
       'pair by dmm_jax.interop: from_torch(module), from_flax, from_nnx, '
       'from_keras'
     )
-  logits_fn = fn if isinstance(made, tuple) else lambda params, x: fn(x)
+  pair = isinstance(made, tuple)
+  logits_fn = fn if pair else lambda params, x: fn(x)
   params = jax.tree.map(jnp.asarray, {} if params is None else params)
   try:
-    shape = jax.eval_shape(logits_fn, params, jnp.asarray(xs[0])).shape
-  except Exception as error:
-    reason = str(error).strip().split('\n')[0]
+    x = jnp.asarray(xs[0])
+    num_classes = network_lib.check(fn, x, params if pair else None).size
+  except (TypeError, ValueError) as error:
     raise flags.FlagError(
-      f'--network={name} takes no input of shape {xs.shape[1:]}: {reason}'
+      f'--network={name} has to return logits_fn or (logits_fn, params): '
+      f'{error}'
     ) from error
-  if len(shape) != 1 or shape[0] < 2:
+  if labels.min() < 0 or labels.max() >= num_classes:
     raise flags.FlagError(
-      f'--network={name} has to return logits [k], k >= 2, of one input of '
-      f'shape {xs.shape[1:]}, not an array of shape {shape}'
-    )
-  if labels.min() < 0 or labels.max() >= shape[0]:
-    raise flags.FlagError(
-      f'--network={name} has {shape[0]} classes, labels are '
+      f'--network={name} has {num_classes} classes, labels are '
       f'{labels.min()} to {labels.max()}'
     )
-  found = Network(logits_fn, params, shape[0])
-  _check_finite(name, found, np.asarray(xs[:FIRST]))
+  found = Network(logits_fn, params, num_classes)
+  _check_logits(name, found, np.asarray(xs[:FIRST]))
   return found
 
 
