@@ -206,6 +206,9 @@ COLUMNS = {
   'free_point': ('input units', 'nearest boundary point'),
   'on_point': ('input units', 'the same within the subspace'),
   'off_point': ('input units', 'the same orthogonal to the subspace'),
+  'free_target': ('', 'class of free_point; -1 where none was found'),
+  'on_target': ('', 'class of on_point; -1 likewise'),
+  'off_target': ('', 'class of off_point; -1 likewise'),
 }
 
 
@@ -355,7 +358,9 @@ def first(rows):
 
 
 def without_points(rows):
-  return {k: v for k, v in rows().items() if k != 'x' and 'point' not in k}
+  """The rows, but for the columns of points.npz alone."""
+  ends = ('_point', '_target')
+  return {k: v for k, v in rows().items() if k != 'x' and not k.endswith(ends)}
 
 
 def errors(inputs, number, coder):
@@ -444,6 +449,7 @@ def search(config, inputs, cell):
     sides = {'free': free[start], 'on': next(found), 'off': next(found)}
     for name, one in sides.items():
       columns |= {name: one.distance, f'{name}_point': one.point}
+      columns[f'{name}_target'] = one.target
     parts.append(columns)
   return records.concatenate(parts)
 
@@ -653,7 +659,13 @@ def check_instruments(found):
     if name in found and len(found[name]['parameters']) < 2:
       reasons.append(f'of {name} there is one, which says nothing of others')
   table = tables.table(
-    'Instruments', [('instrument', ''), ('value', ''), ('required', '')], rows
+    'Instruments',
+    [
+      ('instrument', ''),
+      ('value', 'as measured'),
+      ('required', 'or nothing is tested'),
+    ],
+    rows,
   )
   return table, next(filter(None, reasons), '')
 
@@ -705,10 +717,13 @@ def part_table(config, results, parts):
     [
       ('subspace', ''),
       ('share', 'of squared length within it', '', '.1%'),
-      ('A', 'odds of the share over the odds of k / d; random: 1'),
+      (
+        'A',
+        'enrichment, the odds of the share over those of k / d (random: 1)',
+      ),
       ('A by distance', 'the same with off^2 / (on^2 + off^2)'),
-      ('on / free', 'median ratio of distances'),
-      ('off / free', '', '', '.3f'),
+      ('on / free', 'distance within it, over that of a free search; median'),
+      ('off / free', 'distance orthogonal to it, over the same', '', '.3f'),
       ('lost', 'share of searches on it without result', '', '.1%'),
     ],
     rows,
@@ -749,10 +764,10 @@ def curved_table(results):
     'Tangent plane and curved search, from images as decoded',
     [
       ('search', ''),
-      ('over free', 'median ratio of distances'),
-      ('over off', 'to that orthogonal to the plane'),
-      ('over plane', 'to that in the tangent plane', '', '.3f'),
-      ('A by distance', 'as above'),
+      ('over free', 'distance, over that of a free search; median'),
+      ('over off', 'over that orthogonal to the plane'),
+      ('over plane', 'over that in the tangent plane', '', '.3f'),
+      ('A by distance', 'enrichment, as above'),
       ('lost', 'share of searches without result', '', '.1%'),
     ],
     rows,

@@ -87,7 +87,9 @@ def point_columns(rng, examples=3):
     'off': 0.2 + np.arange(num),
     'x': x,
   }
-  columns |= {f'{side}_point': step() for side in ('free', 'on', 'off')}
+  for number, side in enumerate(('free', 'on', 'off')):
+    columns[f'{side}_point'] = step()
+    columns[f'{side}_target'] = np.arange(num) + 10 * number
   columns['off'][1] = np.inf  # Not found: that image is not shown.
   columns['free_point'][0] = x[0]  # No change at all.
   return columns
@@ -199,7 +201,7 @@ def test_nearest_points_on_and_off(drawn):
   for column, row in zip(panels.T, (0, 2), strict=True):
     x = points['x'][row]
     np.testing.assert_array_equal(column[0].images[0].get_array(), x[..., 0])
-    assert column[0].get_title() == f'class {row}'
+    assert column[0].get_title() == f'true class {row}'
     for i, side in enumerate(('free', 'on', 'off')):
       top, bottom = column[1 + 2 * i : 3 + 2 * i]
       point = points[f'{side}_point'][row]
@@ -208,7 +210,8 @@ def test_nearest_points_on_and_off(drawn):
       size = np.abs(step).max() or 1
       assert top.images[0].get_clim() == (-size, size)
       np.testing.assert_array_equal(bottom.images[0].get_array(), point[..., 0])
-      assert bottom.get_title() == f'at {points[side][row]:.2g}'
+      said = rf'{row} $\rightarrow$ {row + 10 * i} at {points[side][row]:.2g}'
+      assert bottom.get_title() == said
   ratio = np.median([0.4 / 0.2, 2.4 / 2.2])
   assert f'space is {ratio:.2g} times as long' in captions['pictures']
   assert 'of 2 images' in captions['pictures']

@@ -95,6 +95,10 @@ def test_shares_and_points_are_those_of_the_subspaces(finished):
   assert set(points['autoencoder']) == {1} and set(points['classifier']) == {0}
   decode = lambda z: module.apply(coder, z, method='decode').ravel()
   codes = [module.apply(coder, x, method='encode') for x in points['x']]
+  of = inputs.classifiers.module
+  flat = result.tables['classifiers']['parameters'][0]
+  variables = networks.unflatten(of, xs[0], flat)
+  classify = lambda x: of.apply(variables, x)[0]
   images = list(dict.fromkeys(points['index'].tolist()))
   for i, kind in enumerate(points['kind']):
     x, free, on, off = (
@@ -106,6 +110,11 @@ def test_shares_and_points_are_those_of_the_subspaces(finished):
       wanted = np.linalg.norm(point - x)
       if np.isfinite(points[name][i]):
         np.testing.assert_allclose(points[name][i], wanted, rtol=1e-4)
+        logits = classify(point.reshape(points['x'][i].shape))
+        target = points[f'{name}_target'][i]
+        assert target == np.argmax(logits) != points['label'][i]
+      else:
+        assert points[f'{name}_target'][i] == -1
     if kind == 'manifold':
       columns = np.asarray(jax.jacfwd(decode)(codes[i]))
       basis = np.linalg.qr(columns)[0].T

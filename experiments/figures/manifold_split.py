@@ -189,7 +189,8 @@ def pictures(points, paired):
   figure, axes = canvas.grid(1 + 2 * len(sheets), len(xs), 1.2, 1.25)
   for j, x in enumerate(xs):
     canvas.image(axes[0, j], x)
-    axes[0, j].set_title(f'class {points["label"][j]}', fontsize=8)
+    label = points['label'][j]
+    axes[0, j].set_title(f'true class {label}', fontsize=8)
     for i, side in enumerate(sheets):
       point = canvas.channels_last(points[f'{side}_point'][j])
       size = float(np.abs(point - x).max()) or 1.0
@@ -197,7 +198,10 @@ def pictures(points, paired):
       canvas.change(top, point - x, size)
       top.set_title(rf'$\pm${size:.2g}', fontsize=8)
       canvas.image(bottom, point)
-      bottom.set_title(f'at {points[side][j]:.2g}', fontsize=8)
+      target, far = points[f'{side}_target'][j], points[side][j]
+      bottom.set_title(
+        rf'{label} $\rightarrow$ {target} at {far:.2g}', fontsize=8
+      )
   names, short = ['image'], SPACE[paired].removesuffix(' space')
   for text in ('free', f'on {short}', f'off {short}'):
     names += [f'change,\n{text}', f'result,\n{text}']
@@ -210,7 +214,8 @@ def pictures(points, paired):
   caption = (
     f'Nearest boundary points of {len(xs)} images at one classifier: the '
     'change (dark takes away, bright adds, up to the number above it) and the '
-    f'result, with its l2 distance; without restriction, within the {space} of '
+    'result, with the class that it is taken for and its l2 distance; without '
+    f'restriction, within the {space} of '
     'one manifold and orthogonal to it. Here the change within the '
     f'{space} is {ratio:.2g} times as long as that orthogonal to it '
     '(median).'
