@@ -459,7 +459,10 @@ def analyze(config, found):
   judged = {norm: farther(norm, groups) for norm, groups in cases.items()}
   main = 2.0 if 2.0 in cases else config.norms[0]
   sentence = answer(config, main, cases[main], judged[main])
-  shown = [distance_table(cases), search_table(cases)]
+  names = {kind: kind for kind in KINDS}
+  if config.network:
+    names['trained'] = config.network
+  shown = [distance_table(cases, names), search_table(cases, names)]
   judged = [*judged.values(), check_bounds(results)]
   return runner.Report(sentence, judged, shown)
 
@@ -562,7 +565,8 @@ def answer_own(config, norm, rows):
 # --- Tables ----------------------------------------------------------------
 
 
-def distance_table(cases):
+def distance_table(cases, names):
+  """Quantiles of distances; `names` of networks in rows, by kind."""
   rows = []
   for norm, groups in cases.items():
     both = ratio_of(groups), ratio_of(groups, 'lower')
@@ -577,8 +581,9 @@ def distance_table(cases):
         statistics.sample_quantile(p)(of['distance']) for p in (5, 25, 75, 95)
       )
       quantiles = low, lower, within_one(of['distance']), higher, high
-      ratios = both if kind == 'trained' else (None, None)
-      rows.append([f'l{norm:g}', kind, right, *quantiles, *ratios])
+      compared = kind == 'trained' and len(groups) > 1
+      ratios = both if compared else (None, None)
+      rows.append([f'l{norm:g}', names[kind], right, *quantiles, *ratios])
   columns = [
     ('norm', ''),
     ('networks', ''),
@@ -600,7 +605,8 @@ def middle(values):
   return np.median(values) if values.size else np.nan
 
 
-def search_table(cases):
+def search_table(cases, names):
+  """How searches went, and certified bounds; `names` as above."""
   rows = []
   for norm, groups in cases.items():
     for kind, of in groups.items():
@@ -610,7 +616,7 @@ def search_table(cases):
         middle(of['alignment'][there]),
         middle(of['lower'][there] / far[there]),
       )
-      row = [f'l{norm:g}', kind, far.size, *means, *medians]
+      row = [f'l{norm:g}', names[kind], far.size, *means, *medians]
       rows.append([*row, beyond(of).sum()])
   columns = [
     ('norm', ''),

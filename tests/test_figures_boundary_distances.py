@@ -50,9 +50,11 @@ def point_columns(channels=1, examples=8):
   return table('norm kind predicted target distance x point', rows)
 
 
-def report_of(results):
+def report_of(results, names=()):
+  names = dict(names)
+  estimate = lambda norm: statistics.Estimate(0.3 * norm, 0.2, 0.9, 3, '')
   rows = [
-    [f'l{norm:g}', kind, statistics.Estimate(0.3 * norm, 0.2, 0.9, 3, '')]
+    [f'l{norm:g}', names.get(kind, kind), estimate(norm)]
     for norm in np.unique(results['norm'])
     for kind in dict.fromkeys(results['kind'])
   ]
@@ -61,9 +63,9 @@ def report_of(results):
   return runner.Report('So far.', [], [tables.Table('', columns, rows)])
 
 
-def draw(results, points):
+def draw(results, points, names=()):
   found = boundary_distances.draw(
-    report_of(results), {'results': results, 'points': points}
+    report_of(results, names), {'results': results, 'points': points}
   )
   return ({k: v[i] for k, v in found.items()} for i in (0, 1))
 
@@ -191,6 +193,55 @@ def test_untrained_networks_alone_and_sets_without_images():
   ]
   assert 'the untrained median' not in captions['robust_accuracy']
   figures.assert_looks('boundary_distances_l2', found)
+
+
+def test_one_network_of_a_user_has_its_name_and_no_bands_over_networks():
+  results = result_columns((2.0,), {'trained': 1})
+  points, name = point_columns(), 'mine:network'
+  found, captions = draw(results, points, {'trained': name})
+  ax, other = (found[v].axes[0] for v in ('robust_accuracy', 'networks'))
+  assert [*figures.curves(ax)] == [
+    f'{name}, nearest point found',
+    f'{name}, certified',
+  ]
+  assert not figures.areas(ax)
+  assert [v.get_text() for v in other.get_xticklabels()] == [name]
+  np.testing.assert_allclose(figures.areas(other)[0][1:, 0], [0.2, 0.9])
+  assert f'farther than eps, of {name}. Lines' in captions['robust_accuracy']
+  assert captions['networks'].startswith('So far. The mark is its median')
+  assert (
+    'median with its 95 % interval over the examples' in (captions['networks'])
+  )
+  assert f'of 6 examples, at {name}: the' in captions['points_l1']
+  for caption in captions.values():
+    assert not any(v in caption for v in ('mean', 'networks', 'trained'))
+
+
+@pytest.mark.parametrize(
+  'counts, of_curves, of_marks',
+  [
+    ({'trained': 1}, ', of one trained network. Lines', 'The mark is its'),
+    (
+      {'trained': 1, 'untrained': 1},
+      ', of one trained network and of one untrained network. Lines',
+      'Lines and grey bands: the median with',
+    ),
+    (
+      {'trained': 1, 'untrained': 2},
+      ', of one trained network; mean of 2 untrained networks, with 95 % bands',
+      "networks' medians, with its 95 % interval; of one trained network the "
+      'median with',
+    ),
+  ],
+)
+def test_captions_of_few_networks_promise_what_there_is(
+  counts, of_curves, of_marks
+):
+  results = result_columns((2.0,), counts, certified=())
+  _, captions = draw(results, point_columns())
+  assert of_curves in captions['robust_accuracy']
+  assert 'certified' not in captions['robust_accuracy']
+  assert of_marks in captions['networks']
 
 
 @pytest.mark.filterwarnings('error')

@@ -259,6 +259,7 @@ def test_distances_of_an_own_network_are_those_that_measure_finds(
   assert f'at 7 images of {os.path.basename(path)}' in said
   row = tables.to_dicts(result.report.tables[0])[0]
   assert row['correct'][3:] == row['median'][3:] == (7, 'images')
+  assert row['networks'] == 'mine:with_params' and row['ratio'] is None
   # A linear network's distances are certified but for rounding.
   assert bounds.name == 'certified bounds' and bounds.verdict == 'supported'
   np.testing.assert_allclose(rows['lower'], want.distance, rtol=1e-3)

@@ -21,21 +21,38 @@ def draw(report, tables):
   was found.
   """
   results, points = tables['results'], tables['points']
+  names = names_of(results, report)
   figures = {
-    'robust_accuracy': robust_accuracy(results),
-    'networks': networks(results, report),
+    'robust_accuracy': robust_accuracy(results, names),
+    'networks': networks(results, report, names),
   }
   for norm in np.unique(points['norm']):
     keep = (points['norm'] == norm) & (points['target'] >= 0)
     if points['x'].ndim == 4 and keep.any():
       shown = {k: v[keep][:NUM_PICTURES] for k, v in points.items()}
-      figures[f'points_l{norm:g}'] = pictures(shown, norm)
+      figures[f'points_l{norm:g}'] = pictures(shown, norm, names)
   return figures
 
 
 def kinds_of(results):
   """Returns the kinds of networks that there are, trained ones first."""
   return [kind for kind in LOOKS if kind in results['kind']]
+
+
+def names_of(results, report):
+  """Returns what the report calls the networks of each kind.
+
+  That is the kind, or the name of the one network that a user gave.
+  """
+  rows = tables_lib.to_dicts(report.tables[0])
+  called = dict.fromkeys(row['networks'] for row in rows)
+  return dict(zip(kinds_of(results), called, strict=True))
+
+
+def one_of(names, kind):
+  """Returns one network of a kind, in words."""
+  name = names[kind]
+  return f'one {kind} network' if name == kind else name
 
 
 def per_network(results, column, **wanted):
@@ -74,23 +91,26 @@ def quantiles(values, probabilities):
   return np.quantile(values, probabilities, axis=1, method='inverted_cdf')
 
 
-def robust_accuracy(results):
+def robust_accuracy(results, names):
   """The share of examples farther than eps, against eps."""
   figure, axes = panels(results)
-  kinds, farther = kinds_of(results), []
+  kinds, farther, certified = kinds_of(results), [], False
   for norm, ax in axes.items():
     eps = np.linspace(0, farthest(results, norm), 200)
     for kind in kinds:
       far = per_network(results, 'distance', kind=kind, norm=norm)
       mean, low, high = shares(far, eps)
       look = LOOKS[kind]
-      band = np.clip([low, high], 0, 1)
-      ax.fill_between(eps, *band, color=look['color'], alpha=0.2, lw=0)
-      ax.plot(eps, mean, **look, label=f'{kind}, nearest point found')
+      if len(far) > 1:
+        band = np.clip([low, high], 0, 1)
+        ax.fill_between(eps, *band, color=look['color'], alpha=0.2, lw=0)
+      ax.plot(eps, mean, **look, label=f'{names[kind]}, nearest point found')
       bound = per_network(results, 'lower', kind=kind, norm=norm)
       if not np.isnan(bound).any():
+        certified = True
+        label = f'{names[kind]}, certified'
         ax.plot(eps, shares(bound, eps)[0], color=look['color'],
-                linestyle=DOTS[kind], label=f'{kind}, certified')  # fmt: skip
+                linestyle=DOTS[kind], label=label)  # fmt: skip
     ax.set(
       xlim=(0, eps[-1]), ylim=(0, 1.02), xlabel=r'$\epsilon$ (input units)'
     )
@@ -102,11 +122,10 @@ def robust_accuracy(results):
   first.set_ylabel(r'share of examples farther than $\epsilon$')
   canvas.legend(figure, first, ncols=2)
   caption = (
-    'Share of examples whose boundary is farther than eps: mean of '
-    f'{counts(results)} networks, with 95 % bands over networks. Lines are of '
-    'the nearest point found, from above; dots, where there are any, of '
-    'certified lower bounds, from below.'
+    'Share of examples whose boundary is farther than eps, '
+    f'{whose(results, names)}. Lines are of the nearest point found, from above'
   )
+  caption += '; dots of certified lower bounds, from below.' * certified or '.'
   if farther:
     caption += (
       " Share of trained networks' examples that are farther than the "
@@ -115,15 +134,28 @@ def robust_accuracy(results):
   return figure, caption
 
 
-def counts(results):
-  """Returns how many networks there are of each kind, in words."""
-  return ' and '.join(
-    f'{len(np.unique(results["network"][results["kind"] == kind]))} {kind}'
+def count(results):
+  """Returns how many networks there are of each kind."""
+  return {
+    kind: len(np.unique(results['network'][results['kind'] == kind]))
     for kind in kinds_of(results)
-  )
+  }
 
 
-def networks(results, report):
+def whose(results, names):
+  """Returns whose share of examples a curve is, in words."""
+  found = count(results)
+  one = [one_of(names, kind) for kind, num in found.items() if num == 1]
+  more = [f'{num} {kind}' for kind, num in found.items() if num > 1]
+  parts = [f'of {" and of ".join(one)}'] if one else []
+  if more:
+    parts.append(
+      f'mean of {" and ".join(more)} networks, with 95 % bands over networks'
+    )
+  return '; '.join(parts)
+
+
+def networks(results, report, names):
   """Each network's median and middle half, and the means of both kinds."""
   figure, axes = panels(results)
   rows = {
@@ -142,7 +174,7 @@ def networks(results, report):
       ax.vlines(place, *bars, lw=3, alpha=0.45, **look)
       marker = 'o' if kind == 'trained' else 's'
       ax.plot(place, middle[order], marker, ms=5, label='median', **look)
-      mean = rows[f'l{norm:g}', kind]['median']
+      mean = rows[f'l{norm:g}', names[kind]]['median']
       ends = place[[0, -1]] + [-0.5, 0.5]
       ax.plot(ends, 2 * [mean.value], color='black', lw=1)
       ax.fill_between(
@@ -150,19 +182,39 @@ def networks(results, report):
       )
       ticks.append(place.mean())
       start = place[-1] + 2
-    ax.set_xticks(ticks, kinds_of(results))
+    ax.set_xticks(ticks, [*names.values()])
     ax.tick_params(axis='x', length=0)
     ax.set_ylim(bottom=0)
   next(iter(axes.values())).set_ylabel('distance (input units)')
-  caption = (
-    f'{report.answer} Each mark is a network: its median distance, and as a '
-    'bar the middle half of its examples. Lines and grey bands: geometric '
-    "mean of the networks' medians, with its 95 % interval."
+  return figure, f'{report.answer} {marks(results, names)}'
+
+
+def marks(results, names):
+  """Returns what marks, bars, lines and grey bands are, in words."""
+  found = count(results)
+  one = [one_of(names, kind) for kind, num in found.items() if num == 1]
+  mean = (
+    "Lines and grey bands: geometric mean of the networks' medians, with its "
+    '95 % interval'
   )
-  return figure, caption
+  median = 'the median with its 95 % interval over the examples'
+  if sum(found.values()) == 1:
+    return (
+      'The mark is its median distance, the bar the middle half of its '
+      f'examples; line and grey band are {median}.'
+    )
+  said = (
+    'Each mark is a network: its median distance, and as a bar the middle half '
+    'of its examples. '
+  )
+  if not one:
+    return f'{said}{mean}.'
+  if len(one) == len(found):
+    return f'{said}Lines and grey bands: {median}.'
+  return f'{said}{mean}; of {one[0]} {median}.'
 
 
-def pictures(points, norm):
+def pictures(points, norm, names):
   """Example, change and nearest point, of a few examples; one a column."""
   xs, nearest = (canvas.channels_last(points[k]) for k in ('x', 'point'))
   change = nearest - xs
@@ -185,10 +237,10 @@ def pictures(points, norm):
   moved = np.abs(change).max(-1) > 0.1 * sizes[:, None, None]
   far = points['distance']
   caption = (
-    f'Nearest boundary points in l{norm:g} of {len(xs)} examples, at one '
-    f'{points["kind"][0]} network: the example, the change (dark takes away, '
-    'bright adds, up to the number above it) and the point where the class '
-    f'changes, {far.min():.2g} to {far.max():.2g} away. On average '
+    f'Nearest boundary points in l{norm:g} of {len(xs)} examples, at '
+    f'{one_of(names, points["kind"][0])}: the example, the change (dark takes '
+    'away, bright adds, up to the number above it) and the point where the '
+    f'class changes, {far.min():.2g} to {far.max():.2g} away. On average '
     f'{moved.sum((1, 2)).mean():.0f} of {moved[0].size} pixels change by more '
     'than a tenth of the largest change.'
   )
