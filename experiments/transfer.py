@@ -467,13 +467,14 @@ def analyze(config, found):
   """Rates, what explains them, and the first steps."""
   of, early = gather(config, found), along(found['early'])
   within, pooled = explain(of, False), explain(of, True)
+  before = before_rise(early)
   shown = [
     rate_table(of),
     explained_table(within, pooled),
     network_table(of),
-    early_table(early),
+    early_table(early, before),
   ]
-  judged = judge(config, of, within, early)
+  judged = judge(config, of, within, before)
   return runner.Report(answer(config, of, within), judged, shown)
 
 
@@ -534,13 +535,17 @@ def conditions(config, of, within, before):
   }
 
 
-def judge(config, of, within, early):
-  """Returns the claims of both papers."""
+def before_rise(early):
+  """Returns the last step before accuracy rises, in a list; [] for none."""
   start, *later = early
   risen = [
     row['accuracy'].value - start['accuracy'].value > RISE for row in later
   ]
-  before = later[: np.argmax([*risen, True])][-1:]  # The last such step.
+  return later[: np.argmax([*risen, True])][-1:]
+
+
+def judge(config, of, within, before):
+  """Returns the claims of both papers; `before` is of `before_rise`."""
   found = conditions(config, of, within, before)
   why = why_not_tested(of)
   drawn = why or ('' if within.left.low > 0 else 'images alone explain')
@@ -585,11 +590,17 @@ def answer(config, of, within):
 
 
 def rate_table(of):
-  """Who fools whom how often; below, what should fool nobody."""
+  """Who fools whom how often; below, controls that rates have to exceed."""
   first, targets = of.names[0], of.names[:-1]
   sources = [(name, 'own', name) for name in of.names]
   sources += [(f'{first}, {kind}', kind, first) for kind in KINDS[1:]]
-  columns = [('examples', 'of; last, steps of other images, and noise')]
+  columns = [
+    (
+      'examples',
+      'of these networks; the last three rows are controls: networks that '
+      'learned random labels, steps of other images, noise of the same size',
+    )
+  ]
   rows = [
     [text, *(of.rate(kind, source, target) for target in targets)]
     for text, kind, source in sources
@@ -612,9 +623,20 @@ def explained_table(within, pooled):
     ['what is not the draw of images', *(v.left for v in both)],
   ]
   columns = [
-    ('explained by', ''),
-    ('within strata', 'means of populations are known'),
-    ('all pairs', 'mostly the differences between populations'),
+    (
+      'explained by',
+      'what two networks have in common: concordance, where they cross '
+      'segments between images; cosine, of their adversarial directions; or '
+      'the accuracies of both. Last, the most that can be explained: the rest '
+      'is which images were drawn',
+    ),
+    (
+      'within strata',
+      'a stratum is all pairs from one population of sources and one of '
+      'targets; they are compared with each other alone, so that what '
+      'populations differ in explains nothing',
+    ),
+    ('all pairs', 'of all populations together: mostly how these differ'),
   ]
   title = (
     'Share of the variance of rates (logits) that is explained at networks '
@@ -636,7 +658,11 @@ def network_table(of):
   columns = [
     ('population', ''),
     ('accuracy', 'on test images', '', '.1%'),
-    ('concordance', 'correlation of where segments are crossed'),
+    (
+      'concordance',
+      'of two networks: correlation, over segments between images, of where '
+      'their boundaries cross them; 1 for the same boundaries',
+    ),
     ('cosine', 'of adversarial directions'),
   ]
   title = (
@@ -645,15 +671,25 @@ def network_table(of):
   return tables.table(title, columns, rows, spec='z.2f')
 
 
-def early_table(early):
-  """Networks in their first steps."""
+def early_table(early, before):
+  """Networks in their first steps; `before` is of `before_rise`."""
   columns = [
     ('step', ''),
     ('accuracy', 'on test images', '', '.1%'),
     ('cosine', 'of adversarial directions', '', 'z.2f'),
     ('rate', 'images at which examples fool finished networks', '', '.1%'),
+    (
+      'decides',
+      "the claim 'before accuracy': the last step at which accuracy has not "
+      f'yet risen by more than {RISE:g}, as the claim is about what comes '
+      'before',
+    ),
   ]
-  rows = [[row[name] for name, *_ in columns] for row in early]
+  deciding = [row['step'] for row in before]
+  rows = [
+    [*(row[name] for name, *_ in columns[:-1]), row['step'] in deciding]
+    for row in early
+  ]
   return tables.table('First steps of training', columns, rows)
 
 

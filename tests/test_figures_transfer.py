@@ -46,6 +46,10 @@ def test_rates_stand_in_their_cells(drawn):
   assert line[1].tolist() == [3.5, 3.5]
   assert [v.get_text() for v in ax.get_xticklabels()] == TARGETS
   assert 'of mlp by each other' in captions['matrices']
+  controls = [tables_lib.cell(row['mlp'], '.0%') for row in rates[4:]]
+  assert f'learned random labels ({controls[0]} of mlp)' in captions['matrices']
+  assert f'other images ({controls[1]}), noise' in captions['matrices']
+  assert f'same size ({controls[2]}).' in captions['matrices']
   figures.assert_looks('transfer', found)
 
 
@@ -93,4 +97,23 @@ def test_first_steps_are_curves_beside_their_start(drawn):
     (area,) = figures.areas(ax)
     np.testing.assert_allclose(area, [steps, low, high])
     assert curves['before training'][1].tolist() == 2 * [value[0]]
+    assert curves['decides the claim'][0].tolist() == [1, 1]
   assert 'At step 2 they' in captions['first_steps']
+  assert (
+    "Dotted, step 1, decides the claim 'before accuracy': the last step at "
+    'which accuracy has not yet risen by more than 0.02, as the'
+  ) in captions['first_steps']
+
+
+def test_no_step_is_marked_where_accuracy_rises_at_once():
+  config = planted.toy('', **planted.PLANTED)
+  clear = planted.CLEAR | dict(rises=(0.03, 0.3))
+  found = planted.world(np.random.default_rng(0), **clear)
+  made = drawing.draw(transfer.analyze(config, found), found)
+  figure, caption = made['first_steps']
+  for ax in figure.axes:
+    assert 'decides the claim' not in figures.curves(ax)
+  assert caption.endswith(
+    "before training. None decides the claim 'before accuracy': accuracy rises "
+    'with the first one.'
+  )

@@ -444,8 +444,11 @@ def test_instruments_that_fail_test_nothing():
 
 def test_the_last_step_before_accuracy_rises_is_judged():
   planted = CLEAR | dict(rises=(0.0, 0.015, 0.4, 0.01))
-  found = judge(world(np.random.default_rng(1), **planted))
-  texts = [c.text for c in found['before accuracy'].conditions]
+  made = world(np.random.default_rng(1), **planted)
+  report = transfer.analyze(toy('', **PLANTED), made)
+  rows = tables.to_dicts(report.tables[3])
+  assert [row['step'] for row in rows if row['decides']] == [2]
+  texts = [c.text for c in judge(made)['before accuracy'].conditions]
   assert [text.split(' above')[0] for text in texts] == [
     'cosine at step 2', 'gain in rate at step 2'
   ]  # fmt: skip

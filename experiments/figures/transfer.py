@@ -16,7 +16,7 @@ def draw(report, tables):
   return {
     'matrices': matrices(rates),
     'explained': explained(tables, rates, shares),
-    'first_steps': first_steps(early),
+    'first_steps': first_steps(early, report.tables[3].columns[-1].meaning),
   }
 
 
@@ -39,14 +39,17 @@ def matrices(rates):
   ax.set_yticks(range(len(sources)), sources)
   ax.set(xlabel='network that is fooled', ylabel='network whose examples fool')
   figure.colorbar(shown, label='share of images', aspect=30)
-  first = rates[0][targets[0]]
+  at = lambda row: tables_lib.cell(row[targets[0]], '.0%')
+  controls = [at(row) for row in rates[len(targets) :]]
   caption = (
     "Share of the images at which examples of the row's networks fool other "
-    f'networks of the column; {tables_lib.cell(first, ".0%")} of {targets[0]} '
-    'by each other. Small: 95 % intervals over networks. On the diagonal, '
-    'source and target differ in their seeds, and those on parts of the data '
-    'have no common training image. Below the line nothing should transfer: '
-    'sources with random labels, steps of other images, noise of the same size.'
+    f'networks of the column; {at(rates[0])} of {targets[0]} by each other. '
+    'Small: 95 % intervals over networks. On the diagonal, source and target '
+    'differ in their seeds, and those on parts of the data have no common '
+    'training image. Below the line are controls, which a rate has to exceed '
+    'to count as transfer: examples of networks that learned random labels '
+    f'({controls[0]} of {targets[0]}), steps of other images ({controls[1]}), '
+    f'noise of the same size ({controls[2]}).'
   )
   return figure, caption
 
@@ -61,8 +64,10 @@ def explained(tables, rates, shares):
   caption = (
     'Left: every ordered pair of networks that learned right labels. Right: '
     "shares of the variance of the rates' logits that are explained for pairs "
-    'of unseen networks, with 95 % intervals over networks. Within strata, '
-    'where the means of populations are known, concordance and cosine explain '
+    'of unseen networks, with 95 % intervals over networks. Concordance: how '
+    'alike two networks are in where they cross segments between images. '
+    'Within strata, where pairs from the same two populations are compared '
+    'with each other alone, concordance and cosine explain '
     f'{within[0]}, accuracies {within[1]}, and the draw of images leaves '
     f'{within[-1]}.'
   )
@@ -131,8 +136,13 @@ def variances(ax, shares):
   ax.legend(fontsize=8, **above)
 
 
-def first_steps(early):
-  """Accuracy, cosine and rate along the first steps, one a panel."""
+def first_steps(early, meaning):
+  """Accuracy, cosine and rate along the first steps, one a panel.
+
+  Args:
+    early: rows of the table of first steps.
+    meaning: of its column `decides`.
+  """
   panels = (
     ('accuracy', 'accuracy on test images'),
     ('cosine', 'cosine of directions'),
@@ -140,6 +150,7 @@ def first_steps(early):
   )
   figure, (axes,) = canvas.grid(1, 3, width=3.3)
   steps = [row['step'] for row in early]
+  deciding = [row['step'] for row in early if row['decides']]
   for ax, (name, label) in zip(axes, panels, strict=True):
     found = [row[name] for row in early]
     look = canvas.STYLES[0]
@@ -149,9 +160,12 @@ def first_steps(early):
     ax.axhline(
       found[0].value, color='0.4', linestyle='--', label='before training'
     )
+    for step in deciding:
+      ax.axvline(step, color='0.2', linestyle=':', label='decides the claim')
     ax.set_xscale('symlog', linthresh=1)
     ax.set(xlabel='step of training', ylabel=label, xlim=(-0.1, None))
-  axes[0].legend(fontsize=8)
+  canvas.legend(figure, axes[0], ncols=3)
+  said = [f'Dotted, step {step}, decides {meaning}.' for step in deciding]
   caption = (
     'Networks in their first steps, at a small learning rate: accuracy, the '
     'cosine of the adversarial directions of two of them, and how often their '
@@ -159,6 +173,12 @@ def first_steps(early):
     f'At step {steps[-1]} they are at {early[-1]["accuracy"].value:.0%}, '
     f'{early[-1]["cosine"].value:z.2f} and {early[-1]["rate"].value:.0%}, from '
     f'{early[0]["accuracy"].value:.0%}, {early[0]["cosine"].value:z.2f} and '
-    f'{early[0]["rate"].value:.0%} before training.'
+    f'{early[0]["rate"].value:.0%} before training. '
+  )
+  caption += (
+    said[0]
+    if said
+    else "None decides the claim 'before accuracy': accuracy rises with the "
+    'first one.'
   )
   return figure, caption
