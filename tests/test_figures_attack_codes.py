@@ -85,6 +85,7 @@ def test_attacks_stand_beside_noise(drawn):
         np.testing.assert_allclose(area[1:], wanted[1:])
   assert [v[1].tolist() for v in figures.others(shift)] == [[1, 1]]
   assert captions['attacks'].startswith('So far. Left, how far attacks')
+  assert '(AUROC, the area under the' in captions['attacks']
   figures.assert_looks('attack_codes', pictures)
 
 

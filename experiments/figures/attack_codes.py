@@ -67,8 +67,10 @@ def attacks(report, results):
     f'{report.answer} Left, how far attacks move images on the map of each '
     'layer, over noise of the same size (line: no farther). Middle, the share '
     'of fooled images that lie on units of the class they are taken for. '
-    'Right, how well a unit tells these images from clean ones (line: not at '
-    'all). Bands: 95 % over networks.'
+    'Right, how well a unit tells these images from clean ones, by how few of '
+    'its images have the class that is predicted (AUROC, the area under the '
+    'curve of hits against false alarms: 1 for always, the line at 1/2 for not '
+    'at all). Bands: 95 % over networks.'
   )
   return figure, caption
 
