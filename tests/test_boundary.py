@@ -142,8 +142,18 @@ def assert_boundary_is_close(row, case):
   assert np.argmax(z) == label
 
 
-# Norm 0 has tests of its own.
-@pytest.mark.parametrize('method', sorted({*boundary.METHODS} - {'sigma_zero'}))
+# Norm 0 has tests of its own; steps of published attacks are in test_attacks.
+OURS = {'portfolio', 'fast', 'projection', 'ray', 'linear', 'deepfool'}
+OTHERS = {*boundary.METHODS} - OURS - {'sigma_zero'}
+
+
+@pytest.mark.parametrize(
+  'method',
+  [
+    *sorted(OURS),
+    *(pytest.param(m, marks=pytest.mark.slow) for m in sorted(OTHERS)),
+  ],
+)
 def test_searches_find_what_they_promise(method):
   """guarantees.md: statuses, points beyond, and by how much; the record."""
   rows, budgets = quality.rows_of(method)

@@ -112,7 +112,14 @@ def after_polish(problem, s, rounds):
   return s
 
 
-@pytest.mark.parametrize('within', [False, True], ids=['', 'subspace'])
+# Without a subspace there is less to do.
+WITHIN = [
+  pytest.param(False, marks=pytest.mark.slow, id='whole'),
+  pytest.param(True, id='subspace'),
+]
+
+
+@pytest.mark.parametrize('within', WITHIN)
 def test_rounds_of_projection_are_those_of_plain_numpy(within):
   key = jax.random.key(5)
 
@@ -276,7 +283,7 @@ def polish(problem, state, *, rounds, monkeypatch, **options):
     return projection.run(problem, state, key, rounds=0, polish=rounds)
 
 
-@pytest.mark.parametrize('within', [False, True], ids=['', 'subspace'])
+@pytest.mark.parametrize('within', WITHIN)
 def test_rounds_of_the_bundle_are_those_of_plain_numpy(within, monkeypatch):
   def run(params, x, low, high, p, rounds, tightness):
     problem = create(params, x, low, high, p, within)

@@ -461,7 +461,11 @@ def test_without_results_the_summary_says_so(root):
 
 @pytest.mark.parametrize(
   ('module', 'flag'),
-  [('lib.results', 'add'), ('gallery', 'runs'), ('export', 'run')],
+  [
+    ('lib.results', 'add'),
+    pytest.param('gallery', 'runs', marks=pytest.mark.slow),
+    pytest.param('export', 'run', marks=pytest.mark.slow),
+  ],
 )
 def test_scripts_tell_what_they_cannot_read(module, flag):
   command = [sys.executable, '-m', f'experiments.{module}', f'--{flag}=nowhere']
