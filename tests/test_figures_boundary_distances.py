@@ -244,7 +244,7 @@ def test_captions_of_few_networks_promise_what_there_is(
   assert of_marks in captions['networks']
 
 
-@pytest.mark.filterwarnings('error::UserWarning', 'error::RuntimeWarning')
+@pytest.mark.filterwarnings('error', 'ignore::DeprecationWarning')
 @pytest.mark.parametrize('none', [np.inf, 0.0])
 def test_where_nothing_was_found_the_axes_have_some_length(none):
   results = result_columns()
