@@ -21,6 +21,7 @@ from dmm_jax import boundary
 from dmm_jax import margins
 from dmm_jax import norms
 from dmm_jax import parallel
+from dmm_jax.boundary import network as network_lib
 from dmm_jax.boundary.point import Status
 
 SIZE, CLASSES, NUM = 6, 3, 4
@@ -735,3 +736,14 @@ def test_what_fails_later_is_not_dressed_up():
   fn.defvjp(lambda x: (of_image(x), None), lambda kept, w: 1 / 0)
   with pytest.raises(ZeroDivisionError):
     boundary.measure(fn, IMAGES)
+
+
+def test_probabilities_lie_in_0_to_1_and_add_up_to_1():
+  rows = np.array(
+    [[0.2, 0.8], [1.0, 0.0], [0.5, 0.4995], [1.0005, 0.0]]
+    + [[-0.5, 1.5], [0.5, 0.4], [0.5, 0.6], [-0.0005, 1.0]]
+  )
+  found = network_lib.are_probabilities(rows)
+  assert found.tolist() == 3 * [True] + 5 * [False]
+  assert network_lib.are_probabilities(rows, 0.2).tolist()[5:7] == [True, True]
+  assert bool(network_lib.are_probabilities(jnp.asarray(rows[0])))
