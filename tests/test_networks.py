@@ -739,10 +739,9 @@ def test_what_fails_later_is_not_dressed_up():
 
 
 def test_probabilities_lie_in_0_to_1_and_add_up_to_1():
-  rows = np.array(
-    [[0.2, 0.8], [1.0, 0.0], [0.5, 0.4995], [1.0005, 0.0]]
-    + [[-0.5, 1.5], [0.5, 0.4], [0.5, 0.6], [-0.0005, 1.0]]
-  )
+  first = [0.2, 1.0, 0.5, 1.0005, -0.5, 0.5, 0.5, -0.0005]
+  second = [0.8, 0.0, 0.4995, 0.0, 1.5, 0.4, 0.6, 1.0]
+  rows = np.stack([first, second], axis=1)
   found = network_lib.are_probabilities(rows)
   assert found.tolist() == 3 * [True] + 5 * [False]
   assert network_lib.are_probabilities(rows, 0.2).tolist()[5:7] == [True, True]
