@@ -207,8 +207,8 @@ COLUMNS = {
   'on_point': ('input units', 'the same within the subspace'),
   'off_point': ('input units', 'the same orthogonal to the subspace'),
   'free_target': ('', 'class of free_point; -1 where none was found'),
-  'on_target': ('', 'class of on_point; -1 likewise'),
-  'off_target': ('', 'class of off_point; -1 likewise'),
+  'on_target': ('', 'class of on_point; -1 where none was found'),
+  'off_target': ('', 'class of off_point; -1 where none was found'),
 }
 
 

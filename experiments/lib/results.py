@@ -376,7 +376,7 @@ def _verdicts(pairs):
   runs = sorted({_column(run) for _, run in pairs}, key=_order)
   heads = ['experiment', 'claim', *runs]
   shown, before = [], ''
-  said = _told_apart([(name, row['']) for (_, name), row in rows.items()])
+  said = _distinguished([(name, row['']) for (_, name), row in rows.items()])
   for (experiment, _), row, statement in zip(
     rows, rows.values(), said, strict=True
   ):
@@ -413,7 +413,7 @@ def _markdown(heads, rows):
 def _claims(run):
   """The claims and their verdicts, where `_short` leads to."""
   every = run.report.claims
-  said = _told_apart([(claim.name, claim.statement) for claim in every])
+  said = _distinguished([(claim.name, claim.statement) for claim in every])
   rows = [
     [statement, claim.verdict, claim.reason]
     for statement, claim in zip(said, every, strict=True)
@@ -422,7 +422,7 @@ def _claims(run):
   return f'<a id="{run.name}"></a>\n\n{table}' if rows else ''
 
 
-def _told_apart(named):
+def _distinguished(named):
   """Statements of `(name, statement)`, with names where several are equal."""
   said = [statement for _, statement in named]
   return [f'{s} ({name})' if said.count(s) > 1 else s for name, s in named]

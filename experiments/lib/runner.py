@@ -316,7 +316,7 @@ def verdicts(report: Report) -> tables_lib.Table:
         'verdict',
         '',
         'supported if all conditions hold, not supported if one is refuted,'
-        ' else undecided',
+        ' else undecided; not tested where an instrument was not good enough',
       ),
       column('why', '', 'conditions that decide: estimates [95 % intervals]'),
     ],
